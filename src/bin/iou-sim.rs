@@ -1,0 +1,2 @@
+//! Simulated routers.
+fn main() {}

@@ -1,0 +1,5 @@
+//! Puts Cisco IOU/IOL routers on a real network through AF_XDP.
+
+pub mod iou;
+pub mod netmap;
+pub mod sys;

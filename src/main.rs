@@ -1,0 +1,2 @@
+//! Puts Cisco IOU/IOL routers on a real network.
+fn main() {}

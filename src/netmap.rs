@@ -1,0 +1,1 @@
+//! The NETMAP file.
