@@ -1,1 +1,27 @@
-//! placeholder
+//! AF_XDP: rings of frames shared with the kernel, without a copy in user space and without BPF.
+//!
+//! - [`Umem`] is the memory, cut into chunks of [`CHUNK`] bytes. A chunk in user hands is a [`Frame`]: a token
+//!   that is neither `Copy` nor `Clone`, so a frame cannot stand in two rings.
+//! - [`Sockets::open`] binds every queue of one NIC: on each queue one fill and one completion ring ([`Fill`],
+//!   [`Completion`]) and any number of sockets, each with an [`Rx`] and a [`Tx`] ring.
+//! - The XDP program, which is the caller's, picks the socket a frame goes to.
+//!
+//! ```text
+//!            Frame                         Packet
+//!   free ──────────► Fill ─► kernel ─► Rx ────────► user ─► free
+//!   free ─► user writes a Packet ─► Tx ─► kernel ─► Completion ─► free
+//! ```
+//!
+//! Source of the rules: Documentation/networking/af_xdp.rst and net/xdp/ in the kernel tree.
+
+mod frame;
+mod mapping;
+mod ring;
+mod socket;
+mod umem;
+
+pub use frame::{CHUNK, Frame, Packet};
+pub use socket::{
+    Completion, Config, CopyMode, Error, Fill, Kick, Queue, RingFull, Rx, RxStatistics, Socket, Sockets, Tx,
+};
+pub use umem::Umem;

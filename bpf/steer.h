@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0 */
+/*
+ * The layout that the XDP program shares with user space. src/steer/layout.rs repeats it in Rust, and a test
+ * compares the two through the program's BTF. Integers are in the machine's byte order unless marked __be.
+ */
+#ifndef STEER_H
+#define STEER_H
+
+/* Router indices are 16 bits wide: they travel in the upper 16 bits of the arrival stamp. */
+#define MAX_ROUTERS 65536
+#define MAX_WORKERS 64
+
+/* The arrival stamp in front of the header: bits 0-47 nanoseconds of CLOCK_MONOTONIC (78 hours), 48-63 router. */
+#define STAMP_ROUTER_SHIFT 48
+#define STAMP_TIME_MASK ((1ULL << STAMP_ROUTER_SHIFT) - 1)
+
+/* Moves the head of a steered frame back: 8 bytes of stamp, 8 of IOU header. */
+#define STEER_HEAD 16
+
+/*
+ * The largest frame that fits into one UMEM chunk: 4096 less the 256 bytes of XDP_PACKET_HEADROOM that the
+ * kernel keeps free, less STEER_HEAD.
+ */
+#define MAX_STEERED (4096 - 256 - STEER_HEAD)
+
+/* Key of a learned station: its address in its VLAN. VIDs are 0 where there is no such tag. */
+struct station {
+	__u8 mac[6];
+	__be16 outer_vid;
+	__be16 inner_vid;
+	__u16 zero;
+};
+
+/* Where a station is: a router's interface. */
+struct port {
+	__u8 header[8]; /* IOU header, as the router wants it */
+	__u16 router;   /* index into the plan's routers */
+	__u16 worker;   /* the worker that owns the router */
+	__u32 port;     /* index into the plan's ports */
+};
+
+/* What user space says and changes while the program runs; one page-aligned value, mapped by user space. */
+enum router_state { ROUTER_READY = 0, ROUTER_PAUSED = 1, ROUTER_DOWN = 2 };
+
+struct shared {
+	__u8 router_state[MAX_ROUTERS];
+	__u32 asleep[MAX_WORKERS]; /* a worker that sleeps wants to be woken for group frames */
+	__u64 group_workers;       /* bit w: worker w has routers on this LAN */
+	__u64 nic_mac;             /* the NIC's own address, bytes 0-5 as on the wire, 6-7 zero */
+	__u32 live;                /* 0: pass everything */
+	__u32 flood_worker;        /* with flood_unknown: the worker of that port */
+	__u32 flood_unknown;       /* 1: unknown unicast is copied to flood_worker's ring as well */
+	__u32 group_owner;         /* with --exclusive: the worker that gets group frames by redirect */
+};
+
+/* In the stamp of a group frame that was redirected, in place of a router. */
+#define STAMP_GROUP (MAX_ROUTERS - 1)
+
+/* A copy of a frame in a worker's ring buffer. */
+enum copy_kind { COPY_GROUP = 0, COPY_UNKNOWN = 1 };
+
+struct copy_head {
+	__u64 time; /* CLOCK_MONOTONIC, ns */
+	__u32 len;  /* bytes of the frame, which follows */
+	__u32 kind; /* enum copy_kind */
+};
+
+#define COPY_SMALL (2048 - (int)sizeof(struct copy_head) - 8)
+#define COPY_LARGE (16384 - (int)sizeof(struct copy_head) - 8)
+
+/* A station that was behind a router and now speaks from the wire. */
+struct moved {
+	struct station station;
+	__u32 predicted; /* 1: it was a predicted address, of any VLAN */
+};
+
+/* Index into the counters, one array of __u64 a CPU. */
+enum counter {
+	COUNT_STEERED,          /* frames redirected to a ring */
+	COUNT_STEERED_BYTES,    /* their bytes, without stamp and header */
+	COUNT_GROUP,            /* group frames seen */
+	COUNT_GROUP_COPIES,     /* copies of group frames put into rings */
+	COUNT_UNKNOWN_COPIES,   /* copies of unknown unicast put into rings */
+	COUNT_PASSED,           /* unicast frames left to the host */
+	COUNT_ROUTER_PAUSED,    /* drop: the router's backlog is at its bound */
+	COUNT_ROUTER_DOWN,      /* drop: the router has no socket */
+	COUNT_TOO_LARGE,        /* drop: frame above MAX_STEERED, group copy above COPY_LARGE */
+	COUNT_COPY_RING_FULL,   /* drop: a copy found no room in a worker's ring buffer */
+	COUNT_NO_RING,          /* fault: no AF_XDP ring for this queue, or the head did not move */
+	COUNT_MOVED,            /* stations that moved to the wire */
+	COUNTERS
+};
+
+#endif

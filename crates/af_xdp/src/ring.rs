@@ -1,0 +1,310 @@
+//! The single-producer, single-consumer rings that user space shares with the kernel.
+//!
+//! Two free-running 32-bit indices and an array of descriptors, a power of two of them. Who fills the ring
+//! writes descriptors and then publishes them by a release store of `producer`; who empties it sees them by an
+//! acquire load, copies them out, and releases the places by a release store of `consumer`. The index of the
+//! other side is cached and read again only when the cache says full or empty.
+
+use crate::mapping::Mapping;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Says in `flags` that the kernel sleeps on this ring (`XDP_RING_NEED_WAKEUP`).
+const NEED_WAKEUP: u32 = 1;
+
+/// Where the parts of a ring lie in its mapping, in bytes from its start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) producer: u64,
+    pub(crate) consumer: u64,
+    pub(crate) flags: u64,
+    pub(crate) descriptors: u64,
+}
+
+impl Layout {
+    /// Bytes that a ring of `size` descriptors of type `T` takes.
+    pub(crate) fn bytes<T>(&self, size: u32) -> usize {
+        self.descriptors as usize + size as usize * size_of::<T>()
+    }
+}
+
+/// A ring of descriptors `T` (plain integers and structs of them) in shared memory.
+#[derive(Debug)]
+struct Shared<T> {
+    memory: Mapping,
+    layout: Layout,
+    size: u32,
+    descriptor: PhantomData<T>,
+}
+
+impl<T: Copy> Shared<T> {
+    fn new(memory: Mapping, layout: Layout, size: u32) -> Self {
+        assert!(size.is_power_of_two(), "a ring has a power of two of places");
+        assert!(layout.bytes::<T>(size) <= memory.len(), "the ring does not fit into its mapping");
+        for at in [layout.producer, layout.consumer, layout.flags] {
+            assert!(at as usize + 4 <= memory.len() && at % 4 == 0, "an index outside the mapping");
+        }
+        assert!(layout.descriptors as usize % align_of::<T>() == 0, "misaligned descriptors");
+        Self { memory, layout, size, descriptor: PhantomData }
+    }
+
+    fn word(&self, at: u64) -> &AtomicU32 {
+        // SAFETY: `new` checked that four aligned bytes lie there. Page alignment of the base keeps alignment.
+        // The kernel accesses the word atomically, and nothing else in this process refers to it otherwise.
+        unsafe { self.memory.base().add(at as usize).cast().as_ref() }
+    }
+
+    fn producer(&self) -> &AtomicU32 {
+        self.word(self.layout.producer)
+    }
+
+    fn consumer(&self) -> &AtomicU32 {
+        self.word(self.layout.consumer)
+    }
+
+    fn needs_wakeup(&self) -> bool {
+        self.word(self.layout.flags).load(Ordering::Acquire) & NEED_WAKEUP != 0
+    }
+
+    fn place(&self, index: u32) -> NonNull<T> {
+        let place = (index & (self.size - 1)) as usize;
+        // SAFETY: place < size, and `new` checked that size descriptors lie within the mapping, aligned.
+        unsafe { self.memory.base().add(self.layout.descriptors as usize).cast::<T>().add(place) }
+    }
+}
+
+/// The side that fills a ring.
+#[derive(Debug)]
+pub(crate) struct Producer<T> {
+    ring: Shared<T>,
+    /// Next index to write; published up to `published`.
+    next: u32,
+    published: u32,
+    /// The other side's index as last seen.
+    consumer: u32,
+}
+
+impl<T: Copy> Producer<T> {
+    pub(crate) fn new(memory: Mapping, layout: Layout, size: u32) -> Self {
+        let ring = Shared::new(memory, layout, size);
+        let next = ring.producer().load(Ordering::Relaxed);
+        let consumer = ring.consumer().load(Ordering::Acquire);
+        Self { ring, next, published: next, consumer }
+    }
+
+    /// Number of free places; looks at the other side's index only if fewer than `wanted` are known.
+    ///
+    /// A consumer index that is ahead of ours is nonsense, and counts as a full ring.
+    pub(crate) fn free(&mut self, wanted: u32) -> u32 {
+        let free = |consumer: u32| self.ring.size.saturating_sub(self.next.wrapping_sub(consumer));
+        let known = free(self.consumer);
+        if known >= wanted {
+            return known;
+        }
+        self.consumer = self.ring.consumer().load(Ordering::Acquire);
+        free(self.consumer)
+    }
+
+    /// Writes `item` into the next place, or gives it back if the ring is full. Not visible until `publish`.
+    pub(crate) fn push(&mut self, item: T) -> Result<(), T> {
+        if self.free(1) == 0 {
+            return Err(item);
+        }
+        // SAFETY: the place lies in the mapping; it is free, so the other side does not read it before `publish`.
+        unsafe { self.ring.place(self.next).write(item) };
+        self.next = self.next.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Hands everything pushed to the other side.
+    pub(crate) fn publish(&mut self) {
+        if self.published != self.next {
+            self.ring.producer().store(self.next, Ordering::Release);
+            self.published = self.next;
+        }
+    }
+
+    /// Published descriptors that the other side has not taken yet.
+    pub(crate) fn pending(&mut self) -> u32 {
+        self.consumer = self.ring.consumer().load(Ordering::Acquire);
+        self.published.wrapping_sub(self.consumer).min(self.ring.size)
+    }
+
+    pub(crate) fn needs_wakeup(&self) -> bool {
+        self.ring.needs_wakeup()
+    }
+}
+
+/// The side that empties a ring.
+#[derive(Debug)]
+pub(crate) struct Consumer<T> {
+    ring: Shared<T>,
+    next: u32,
+    released: u32,
+    producer: u32,
+}
+
+impl<T: Copy> Consumer<T> {
+    pub(crate) fn new(memory: Mapping, layout: Layout, size: u32) -> Self {
+        let ring = Shared::new(memory, layout, size);
+        let next = ring.consumer().load(Ordering::Relaxed);
+        let producer = ring.producer().load(Ordering::Acquire);
+        Self { ring, next, released: next, producer }
+    }
+
+    /// Number of descriptors that wait; looks at the other side's index only if none is known.
+    ///
+    /// A producer index more than a ring ahead is nonsense; what is believed of it is one ring.
+    pub(crate) fn available(&mut self) -> u32 {
+        let waiting = |producer: u32| producer.wrapping_sub(self.next).min(self.ring.size);
+        let known = waiting(self.producer);
+        if known > 0 {
+            return known;
+        }
+        self.producer = self.ring.producer().load(Ordering::Acquire);
+        waiting(self.producer)
+    }
+
+    /// The next descriptor. Its place stays taken until `release`.
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        if self.available() == 0 {
+            return None;
+        }
+        // SAFETY: the place lies in the mapping and was published by the other side, which does not write it
+        // again before `release`. T is plain data: any bytes are a valid value.
+        let item = unsafe { self.ring.place(self.next).read() };
+        self.next = self.next.wrapping_add(1);
+        Some(item)
+    }
+
+    /// Gives the places of everything popped back to the other side.
+    pub(crate) fn release(&mut self) {
+        if self.released != self.next {
+            self.ring.consumer().store(self.next, Ordering::Release);
+            self.released = self.next;
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+    use std::os::fd::AsFd;
+
+    pub(crate) const LAYOUT: Layout = Layout { producer: 0, consumer: 64, flags: 128, descriptors: 192 };
+
+    /// Both ends of one ring, in memory of a file without a name, indices starting at `start`.
+    pub(crate) fn pair<T: Copy>(size: u32, start: u32) -> (Producer<T>, Consumer<T>) {
+        let (a, b) = mappings::<T>(size);
+        for at in [0, 64] {
+            // SAFETY: the mapping is larger than the layout, page-aligned, and not shared with anyone yet.
+            unsafe { a.base().add(at).cast::<u32>().write(start) };
+        }
+        (Producer::new(a, LAYOUT, size), Consumer::new(b, LAYOUT, size))
+    }
+
+    fn mappings<T>(size: u32) -> (Mapping, Mapping) {
+        let file = rustix::fs::memfd_create("ring", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let len = LAYOUT.bytes::<T>(size);
+        rustix::fs::ftruncate(&file, len as u64).unwrap();
+        (Mapping::shared(file.as_fd(), len, 0).unwrap(), Mapping::shared(file.as_fd(), len, 0).unwrap())
+    }
+
+    #[test]
+    fn indices_wrap_around() {
+        let (mut producer, mut consumer) = pair::<u64>(4, u32::MAX - 1);
+        for round in 0..10u64 {
+            for n in 0..4 {
+                producer.push(round * 4 + n).unwrap();
+            }
+            assert_eq!(producer.push(99), Err(99), "five items in a ring of four");
+            assert_eq!(consumer.pop(), None, "not published yet");
+            producer.publish();
+            assert_eq!(producer.pending(), 4);
+            let got: Vec<u64> = std::iter::from_fn(|| consumer.pop()).collect();
+            assert_eq!(got, [0, 1, 2, 3].map(|n| round * 4 + n));
+            assert_eq!(producer.free(1), 0, "not released yet");
+            consumer.release();
+            assert_eq!(producer.free(1), 4);
+            assert_eq!(producer.pending(), 0);
+        }
+    }
+
+    #[test]
+    fn nonsense_from_the_other_side_stays_within_the_ring() {
+        let (mut producer, mut consumer) = pair::<u64>(4, 0);
+        consumer.ring.producer().store(1 << 31, Ordering::Release);
+        assert_eq!(consumer.available(), 4);
+        for _ in 0..100 {
+            let _ = consumer.pop();
+        }
+        producer.ring.consumer().store(77, Ordering::Release);
+        assert_eq!(producer.free(5), 0, "a consumer ahead of us frees nothing");
+        assert_eq!(producer.push(1), Err(1));
+    }
+
+    #[test]
+    fn the_wakeup_flag_is_read_fresh() {
+        let (producer, consumer) = pair::<u64>(4, 0);
+        assert!(!producer.needs_wakeup());
+        consumer.ring.word(LAYOUT.flags).store(NEED_WAKEUP, Ordering::Release);
+        assert!(producer.needs_wakeup());
+    }
+
+    #[test]
+    fn two_threads_pass_a_million_items_in_order() {
+        let (mut producer, mut consumer) = pair::<u64>(64, u32::MAX - 1000);
+        const N: u64 = 1_000_000;
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut n = 0;
+                while n < N {
+                    while n < N && producer.push(n).is_ok() {
+                        n += 1;
+                    }
+                    producer.publish();
+                    std::thread::yield_now();
+                }
+            });
+            let mut expected = 0;
+            while expected < N {
+                while let Some(item) = consumer.pop() {
+                    assert_eq!(item, expected);
+                    expected += 1;
+                }
+                consumer.release();
+                std::thread::yield_now();
+            }
+        });
+    }
+
+    proptest! {
+        /// Against a queue: whatever the sequence of operations, nothing is lost, doubled or reordered.
+        #[test]
+        fn behaves_as_a_bounded_queue(start: u32, operations in prop::collection::vec(0u8..4, 0..400)) {
+            let (mut producer, mut consumer) = pair::<u64>(8, start);
+            let (mut pushed, mut published, mut popped) = (VecDeque::new(), VecDeque::new(), 0usize);
+            let mut n = 0;
+            for operation in operations {
+                match operation {
+                    0 => {
+                        let room = pushed.len() + published.len() + popped < 8;
+                        prop_assert_eq!(producer.push(n).is_ok(), room);
+                        if room { pushed.push_back(n); }
+                        n += 1;
+                    }
+                    1 => { producer.publish(); published.append(&mut pushed); }
+                    2 => {
+                        let expected = published.pop_front();
+                        popped += usize::from(expected.is_some());
+                        prop_assert_eq!(consumer.pop(), expected);
+                    }
+                    _ => { consumer.release(); popped = 0; }
+                }
+            }
+        }
+    }
+}
