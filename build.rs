@@ -1,2 +1,35 @@
-//! Compiles the XDP program.
-fn main() {}
+//! Compiles the XDP program with clang; `src/steer` embeds the object.
+
+use libbpf_cargo::SkeletonBuilder;
+use std::path::PathBuf;
+use std::process::Command;
+
+fn main() {
+    println!("cargo::rerun-if-changed=bpf/steer.bpf.c");
+    println!("cargo::rerun-if-changed=bpf/steer.h");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("steer.bpf.o");
+    let mut arguments = vec!["-Wall".to_string(), "-Werror".to_string(), "-mcpu=v3".to_string()];
+    for folder in system_includes() {
+        arguments.extend(["-idirafter".to_string(), folder]);
+    }
+    if let Err(error) =
+        SkeletonBuilder::new().source("bpf/steer.bpf.c").obj(&out).clang_args(arguments).build()
+    {
+        panic!(
+            "bpf/steer.bpf.c does not compile (it needs clang: `cargo xtask setup` installs it):\n{error:?}"
+        );
+    }
+}
+
+/// Where clang finds the system's headers for its own target: the BPF target lacks the multiarch folder.
+fn system_includes() -> Vec<String> {
+    let clang = Command::new("clang").args(["-v", "-E", "-"]).stdin(std::process::Stdio::null()).output();
+    let Ok(output) = clang else { return Vec::new() };
+    String::from_utf8_lossy(&output.stderr)
+        .lines()
+        .skip_while(|line| !line.starts_with("#include <...>"))
+        .skip(1)
+        .take_while(|line| line.starts_with(' '))
+        .map(|line| line.trim().to_string())
+        .collect()
+}

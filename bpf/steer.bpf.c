@@ -11,10 +11,9 @@
 #include "steer.h"
 
 /* Set before the program is loaded. */
-const volatile __u32 workers = 1;
-const volatile __u32 exclusive = 0;
+const volatile struct options options = { .workers = 1 };
 
-/* AF_XDP sockets, at queue * workers + worker. */
+/* AF_XDP sockets, at queue * options.workers + worker. */
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
 	__uint(max_entries, 1);
@@ -211,7 +210,7 @@ static __always_inline int redirect(struct xdp_md *ctx, __u64 stamp, __u64 heade
 		return XDP_DROP; /* never: for the verifier */
 	head[0] = stamp;
 	head[1] = header;
-	if (bpf_redirect_map(&rings, ctx->rx_queue_index * workers + worker, XDP_DROP) != XDP_REDIRECT) {
+	if (bpf_redirect_map(&rings, ctx->rx_queue_index * options.workers + worker, XDP_DROP) != XDP_REDIRECT) {
 		counters->count[COUNT_NO_RING]++;
 		return XDP_DROP;
 	}
@@ -228,7 +227,7 @@ static __always_inline void copy_group(struct xdp_md *ctx, __u64 mask, __u64 len
 	for (worker = 0; worker < MAX_WORKERS; worker++) {
 		int failed;
 
-		if (worker >= workers)
+		if (worker >= options.workers)
 			break;
 		if (!(mask >> worker & 1))
 			continue;
@@ -270,7 +269,7 @@ int steer(struct xdp_md *ctx)
 		__u64 mask = shared->group_workers;
 
 		counters->count[COUNT_GROUP]++;
-		if (exclusive && mask && len <= MAX_STEERED) {
+		if (options.exclusive && mask && len <= MAX_STEERED) {
 			worker = shared->group_owner;
 			copy_group(ctx, mask & ~(1ULL << (worker & 63)), len, shared, counters);
 			stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)STAMP_GROUP << STAMP_ROUTER_SHIFT;

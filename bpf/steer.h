@@ -23,6 +23,12 @@
  */
 #define MAX_STEERED (4096 - 256 - STEER_HEAD)
 
+/* What is fixed before the program is loaded. */
+struct options {
+	__u32 workers;   /* sockets on each queue */
+	__u32 exclusive; /* 1: the host does not use this NIC, group frames need not reach it */
+};
+
 /* Key of a learned station: its address in its VLAN. VIDs are 0 where there is no such tag. */
 struct station {
 	__u8 mac[6];

@@ -1,5 +1,7 @@
 //! Puts Cisco IOU/IOL routers on a real network through AF_XDP.
 
+pub mod fdb;
 pub mod iou;
 pub mod netmap;
+pub mod steer;
 pub mod sys;

@@ -48,14 +48,7 @@ impl Mapping {
         // SAFETY: a new mapping at an address of the kernel's choice aliases no Rust object. That the kernel
         // writes there is why rings access it through atomics and volatile-free hand-over only (see ring.rs).
         let base = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                len,
-                protection,
-                MapFlags::SHARED | MapFlags::POPULATE,
-                fd,
-                offset,
-            )?
+            mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED | MapFlags::POPULATE, fd, offset)?
         };
         Self::from_raw(base.cast(), len)
     }

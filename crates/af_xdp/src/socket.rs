@@ -60,7 +60,9 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A right is missing.
-    #[error("AF_XDP needs the capabilities CAP_NET_RAW and CAP_NET_ADMIN, and kernel lockdown must allow it: {0}")]
+    #[error(
+        "AF_XDP needs the capabilities CAP_NET_RAW and CAP_NET_ADMIN, and kernel lockdown must allow it: {0}"
+    )]
     Permission(io::Error),
     /// The UMEM cannot be pinned.
     #[error(
@@ -176,7 +178,12 @@ fn layout(offset: &XdpRingOffset) -> Layout {
     }
 }
 
-fn map<T>(fd: &OwnedFd, offset: &XdpRingOffset, size: u32, page_offset: u64) -> io::Result<(Mapping, Layout)> {
+fn map<T>(
+    fd: &OwnedFd,
+    offset: &XdpRingOffset,
+    size: u32,
+    page_offset: u64,
+) -> io::Result<(Mapping, Layout)> {
     let layout = layout(offset);
     Ok((Mapping::shared(fd.as_fd(), layout.bytes::<T>(size), page_offset)?, layout))
 }
@@ -191,8 +198,7 @@ impl Queue {
         deadline: Instant,
     ) -> Result<Self, Error> {
         let step = |step| move |errno| Error::step(step, number, errno);
-        let map_step =
-            |source: io::Error| Error::Step { step: "mapping a ring", queue: number, source };
+        let map_step = |source: io::Error| Error::Step { step: "mapping a ring", queue: number, source };
         let fd = Arc::new(new_socket(number)?);
         if registered.is_none() {
             register(&fd, umem)?;
@@ -202,15 +208,15 @@ impl Queue {
             .map_err(step("XDP_UMEM_COMPLETION_RING"))?;
         let offsets = sockopt::xdp_mmap_offsets(&fd).map_err(step("XDP_MMAP_OFFSETS"))?;
         let (memory, at) = map::<u64>(&fd, &offsets.fr, config.fill_size, PGOFF_FILL).map_err(map_step)?;
-        let mut fill = Fill {
-            ring: Producer::new(memory, at, config.fill_size),
-            umem: umem.clone(),
-            fd: fd.clone(),
-        };
+        let mut fill =
+            Fill { ring: Producer::new(memory, at, config.fill_size), umem: umem.clone(), fd: fd.clone() };
         let (memory, at) =
             map::<u64>(&fd, &offsets.cr, config.completion_size, PGOFF_COMPLETION).map_err(map_step)?;
-        let completion =
-            Completion { ring: Consumer::new(memory, at, config.completion_size), umem: umem.clone(), faults: 0 };
+        let completion = Completion {
+            ring: Consumer::new(memory, at, config.completion_size),
+            umem: umem.clone(),
+            faults: 0,
+        };
         // Before bind: a driver in zero-copy mode takes frames at once.
         let wanted = config.fill_size as usize;
         if fill.push(free, wanted) < wanted {
@@ -241,8 +247,10 @@ impl Socket {
         queue: u32,
     ) -> Result<Self, Error> {
         let map_step = |source: io::Error| Error::Step { step: "mapping a ring", queue, source };
-        sockopt::set_xdp_rx_ring_size(fd, config.rx_size).map_err(|e| Error::step("XDP_RX_RING", queue, e))?;
-        sockopt::set_xdp_tx_ring_size(fd, config.tx_size).map_err(|e| Error::step("XDP_TX_RING", queue, e))?;
+        sockopt::set_xdp_rx_ring_size(fd, config.rx_size)
+            .map_err(|e| Error::step("XDP_RX_RING", queue, e))?;
+        sockopt::set_xdp_tx_ring_size(fd, config.tx_size)
+            .map_err(|e| Error::step("XDP_TX_RING", queue, e))?;
         let (memory, at) = map::<XdpDesc>(fd, &offsets.rx, config.rx_size, PGOFF_RX).map_err(map_step)?;
         let rx = Rx {
             ring: Consumer::new(memory, at, config.rx_size),
@@ -282,8 +290,7 @@ fn bind_first(fd: &OwnedFd, config: &Config, queue: u32, deadline: Instant) -> R
         CopyMode::ZeroCopy => SocketAddrXdpFlags::XDP_ZEROCOPY,
         CopyMode::Copy => SocketAddrXdpFlags::XDP_COPY,
     };
-    let address =
-        SocketAddrXdp::new(mode | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP, config.ifindex, queue);
+    let address = SocketAddrXdp::new(mode | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP, config.ifindex, queue);
     retry_busy(deadline, || rustix::net::bind(fd, &address)).map_err(|errno| match errno {
         Errno::OPNOTSUPP | Errno::INVAL if config.copy_mode == CopyMode::ZeroCopy => {
             Error::ZeroCopy { queue, source: errno.into() }

@@ -1,0 +1,366 @@
+//! The forwarding database of a LAN: which station is behind which router interface.
+//!
+//! *Predicted* entries are the MAC patterns of the bridged interfaces ([`crate::iou::mac`]); they hold in every
+//! VLAN and stand from the start. *Learned* entries come from what the routers send; they are keyed by VLAN, for
+//! one virtual MAC can be active on different routers in different VLANs. A station that speaks from the wire is
+//! on the wire: the XDP program takes its entry out and tells us.
+//!
+//! Pure: the caller carries decisions into the BPF maps and to the workers.
+
+use crate::iou::mac::Mac;
+use rustc_hash::FxHashMap;
+use std::time::Duration;
+
+/// A station: its address in its VLAN. VIDs are 0 where there is no such tag (priority tags count as none).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Station {
+    /// Its address.
+    pub mac: Mac,
+    /// VID of the outer tag.
+    pub outer_vid: u16,
+    /// VID of the inner tag.
+    pub inner_vid: u16,
+}
+
+/// A port: the index of a router's interface in the plan.
+pub type Port = u32;
+
+/// Moves of one station that are followed within [`MOVE_WINDOW`]; further ones are not, until it is over.
+/// A failover moves once or twice; a loop moves with every frame.
+const MOVES: u32 = 5;
+/// See [`MOVES`].
+const MOVE_WINDOW: Duration = Duration::from_secs(10);
+/// Stations whose moves are remembered after their entry is gone.
+const REMEMBERED: usize = 4096;
+/// At most this many learned stations a port...
+const SHARE_MAX: usize = 1024;
+/// ...and never fewer.
+const SHARE_MIN: usize = 16;
+/// Learned stations a LAN, if the ports' shares allow.
+const LEARNED: usize = 16384;
+
+/// What became of an attempt to learn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Learned {
+    /// It was there already; now it counts as recently used.
+    Known,
+    /// It is new here. The port's least recently used station had to go for it, if one is named.
+    New {
+        /// The station that went.
+        evicted: Option<Station>,
+    },
+    /// It was behind another port before.
+    Moved {
+        /// That port.
+        from: Port,
+    },
+    /// It is not learned.
+    Refused(Refusal),
+}
+
+/// Why a station is not learned.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Refusal {
+    /// A group address, or all zeros, is no station.
+    NoStation,
+    /// The address is the NIC's own.
+    Nic,
+    /// The address follows the pattern of another interface.
+    Predicted(Port),
+    /// It moved too often of late.
+    Unsteady,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    port: Port,
+    used: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Moves {
+    count: u32,
+    since: Duration,
+}
+
+/// The database.
+#[derive(Debug)]
+pub struct Fdb {
+    nic: Mac,
+    /// By pattern; `false` once the address has spoken from the wire.
+    predicted: FxHashMap<Mac, (Port, bool)>,
+    learned: FxHashMap<Station, Entry>,
+    by_port: FxHashMap<Port, Vec<Station>>,
+    moves: FxHashMap<Station, Moves>,
+    share: usize,
+}
+
+impl Fdb {
+    /// An empty database for a LAN whose NIC has the address `nic`, with `ports` ports.
+    #[must_use]
+    pub fn new(nic: Mac, ports: usize) -> Self {
+        Self {
+            nic,
+            predicted: FxHashMap::default(),
+            learned: FxHashMap::default(),
+            by_port: FxHashMap::default(),
+            moves: FxHashMap::default(),
+            share: Self::share(ports),
+        }
+    }
+
+    /// Learned stations a port may have, on a LAN with `ports` ports.
+    #[must_use]
+    pub fn share(ports: usize) -> usize {
+        (LEARNED / ports.max(1)).clamp(SHARE_MIN, SHARE_MAX)
+    }
+
+    /// Learned stations a LAN with `ports` ports may have.
+    #[must_use]
+    pub fn capacity(ports: usize) -> usize {
+        Self::share(ports) * ports.max(1)
+    }
+
+    /// Enters a MAC pattern of `port`. Returns false, and changes nothing, if it is the NIC's own address or
+    /// another port's pattern.
+    pub fn predict(&mut self, mac: Mac, port: Port) -> bool {
+        if mac == self.nic {
+            return false;
+        }
+        let entry = self.predicted.entry(mac).or_insert((port, true));
+        entry.0 == port
+    }
+
+    /// `station` spoke from `port`, at `now` on any monotonic clock.
+    pub fn learn(&mut self, station: Station, port: Port, now: Duration) -> Learned {
+        if station.mac.is_group() || station.mac.is_zero() {
+            return Learned::Refused(Refusal::NoStation);
+        }
+        if station.mac == self.nic {
+            return Learned::Refused(Refusal::Nic);
+        }
+        let own_pattern = match self.predicted.get(&station.mac) {
+            Some((owner, _)) if *owner != port => return Learned::Refused(Refusal::Predicted(*owner)),
+            Some((_, true)) => return Learned::Known,
+            Some((_, false)) => true,
+            None => false,
+        };
+        let before = match self.learned.get_mut(&station) {
+            Some(entry) if entry.port == port => {
+                entry.used = now;
+                return Learned::Known;
+            }
+            Some(entry) => Some(entry.port),
+            None => None,
+        };
+        // An interface may always return to the address that is its own by pattern: nobody else can be meant.
+        let moving = before.is_some() || self.moves.contains_key(&station);
+        if moving && !own_pattern && !self.may_move(station, now) {
+            return Learned::Refused(Refusal::Unsteady);
+        }
+        if before.is_some() {
+            self.forget(&station);
+        }
+        let evicted = self.make_room(port);
+        self.learned.insert(station, Entry { port, used: now });
+        self.by_port.entry(port).or_default().push(station);
+        match before {
+            Some(from) => Learned::Moved { from },
+            None => Learned::New { evicted },
+        }
+    }
+
+    /// `station` spoke from the wire; it was held to be behind a router, by pattern if `predicted`. Returns the
+    /// port it was at, if it was known.
+    pub fn moved_to_wire(&mut self, station: Station, predicted: bool, now: Duration) -> Option<Port> {
+        if predicted {
+            let entry = self.predicted.get_mut(&station.mac)?;
+            entry.1 = false;
+            return Some(entry.0);
+        }
+        let port = self.forget(&station)?;
+        self.may_move(station, now);
+        Some(port)
+    }
+
+    /// The port of `station`, if it is behind one.
+    #[must_use]
+    pub fn lookup(&self, station: &Station) -> Option<Port> {
+        self.learned.get(station).map(|entry| entry.port).or_else(|| match self.predicted.get(&station.mac) {
+            Some((port, true)) => Some(*port),
+            _ => None,
+        })
+    }
+
+    /// Number of learned stations.
+    #[must_use]
+    pub fn learned(&self) -> usize {
+        self.learned.len()
+    }
+
+    /// Counts a move; false if there were too many.
+    fn may_move(&mut self, station: Station, now: Duration) -> bool {
+        if self.moves.len() >= REMEMBERED && !self.moves.contains_key(&station) {
+            self.moves.retain(|_, moves| now.saturating_sub(moves.since) < MOVE_WINDOW);
+            if self.moves.len() >= REMEMBERED {
+                return false;
+            }
+        }
+        let moves = self.moves.entry(station).or_insert(Moves { count: 0, since: now });
+        if now.saturating_sub(moves.since) >= MOVE_WINDOW {
+            *moves = Moves { count: 0, since: now };
+        }
+        moves.count += 1;
+        moves.count <= MOVES
+    }
+
+    fn forget(&mut self, station: &Station) -> Option<Port> {
+        let port = self.learned.remove(station)?.port;
+        if let Some(stations) = self.by_port.get_mut(&port) {
+            stations.retain(|other| other != station);
+        }
+        Some(port)
+    }
+
+    /// Evicts `port`'s least recently used station if its share is used up.
+    fn make_room(&mut self, port: Port) -> Option<Station> {
+        let stations = self.by_port.get(&port)?;
+        if stations.len() < self.share {
+            return None;
+        }
+        let oldest =
+            *stations.iter().min_by_key(|station| self.learned.get(station).map(|entry| entry.used))?;
+        self.forget(&oldest);
+        Some(oldest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NIC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+    const HSRP: Mac = Mac([0, 0, 0x0c, 7, 0xac, 1]);
+
+    fn untagged(mac: Mac) -> Station {
+        Station { mac, outer_vid: 0, inner_vid: 0 }
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn new_station() -> Learned {
+        Learned::New { evicted: None }
+    }
+
+    #[test]
+    fn one_virtual_mac_on_two_routers_in_two_vlans() {
+        let mut fdb = Fdb::new(NIC, 2);
+        let in_vlan = |outer_vid| Station { mac: HSRP, outer_vid, inner_vid: 0 };
+        assert_eq!(fdb.learn(in_vlan(10), 0, at(0)), new_station());
+        assert_eq!(fdb.learn(in_vlan(20), 1, at(0)), new_station());
+        assert_eq!(fdb.lookup(&in_vlan(10)), Some(0));
+        assert_eq!(fdb.lookup(&in_vlan(20)), Some(1));
+        assert_eq!(fdb.lookup(&in_vlan(30)), None);
+    }
+
+    #[test]
+    fn what_is_never_learned() {
+        let mut fdb = Fdb::new(NIC, 2);
+        let pattern = Mac([0xaa, 0xbb, 0xcc, 0, 1, 0]);
+        assert!(fdb.predict(pattern, 0));
+        assert!(!fdb.predict(NIC, 0), "the NIC's own address");
+        assert!(!fdb.predict(pattern, 1), "another port's pattern");
+        for (mac, why) in [
+            (NIC, Refusal::Nic),
+            (Mac([1, 0, 0x5e, 0, 0, 1]), Refusal::NoStation),
+            (Mac([0; 6]), Refusal::NoStation),
+            (pattern, Refusal::Predicted(0)),
+        ] {
+            assert_eq!(fdb.learn(untagged(mac), 1, at(0)), Learned::Refused(why));
+            assert_ne!(fdb.lookup(&untagged(mac)), Some(1));
+        }
+        assert_eq!(fdb.learn(untagged(pattern), 0, at(0)), Learned::Known);
+    }
+
+    #[test]
+    fn a_failover_is_followed_and_a_loop_is_not() {
+        let mut fdb = Fdb::new(NIC, 2);
+        fdb.learn(untagged(HSRP), 0, at(0));
+        assert_eq!(fdb.learn(untagged(HSRP), 1, at(1)), Learned::Moved { from: 0 });
+        assert_eq!(fdb.lookup(&untagged(HSRP)), Some(1));
+        let mut followed = 0;
+        for n in 0..100 {
+            if let Learned::Moved { .. } = fdb.learn(untagged(HSRP), n % 2, at(2)) {
+                followed += 1;
+            }
+        }
+        assert!(followed < MOVES, "{followed} moves within a second");
+        let other = 1 - fdb.lookup(&untagged(HSRP)).unwrap();
+        assert_eq!(fdb.learn(untagged(HSRP), other, at(20)), Learned::Moved { from: 1 - other });
+    }
+
+    #[test]
+    fn a_gateway_that_loops_back_stays_on_the_wire() {
+        let mut fdb = Fdb::new(NIC, 1);
+        let gateway = untagged(Mac([0, 0x11, 0x22, 0x33, 0x44, 0x55]));
+        for n in 0..20 {
+            fdb.learn(gateway, 0, at(0));
+            let was = fdb.moved_to_wire(gateway, false, at(0));
+            assert!(n < 10 || was.is_none(), "still captured on round {n}");
+            assert_eq!(fdb.lookup(&gateway), None);
+        }
+    }
+
+    #[test]
+    fn a_pattern_seen_on_the_wire_is_there_until_its_interface_speaks() {
+        let mut fdb = Fdb::new(NIC, 1);
+        let station = untagged(Mac([0xaa, 0xbb, 0xcc, 0, 1, 0]));
+        fdb.predict(station.mac, 0);
+        assert_eq!(fdb.lookup(&station), Some(0));
+        for _ in 0..20 {
+            assert_eq!(fdb.moved_to_wire(station, true, at(0)), Some(0));
+            assert_eq!(fdb.learn(station, 0, at(0)), new_station());
+            assert_eq!(fdb.lookup(&station), Some(0));
+            assert_eq!(fdb.moved_to_wire(station, false, at(0)), Some(0));
+            assert_eq!(fdb.lookup(&station), None);
+        }
+    }
+
+    #[test]
+    fn a_port_that_floods_addresses_displaces_only_its_own() {
+        let mut fdb = Fdb::new(NIC, 2);
+        let station = |n: u32| {
+            let [a, b, c, d] = n.to_be_bytes();
+            untagged(Mac([0, 2, a, b, c, d]))
+        };
+        fdb.learn(untagged(HSRP), 1, at(0));
+        let share = Fdb::share(2) as u32;
+        for n in 0..share {
+            assert_eq!(fdb.learn(station(n), 0, at(u64::from(n))), new_station());
+        }
+        fdb.learn(station(0), 0, at(1_000_000));
+        assert_eq!(fdb.learn(station(share), 0, at(1_000_001)), Learned::New { evicted: Some(station(1)) });
+        assert_eq!(fdb.lookup(&station(0)), Some(0), "recently used");
+        assert_eq!(fdb.lookup(&untagged(HSRP)), Some(1));
+        assert_eq!(fdb.learned(), share as usize + 1);
+    }
+
+    proptest! {
+        /// Bounded, and consistent with its index by port, whatever happens.
+        #[test]
+        fn stays_bounded(events in prop::collection::vec((0u8..40, 0u32..3, 0u8..4, 0u64..60), 0..600)) {
+            let mut fdb = Fdb::new(NIC, 2000);
+            for (mac, port, what, now) in events {
+                let station = untagged(Mac([0, 0, 0, 0, 1, mac]));
+                if what == 0 { fdb.moved_to_wire(station, false, at(now)); }
+                else { fdb.learn(station, port, at(now)); }
+                let indexed: usize = fdb.by_port.values().map(Vec::len).sum();
+                prop_assert_eq!(indexed, fdb.learned());
+                prop_assert!(fdb.by_port.values().all(|stations| stations.len() <= SHARE_MIN));
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The layout that `bpf/steer.h` shares with user space, in Rust. `tests/steer.rs` compares the two through the
+//! program's BTF.
+
+use crate::fdb::Station;
+use crate::iou::header::Header;
+use crate::iou::mac::Mac;
+
+/// Bytes in front of a steered frame: the arrival stamp, then the IOU header.
+pub const HEAD: usize = 16;
+/// Bytes of the arrival stamp.
+pub const STAMP: usize = 8;
+/// The largest frame, in bytes, that is steered: a chunk less the kernel's headroom of 256 and [`HEAD`].
+pub const MAX_STEERED: usize = 4096 - 256 - HEAD;
+/// Workers a NIC can have.
+pub const MAX_WORKERS: usize = 64;
+/// Router indices are below this; it stands for a group frame in a stamp (`--exclusive`).
+pub const STAMP_GROUP: u16 = u16::MAX;
+/// Bytes in front of a frame that was copied into a ring buffer.
+pub const COPY_HEAD: usize = 16;
+/// Bytes of a ring buffer for copies, one for each worker of a NIC: 512 frames of up to 2 kB.
+pub const COPY_RING: u32 = 1 << 20;
+/// Bytes of the ring buffer for moved stations.
+pub const MOVES_RING: usize = 1 << 16;
+
+const TIME_BITS: u32 = 48;
+
+/// When a frame arrived, and for which router.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stamp(pub u64);
+
+impl Stamp {
+    /// The stamp at the start of a steered packet, or `None` if it is too short.
+    #[must_use]
+    pub fn read(packet: &[u8]) -> Option<Self> {
+        packet.first_chunk().map(|bytes| Self(u64::from_ne_bytes(*bytes)))
+    }
+
+    /// Index of the router, or [`STAMP_GROUP`].
+    #[must_use]
+    pub const fn router(self) -> u16 {
+        (self.0 >> TIME_BITS) as u16
+    }
+
+    /// Nanoseconds from arrival to `now` (`CLOCK_MONOTONIC`, ns). The stamp holds 48 bits, 78 hours: good for ages.
+    #[must_use]
+    pub const fn age(self, now: u64) -> u64 {
+        now.wrapping_sub(self.0) & ((1 << TIME_BITS) - 1)
+    }
+
+    /// When it arrived, reckoned from `now`: `CLOCK_MONOTONIC`, ns.
+    #[must_use]
+    pub const fn time(self, now: u64) -> u64 {
+        now - self.age(now)
+    }
+}
+
+/// What a router's state byte says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum RouterState {
+    /// Frames are steered.
+    Ready = 0,
+    /// Its backlog is at its bound.
+    Paused = 1,
+    /// It has no socket.
+    Down = 2,
+}
+
+/// What the XDP program counts, summed over CPUs; frames unless it says bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Count {
+    /// Redirected to a ring.
+    Steered,
+    /// Their bytes, as on the wire.
+    SteeredBytes,
+    /// Group frames seen.
+    Group,
+    /// Copies of group frames put into ring buffers.
+    GroupCopies,
+    /// Copies of unknown unicast put into ring buffers.
+    UnknownCopies,
+    /// Unicast left to the host.
+    Passed,
+    /// Dropped: the router's backlog is at its bound.
+    RouterPaused,
+    /// Dropped: the router has no socket.
+    RouterDown,
+    /// Dropped: too large to steer or to copy.
+    TooLarge,
+    /// Copies dropped: no room in the ring buffer.
+    CopyRingFull,
+    /// Fault: no AF_XDP ring, or the head did not move.
+    NoRing,
+    /// Stations that moved to the wire.
+    Moved,
+}
+
+/// Number of counters.
+pub const COUNTS: usize = 12;
+
+/// What a copy in a ring buffer is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CopyKind {
+    /// A group frame, for every port of the LAN.
+    Group,
+    /// A unicast frame to an unknown station, for the port that asked for those.
+    Unknown,
+}
+
+/// A frame that was copied into a ring buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Copied<'a> {
+    /// When it arrived: `CLOCK_MONOTONIC`, ns.
+    pub time: u64,
+    /// What it is.
+    pub kind: CopyKind,
+    /// The frame.
+    pub frame: &'a [u8],
+}
+
+impl<'a> Copied<'a> {
+    /// Reads a ring buffer's record, or `None` if it is not one.
+    #[must_use]
+    pub fn read(record: &'a [u8]) -> Option<Self> {
+        let time = u64::from_ne_bytes(*record.first_chunk()?);
+        let len = u32::from_ne_bytes(*record.get(8..)?.first_chunk()?) as usize;
+        let kind = match u32::from_ne_bytes(*record.get(12..)?.first_chunk()?) {
+            0 => CopyKind::Group,
+            _ => CopyKind::Unknown,
+        };
+        Some(Self { time, kind, frame: record.get(COPY_HEAD..)?.get(..len)? })
+    }
+}
+
+/// Key of a learned station: `struct station`.
+#[must_use]
+pub fn station_key(station: &Station) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..6].copy_from_slice(&station.mac.0);
+    key[6..8].copy_from_slice(&station.outer_vid.to_be_bytes());
+    key[8..10].copy_from_slice(&station.inner_vid.to_be_bytes());
+    key
+}
+
+/// The station in `struct moved`, and whether it was a predicted address. `None` if `record` is not one.
+#[must_use]
+pub fn read_moved(record: &[u8]) -> Option<(Station, bool)> {
+    let mac = Mac(*record.first_chunk()?);
+    let outer_vid = u16::from_be_bytes(*record.get(6..)?.first_chunk()?);
+    let inner_vid = u16::from_be_bytes(*record.get(8..)?.first_chunk()?);
+    let predicted = u32::from_ne_bytes(*record.get(12..)?.first_chunk()?) != 0;
+    Some((Station { mac, outer_vid, inner_vid }, predicted))
+}
+
+/// An address as the program compares it: bytes 0-5 as on the wire, 6-7 zero.
+#[must_use]
+pub fn mac_word(mac: Mac) -> u64 {
+    let [a, b, c, d, e, f] = mac.0;
+    u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
+}
+
+/// Where a station is: `struct port`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortEntry {
+    /// The header that the router wants.
+    pub header: Header,
+    /// Index of the router in the plan.
+    pub router: u16,
+    /// The worker that owns the router.
+    pub worker: u16,
+    /// Index of the port in the plan.
+    pub port: u32,
+}
+
+impl PortEntry {
+    /// The map's value.
+    #[must_use]
+    pub fn bytes(&self) -> [u8; 16] {
+        let mut value = [0; 16];
+        value[..8].copy_from_slice(&self.header.0);
+        value[8..10].copy_from_slice(&self.router.to_ne_bytes());
+        value[10..12].copy_from_slice(&self.worker.to_ne_bytes());
+        value[12..].copy_from_slice(&self.port.to_ne_bytes());
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_tells_router_and_age_across_its_wrap() {
+        let now = (1 << 60) + 500;
+        let stamp = Stamp((now - 200) & ((1 << 48) - 1) | 513 << 48);
+        assert_eq!(stamp.router(), 513);
+        assert_eq!(stamp.age(now), 200);
+        assert_eq!(stamp.time(now), now - 200);
+        let late = Stamp(((1 << 48) - 10) | 1 << 48);
+        assert_eq!(late.age((1 << 48) + 10), 20);
+    }
+
+    #[test]
+    fn a_copy_that_is_shorter_than_it_says_is_none() {
+        let mut record = vec![0; COPY_HEAD + 60];
+        record[8] = 61;
+        assert!(Copied::read(&record).is_none());
+        record[8] = 60;
+        assert_eq!(Copied::read(&record).map(|copied| copied.frame.len()), Some(60));
+    }
+}

@@ -1,0 +1,255 @@
+//! The XDP program on a NIC, and the BPF maps through which it is told what to do.
+//!
+//! One [`Steering`] a NIC: the maps are the NIC side of its LAN's forwarding database.
+
+pub mod layout;
+
+use crate::fdb::Station;
+use crate::iou::mac::Mac;
+use crate::sys::ringbuf::RingBuffer;
+use crate::sys::shared::{Shared, SteerShared};
+use layout::{COPY_RING, COUNTS, Count, MOVES_RING, PortEntry, mac_word, station_key};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, Object, ObjectBuilder};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+
+/// The compiled program, as build.rs left it.
+static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+
+/// Records that a worker takes from its ring buffer at a time.
+pub const COPY_BATCH: usize = 32;
+
+/// Why the program could not be loaded or told something.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused the program.
+    #[error(
+        "the kernel does not load the XDP program: {0}. It needs CAP_BPF and CAP_NET_ADMIN (or root), kernel 6.1 or newer, and no lockdown"
+    )]
+    Load(libbpf_rs::Error),
+    /// A map could not be made or changed.
+    #[error("BPF map {map}: {source}")]
+    Map {
+        /// Its name in bpf/steer.bpf.c.
+        map: &'static str,
+        /// What the kernel said.
+        source: libbpf_rs::Error,
+    },
+    /// A map could not be mapped into memory.
+    #[error("BPF map {map}: {source}")]
+    Mapping {
+        /// Its name in bpf/steer.bpf.c.
+        map: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The object and this code do not belong together.
+    #[error("the XDP program has no {0}")]
+    Missing(&'static str),
+}
+
+/// What is fixed when the program is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// AF_XDP sockets on each queue.
+    pub workers: usize,
+    /// RX queues of the NIC.
+    pub queues: usize,
+    /// The host does not use this NIC: group frames need not reach it.
+    pub exclusive: bool,
+    /// Room for learned stations.
+    pub learned: usize,
+    /// Room for predicted addresses.
+    pub predicted: usize,
+}
+
+/// The loaded program and its maps.
+pub struct Steering {
+    object: Object,
+    rings: MapHandle,
+    learned: MapHandle,
+    predicted: MapHandle,
+    counters: MapHandle,
+    copy_rings: Vec<MapHandle>,
+    shared: Arc<Shared<SteerShared>>,
+}
+
+impl Steering {
+    /// Loads the program. It passes everything to the host until it is [attached](crate::nic::attach) and its
+    /// shared value says `live`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn load(options: &Options) -> Result<Self, Error> {
+        let mut open = ObjectBuilder::default()
+            .name("iou_fast")
+            .and_then(|builder| builder.open_memory(OBJECT))
+            .map_err(Error::Load)?;
+        for mut map in open.maps_mut() {
+            let name = map.name().to_string_lossy().into_owned();
+            let sized = match name.as_str() {
+                "rings" => map.set_max_entries((options.queues * options.workers) as u32),
+                "learned" => map.set_max_entries(options.learned as u32),
+                "predicted" => map.set_max_entries(options.predicted as u32),
+                _ if name.ends_with(".rodata") => {
+                    let mut value = [0; 8];
+                    value[..4].copy_from_slice(&(options.workers as u32).to_ne_bytes());
+                    value[4..].copy_from_slice(&u32::from(options.exclusive).to_ne_bytes());
+                    map.set_initial_value(&value)
+                }
+                _ => Ok(()),
+            };
+            sized.map_err(Error::Load)?;
+        }
+        let object = open.load().map_err(Error::Load)?;
+        let map = |name: &'static str| handle(&object, name);
+        let (rings, learned, predicted) = (map("rings")?, map("learned")?, map("predicted")?);
+        let (counters, directory) = (map("counters_map")?, map("copy_rings")?);
+        let shared_map = map("shared_map")?;
+        let shared =
+            Shared::map(shared_map.as_fd()).map_err(|source| Error::Mapping { map: "shared_map", source })?;
+        let mut copy_rings = Vec::with_capacity(options.workers);
+        for worker in 0..options.workers as u32 {
+            let ring = ring_buffer().map_err(|source| Error::Map { map: "copies", source })?;
+            directory
+                .update(&worker.to_ne_bytes(), &ring.as_fd().as_raw_fd().to_ne_bytes(), MapFlags::ANY)
+                .map_err(|source| Error::Map { map: "copy_rings", source })?;
+            copy_rings.push(ring);
+        }
+        Ok(Self { object, rings, learned, predicted, counters, copy_rings, shared: Arc::new(shared) })
+    }
+
+    /// The program, to attach it.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] if the object has none, which a build would have to have broken.
+    pub fn program(&self) -> Result<impl AsFd + use<'_>, Error> {
+        self.object.progs().find(|program| program.name() == "steer").ok_or(Error::Missing("program steer"))
+    }
+
+    /// The loaded object, for tests that run the program.
+    pub fn object_mut(&mut self) -> &mut Object {
+        &mut self.object
+    }
+
+    /// The value that is shared with the program.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Shared<SteerShared>> {
+        &self.shared
+    }
+
+    /// Sends what is for `worker` and arrives on `queue` to `socket`.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn set_ring(
+        &self,
+        options: &Options,
+        queue: usize,
+        worker: usize,
+        socket: BorrowedFd<'_>,
+    ) -> Result<(), Error> {
+        let index = (queue * options.workers + worker) as u32;
+        self.rings
+            .update(&index.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes(), MapFlags::ANY)
+            .map_err(|source| Error::Map { map: "rings", source })
+    }
+
+    /// `station` is at `entry`.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn insert_learned(&self, station: &Station, entry: &PortEntry) -> Result<(), Error> {
+        self.learned
+            .update(&station_key(station), &entry.bytes(), MapFlags::ANY)
+            .map_err(|source| Error::Map { map: "learned", source })
+    }
+
+    /// `station` is forgotten. That it is gone already is no error.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn remove_learned(&self, station: &Station) -> Result<(), Error> {
+        forget(self.learned.delete(&station_key(station)))
+            .map_err(|source| Error::Map { map: "learned", source })
+    }
+
+    /// `mac` is at `entry`, in any VLAN.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn insert_predicted(&self, mac: Mac, entry: &PortEntry) -> Result<(), Error> {
+        self.predicted
+            .update(&mac_word(mac).to_ne_bytes(), &entry.bytes(), MapFlags::ANY)
+            .map_err(|source| Error::Map { map: "predicted", source })
+    }
+
+    /// The ring buffer into which group frames are copied for `worker`.
+    ///
+    /// # Errors
+    /// [`Error::Mapping`].
+    pub fn copies(&self, worker: usize) -> Result<(RingBuffer, BorrowedFd<'_>), Error> {
+        let map = self.copy_rings.get(worker).ok_or(Error::Missing("ring buffer for this worker"))?;
+        let ring = RingBuffer::new(map.as_fd(), COPY_RING as usize, COPY_BATCH)
+            .map_err(|source| Error::Mapping { map: "copies", source })?;
+        Ok((ring, map.as_fd()))
+    }
+
+    /// The ring buffer that tells of stations that moved to the wire, and a descriptor to wait on.
+    ///
+    /// # Errors
+    /// [`Error::Mapping`].
+    pub fn moves(&self) -> Result<(RingBuffer, MapHandle), Error> {
+        let map = handle(&self.object, "moves")?;
+        let ring = RingBuffer::new(map.as_fd(), MOVES_RING, 256)
+            .map_err(|source| Error::Mapping { map: "moves", source })?;
+        Ok((ring, map))
+    }
+
+    /// What the program has counted, by [`Count`].
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn counts(&self) -> Result<[u64; COUNTS], Error> {
+        let per_cpu = self
+            .counters
+            .lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY)
+            .map_err(|source| Error::Map { map: "counters_map", source })?
+            .unwrap_or_default();
+        let mut sums = [0u64; COUNTS];
+        for cpu in per_cpu {
+            for (sum, bytes) in sums.iter_mut().zip(cpu.chunks_exact(8)) {
+                *sum += bytes.try_into().map_or(0, u64::from_ne_bytes);
+            }
+        }
+        Ok(sums)
+    }
+
+    /// One of the counters.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn count(&self, which: Count) -> Result<u64, Error> {
+        Ok(self.counts()?[which as usize])
+    }
+}
+
+fn handle(object: &Object, name: &'static str) -> Result<MapHandle, Error> {
+    let map = object.maps().find(|map| map.name() == name).ok_or(Error::Missing(name))?;
+    MapHandle::try_from(&map).map_err(|source| Error::Map { map: name, source })
+}
+
+fn ring_buffer() -> Result<MapHandle, libbpf_rs::Error> {
+    let options = libbpf_sys::bpf_map_create_opts {
+        sz: size_of::<libbpf_sys::bpf_map_create_opts>() as libbpf_sys::size_t,
+        ..Default::default()
+    };
+    MapHandle::create(MapType::RingBuf, Some("copies"), 0, 0, COPY_RING, &options)
+}
+
+fn forget(deleted: Result<(), libbpf_rs::Error>) -> Result<(), libbpf_rs::Error> {
+    match deleted {
+        Err(error) if error.kind() == libbpf_rs::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
