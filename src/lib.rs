@@ -2,4 +2,5 @@
 
 pub mod iou;
 pub mod netmap;
+pub mod nic;
 pub mod sys;
