@@ -95,15 +95,18 @@ fn attach_in(program: BorrowedFd<'_>, nic: &Nic, mode: XdpMode) -> Result<Attach
             Ok(link) => return Ok(Attachment { link, mode }),
             Err(errno) => errno,
         };
-        if !matches!(source, Errno::BUSY | Errno::EXIST) {
-            let hint = explain(source, mode, nic.driver(), nic.mtu());
-            return Err(Error::Attach { name: nic.name().to_owned(), mode, source, hint });
+        let occupied = matches!(source, Errno::BUSY | Errno::EXIST);
+        if occupied && Instant::now() < deadline {
+            std::thread::sleep(PAUSE);
+            continue;
         }
-        if Instant::now() >= deadline {
-            let occupant = Box::new(Occupant::of(program, nic));
-            return Err(Error::Occupied { name: nic.name().to_owned(), occupant });
+        let name = nic.name().to_owned();
+        // Some drivers say EBUSY for reasons of their own.
+        if let Some(occupant) = occupied.then(|| Occupant::of(program, nic)).flatten() {
+            return Err(Error::Occupied { name, occupant: Box::new(occupant) });
         }
-        std::thread::sleep(PAUSE);
+        let hint = explain(source, mode, nic.driver(), nic.mtu());
+        return Err(Error::Attach { name, mode, source, hint });
     }
 }
 
@@ -153,7 +156,7 @@ fn explain(errno: Errno, mode: XdpMode, driver: &str, mtu: u32) -> String {
 pub struct Occupant {
     /// The card.
     interface: String,
-    /// The kernel's number for the program; 0 if none was found any more.
+    /// The kernel's number for the program.
     id: u32,
     /// Its name, empty where it has none.
     name: String,
@@ -166,21 +169,16 @@ pub struct Occupant {
 }
 
 impl Occupant {
-    fn of(program: BorrowedFd<'_>, nic: &Nic) -> Self {
-        let mut occupant = Self { interface: nic.name().to_owned(), ..Self::default() };
-        let Ok(found) = Xdp::new(program).query(nic.index().cast_signed(), XdpFlags::NONE) else {
-            return occupant;
-        };
-        // The last two are in use where only one program is on the card and the kernel does not say by which mode.
-        (occupant.id, occupant.place) = match (found.drv_prog_id, found.skb_prog_id, found.hw_prog_id) {
-            (0, 0, 0) => (found.prog_id, "xdp"),
+    /// `None` where the kernel shows no program.
+    fn of(program: BorrowedFd<'_>, nic: &Nic) -> Option<Self> {
+        let found = Xdp::new(program).query(nic.index().cast_signed(), XdpFlags::NONE).ok()?;
+        let (id, place) = match (found.drv_prog_id, found.skb_prog_id, found.hw_prog_id) {
+            (0, 0, 0) => return None,
             (0, 0, hardware) => (hardware, "xdpoffload"),
             (0, generic, _) => (generic, "xdpgeneric"),
             (native, _, _) => (native, "xdpdrv"),
         };
-        if occupant.id == 0 {
-            return occupant;
-        }
+        let mut occupant = Self { interface: nic.name().to_owned(), id, place, ..Self::default() };
         if let Some(info) = ProgInfoIter::default().find(|info| info.id == occupant.id) {
             occupant.name = info.name.to_string_lossy().into_owned();
         }
@@ -190,16 +188,13 @@ impl Occupant {
         };
         occupant.link = LinkInfoIter::default().find(holds_it).map(|link| link.id);
         occupant.process = occupant.link.and_then(link_holder);
-        occupant
+        Some(occupant)
     }
 }
 
 impl fmt::Display for Occupant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { interface, id, name, place, link, process } = self;
-        if *id == 0 {
-            return write!(f, "is busy with another XDP program that is no longer there: try again");
-        }
         write!(f, "has an XDP program already, and a card takes one only: ")?;
         if name.is_empty() {
             write!(f, "id {id}")?;
@@ -283,7 +278,6 @@ mod tests {
         assert!(pinned.to_string().contains("`bpftool link detach id 3`"));
         let held = Occupant { process: Some((1234, "iou-fast".into())), ..pinned };
         assert!(held.to_string().contains("held by pid 1234 (iou-fast)"));
-        assert!(Occupant::default().to_string().contains("try again"));
     }
 
     #[test]
