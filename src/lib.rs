@@ -3,5 +3,6 @@
 pub mod fdb;
 pub mod iou;
 pub mod netmap;
+pub mod nic;
 pub mod steer;
 pub mod sys;

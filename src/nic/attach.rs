@@ -1,0 +1,290 @@
+//! Puts the XDP program on a network card, natively in its driver where that can be, and takes it off again.
+
+use super::{Error, Nic};
+use libbpf_rs::query::{LinkInfoIter, LinkTypeInfo, ProgInfoIter};
+use libbpf_rs::{Xdp, XdpFlags};
+use rustix::io::Errno;
+use std::fmt;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// The links of a killed process hold the card until the kernel has taken it down: 62 ms were seen.
+const PATIENCE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What the user asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpModeChoice {
+    /// Native if the driver can, else generic.
+    #[default]
+    Auto,
+    /// Native or not at all.
+    Native,
+    /// Generic, whatever the driver can.
+    Generic,
+}
+
+/// Where the program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver, before the kernel has made an `skb` of the frame.
+    Native,
+    /// In the kernel's receive path, with any driver, at the cost of a copy.
+    Generic,
+}
+
+impl XdpMode {
+    const fn flags(self) -> u32 {
+        match self {
+            Self::Native => libbpf_sys::XDP_FLAGS_DRV_MODE,
+            Self::Generic => libbpf_sys::XDP_FLAGS_SKB_MODE,
+        }
+    }
+}
+
+impl fmt::Display for XdpMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        })
+    }
+}
+
+/// An XDP program on a network card. It goes when `link` is closed, at the latest with the process.
+#[derive(Debug)]
+pub struct Attachment {
+    /// The `bpf_link`.
+    pub link: OwnedFd,
+    /// Where the program runs.
+    pub mode: XdpMode,
+}
+
+/// Attaches `program` to `nic`. Call it in the network namespace of the card.
+///
+/// Some cards lose carrier for two seconds here. [`XdpModeChoice::Auto`] warns loudly when it has to take generic
+/// mode; the caller then quiets the offloads for that.
+///
+/// # Errors
+/// [`Error::Occupied`] when a program is there already, and stays for a second. [`Error::Attach`] with an
+/// explanation where there is one. [`Error::OtherNamespace`].
+pub fn attach(program: BorrowedFd<'_>, nic: &Nic, choice: XdpModeChoice) -> Result<Attachment, Error> {
+    nic.require_own_namespace()?;
+    let first = if choice == XdpModeChoice::Generic { XdpMode::Generic } else { XdpMode::Native };
+    let refused = match attach_in(program, nic, first) {
+        Err(Error::Attach { source, hint, .. })
+            if choice == XdpModeChoice::Auto && worth_a_generic_try(source) =>
+        {
+            format!("{source}: {hint}")
+        }
+        other => return other,
+    };
+    tracing::warn!(
+        "{}: its driver {} takes no native XDP program ({refused}). Generic mode it is, which costs a copy and much \
+         of the speed",
+        nic.name(),
+        nic.driver()
+    );
+    attach_in(program, nic, XdpMode::Generic)
+}
+
+fn attach_in(program: BorrowedFd<'_>, nic: &Nic, mode: XdpMode) -> Result<Attachment, Error> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let source = match crate::sys::xdp_attach::link_xdp(program, nic.index(), mode.flags()) {
+            Ok(link) => return Ok(Attachment { link, mode }),
+            Err(errno) => errno,
+        };
+        let occupied = matches!(source, Errno::BUSY | Errno::EXIST);
+        if occupied && Instant::now() < deadline {
+            std::thread::sleep(PAUSE);
+            continue;
+        }
+        let name = nic.name().to_owned();
+        // Some drivers say EBUSY for reasons of their own.
+        if let Some(occupant) = occupied.then(|| Occupant::of(program, nic)).flatten() {
+            return Err(Error::Occupied { name, occupant: Box::new(occupant) });
+        }
+        let hint = explain(source, mode, nic.driver(), nic.mtu());
+        return Err(Error::Attach { name, mode, source, hint });
+    }
+}
+
+/// Whether generic mode could succeed where native mode failed so. Without rights, or without the card, it cannot.
+fn worth_a_generic_try(errno: Errno) -> bool {
+    !matches!(errno, Errno::PERM | Errno::ACCESS | Errno::NODEV | Errno::BADF | Errno::NOSYS)
+}
+
+/// What a refusal means, in the words of who has to do something about it.
+fn explain(errno: Errno, mode: XdpMode, driver: &str, mtu: u32) -> String {
+    let generic = if mode == XdpMode::Native { "; or try `--xdp-mode generic`" } else { "" };
+    let text = match errno {
+        Errno::PERM | Errno::ACCESS => {
+            return "run as root (CAP_NET_ADMIN and CAP_BPF); in a container or under kernel lockdown the host \
+                    must allow BPF"
+                .into();
+        }
+        Errno::NODEV => return "the network card is gone".into(),
+        // veth_xdp_set() in the kernel's drivers/net/veth.c.
+        Errno::NOSPC if driver == "veth" => {
+            "the peer has more TX queues than this end has RX queues: create the pair with as many, `ip link add \
+             ... numrxqueues N type veth peer ... numtxqueues N`, or reduce them, `ethtool -L PEER tx N`"
+        }
+        Errno::INVAL | Errno::RANGE => {
+            return format!(
+                "its MTU of {mtu} may be too large for XDP in driver {driver}, try `ip link set dev ... mtu 1500`; \
+                 or an offload (`ethtool -K ... lro off`) or the ring size (`ethtool -G`) is in the way, `dmesg` may \
+                 say which{generic}"
+            );
+        }
+        Errno::OPNOTSUPP if mode == XdpMode::Native => {
+            "the driver has no native XDP; try `--xdp-mode generic`"
+        }
+        Errno::NOMEM | Errno::NOSPC => {
+            return format!(
+                "no memory or no queues left for XDP in driver {driver}: many drivers need a spare TX queue for \
+                 each CPU, try fewer channels, `ethtool -L ... combined N`{generic}"
+            );
+        }
+        _ => return format!("`dmesg` may say why{generic}"),
+    };
+    text.into()
+}
+
+/// The XDP program that is on a network card already, as far as the kernel tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Occupant {
+    /// The card.
+    interface: String,
+    /// The kernel's number for the program.
+    id: u32,
+    /// Its name, empty where it has none.
+    name: String,
+    /// The flag word of `ip link` that removes it where no link holds it: `xdpdrv`, `xdpgeneric`, `xdpoffload`.
+    place: &'static str,
+    /// The `bpf_link` that holds it; without one it was put there by `ip link` or a like of it.
+    link: Option<u32>,
+    /// A process that has this link open, and what it is called.
+    process: Option<(u32, String)>,
+}
+
+impl Occupant {
+    /// `None` where the kernel shows no program.
+    fn of(program: BorrowedFd<'_>, nic: &Nic) -> Option<Self> {
+        let found = Xdp::new(program).query(nic.index().cast_signed(), XdpFlags::NONE).ok()?;
+        let (id, place) = match (found.drv_prog_id, found.skb_prog_id, found.hw_prog_id) {
+            (0, 0, 0) => return None,
+            (0, 0, hardware) => (hardware, "xdpoffload"),
+            (0, generic, _) => (generic, "xdpgeneric"),
+            (native, _, _) => (native, "xdpdrv"),
+        };
+        let mut occupant = Self { interface: nic.name().to_owned(), id, place, ..Self::default() };
+        if let Some(info) = ProgInfoIter::default().find(|info| info.id == occupant.id) {
+            occupant.name = info.name.to_string_lossy().into_owned();
+        }
+        let holds_it = |link: &libbpf_rs::query::LinkInfo| {
+            link.prog_id == occupant.id
+                && matches!(&link.info, LinkTypeInfo::Xdp(xdp) if xdp.ifindex == nic.index())
+        };
+        occupant.link = LinkInfoIter::default().find(holds_it).map(|link| link.id);
+        occupant.process = occupant.link.and_then(link_holder);
+        Some(occupant)
+    }
+}
+
+impl fmt::Display for Occupant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { interface, id, name, place, link, process } = self;
+        write!(f, "has an XDP program already, and a card takes one only: ")?;
+        if name.is_empty() {
+            write!(f, "id {id}")?;
+        } else {
+            write!(f, "{name:?}, id {id}")?;
+        }
+        match (link, process) {
+            (Some(_), Some((pid, command))) => {
+                write!(f, ", held by pid {pid} ({command}): end that process")
+            }
+            (Some(link), None) => write!(f, ": `bpftool link detach id {link}` removes it"),
+            (None, _) => write!(f, ": `ip link set dev {interface} {place} off` removes it"),
+        }
+    }
+}
+
+/// A process that has BPF link `id` open, and its name. Looks through the descriptors of all processes; only what
+/// is in this pid namespace is seen, and as root.
+fn link_holder(id: u32) -> Option<(u32, String)> {
+    for process in std::fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        let Ok(descriptors) = std::fs::read_dir(process.path().join("fdinfo")) else { continue };
+        let has_link = descriptors
+            .flatten()
+            .filter_map(|descriptor| std::fs::read_to_string(descriptor.path()).ok())
+            .any(|info| is_link(&info, id));
+        if has_link {
+            let command = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Some((pid, command.trim_end().to_owned()));
+        }
+    }
+    None
+}
+
+/// Whether this `/proc/PID/fdinfo/FD` is that of BPF link `id`.
+fn is_link(info: &str, id: u32) -> bool {
+    info.lines()
+        .any(|line| line.strip_prefix("link_id:").is_some_and(|number| number.trim().parse() == Ok(id)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_explained() {
+        let native = |errno, driver| explain(errno, XdpMode::Native, driver, 9000);
+        assert!(
+            native(Errno::NOSPC, "veth").contains("the peer has more TX queues than this end has RX queues")
+        );
+        assert!(native(Errno::RANGE, "veth").contains("MTU of 9000"));
+        assert!(native(Errno::INVAL, "ixgbe").contains("MTU of 9000"));
+        assert!(native(Errno::NOMEM, "ixgbe").contains("ethtool -L"));
+        assert!(native(Errno::PERM, "ixgbe").contains("root"));
+        // Every refusal of native mode that generic mode may get around says so.
+        for errno in [Errno::RANGE, Errno::INVAL, Errno::OPNOTSUPP, Errno::NOMEM, Errno::IO] {
+            assert!(native(errno, "ixgbe").contains("--xdp-mode generic"), "{errno}");
+            assert!(worth_a_generic_try(errno));
+            assert!(!explain(errno, XdpMode::Generic, "ixgbe", 1500).contains("--xdp-mode"), "{errno}");
+        }
+        assert!(!worth_a_generic_try(Errno::PERM));
+    }
+
+    #[test]
+    fn the_occupant_is_named_with_the_way_to_remove_it() {
+        let ip = Occupant {
+            interface: "eth0".into(),
+            id: 7,
+            name: "filter".into(),
+            place: "xdpgeneric",
+            ..Occupant::default()
+        };
+        let text = ip.to_string();
+        assert!(
+            text.contains("\"filter\", id 7") && text.contains("`ip link set dev eth0 xdpgeneric off`"),
+            "{text}"
+        );
+        let pinned = Occupant { link: Some(3), ..ip.clone() };
+        assert!(pinned.to_string().contains("`bpftool link detach id 3`"));
+        let held = Occupant { process: Some((1234, "iou-fast".into())), ..pinned };
+        assert!(held.to_string().contains("held by pid 1234 (iou-fast)"));
+    }
+
+    #[test]
+    fn descriptors_are_told_apart_by_their_link() {
+        let info = "pos:\t0\nflags:\t02000002\nlink_type:\txdp\nlink_id:\t12\nprog_id:\t7\nifindex:\t2\n";
+        assert!(is_link(info, 12));
+        assert!(!is_link(info, 1));
+        assert!(!is_link("pos:\t0\nino:\t12\n", 12));
+    }
+}

@@ -1,0 +1,377 @@
+//! Everything about one network card except its rings: finding it, holding it for this process alone, its
+//! offloads, promiscuous mode, the XDP program on it, and word of its going up and down.
+//!
+//! All of it goes through sockets (`ioctl`, netlink), never `/sys/class/net`, which may show another network
+//! namespace. What is done to a card is undone when the value that stands for it is dropped. Take and drop in
+//! this order, because drivers refuse to turn some offloads back on under an XDP program:
+//! [`Hold`](hold::Hold), [`Offloads`](offload::Offloads), [`Promiscuous`](promisc::Promiscuous),
+//! [`Attachment`](attach::Attachment); and back.
+
+pub mod attach;
+pub mod hold;
+pub mod kernel;
+pub mod offload;
+pub mod promisc;
+pub mod watch;
+
+use crate::iou::mac::Mac;
+use crate::sys::device::{self, DeviceSocket};
+use rustix::io::Errno;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What may go wrong with a network card.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name given is no interface of this network namespace.
+    #[error("no network interface {name:?} here; there are: {}", present.join(", "))]
+    NoSuchInterface {
+        /// The name given.
+        name: String,
+        /// The interfaces that exist.
+        present: Vec<String>,
+    },
+    /// The interface carries something else than Ethernet frames.
+    #[error(
+        "{name} is not an Ethernet interface but {} (hardware type {hardware}): routers can be bridged to \
+         Ethernet only",
+        hardware_name(*hardware)
+    )]
+    NotEthernet {
+        /// The interface.
+        name: String,
+        /// Its `ARPHRD_` number.
+        hardware: u16,
+    },
+    /// The kernel did not say what was asked of it.
+    #[error("{name}: cannot read its {what}: {source}")]
+    Query {
+        /// The interface.
+        name: String,
+        /// What was asked.
+        what: &'static str,
+        /// The kernel's answer.
+        source: Errno,
+    },
+    /// The interface was there and was removed, or moved to another network namespace.
+    #[error("{name} is gone: it was removed or moved to another network namespace")]
+    Gone {
+        /// The interface.
+        name: String,
+    },
+    /// The thread left the network namespace in which the interface was found.
+    #[error("{name} is in another network namespace than this thread")]
+    OtherNamespace {
+        /// The interface.
+        name: String,
+    },
+    /// No socket to ask the kernel with.
+    #[error("cannot open a socket to ask about network interfaces: {0}")]
+    Socket(#[source] Errno),
+    /// Promiscuous mode was refused.
+    #[error("{name}: cannot make it promiscuous: {source}{}", privilege_hint(*source))]
+    Promiscuous {
+        /// The interface.
+        name: String,
+        /// The kernel's answer.
+        source: Errno,
+    },
+    /// No subscription to link changes.
+    #[error("cannot watch network interfaces through netlink: {0}")]
+    Watch(#[source] Errno),
+    /// The kernel is older than this program needs.
+    #[error("this is Linux {found}: version {major}.{minor} or newer is needed; boot a newer kernel")]
+    KernelTooOld {
+        /// What `uname -r` says.
+        found: String,
+        /// Major version needed.
+        major: u32,
+        /// Minor version needed.
+        minor: u32,
+    },
+    /// Another process uses the card.
+    #[error(
+        "{name} is held by iou-fast, {}: one process at a time can use a network card; end that one, or serve \
+         all routers of this card from it",
+        holder(*pid)
+    )]
+    Held {
+        /// The interface.
+        name: String,
+        /// The holder's process id in its own pid namespace, where it could be read.
+        pid: Option<u32>,
+    },
+    /// The folder for locks and records cannot be used.
+    #[error("{}: cannot {what}: {source}; it holds the locks of network cards in use, run as root", path.display())]
+    StateDir {
+        /// The folder or the file in it.
+        path: PathBuf,
+        /// What failed.
+        what: &'static str,
+        /// The kernel's answer.
+        source: Errno,
+    },
+    /// The folder for locks and records could be tampered with.
+    #[error(
+        "{}: it must be a folder that belongs to the user who runs iou-fast (uid {uid}) and that nobody else may \
+         write to; remove it or correct it by chown and chmod 0700",
+        path.display()
+    )]
+    StateDirUnsafe {
+        /// The folder.
+        path: PathBuf,
+        /// The user it should belong to.
+        uid: u32,
+    },
+    /// The offload features were not to be changed.
+    #[error("{name}: cannot change its offloads ({features}): {source}{}", privilege_hint(*source))]
+    Offload {
+        /// The interface.
+        name: String,
+        /// The features, separated by blanks.
+        features: String,
+        /// The kernel's answer.
+        source: Errno,
+    },
+    /// An XDP program is on the card already.
+    #[error("{name} {occupant}")]
+    Occupied {
+        /// The interface.
+        name: String,
+        /// The program and how to remove it.
+        occupant: Box<attach::Occupant>,
+    },
+    /// The XDP program was refused.
+    #[error("{name}: cannot attach the XDP program in {mode} mode: {source}: {hint}")]
+    Attach {
+        /// The interface.
+        name: String,
+        /// The mode tried last.
+        mode: attach::XdpMode,
+        /// The kernel's answer.
+        source: Errno,
+        /// What it means and what to try.
+        hint: String,
+    },
+}
+
+/// A network card, or whatever else the kernel shows as an Ethernet interface.
+#[derive(Clone, Debug)]
+pub struct Nic {
+    /// In the card's network namespace, whatever the calling thread does later.
+    socket: Arc<DeviceSocket>,
+    name: String,
+    index: u32,
+    mac: Mac,
+    found: LinkState,
+    rx_queues: u32,
+    driver: String,
+    namespace: u64,
+}
+
+/// Whether a network card can carry frames now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkState {
+    /// Set up by the administrator: `ip link set dev eth0 up`.
+    pub up: bool,
+    /// The other end is there: cable, switch port, peer of a veth.
+    pub carrier: bool,
+    /// Bytes a frame may hold behind its Ethernet header (14 bytes, 18 or 22 with tags).
+    pub mtu: u32,
+}
+
+impl Nic {
+    /// The Ethernet interface called `name`, or known by it as an alternative name, in the calling thread's network
+    /// namespace.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchInterface`], [`Error::NotEthernet`], [`Error::Query`].
+    pub fn find(name: &str) -> Result<Self, Error> {
+        let socket = DeviceSocket::open().map_err(Error::Socket)?;
+        let missing = || Error::NoSuchInterface { name: name.to_owned(), present: device::interface_names() };
+        // The kernel takes `eth0:1`, an alias address of old, for eth0: no name that we were given.
+        if name.contains(':') {
+            return Err(missing());
+        }
+        let index = socket.index(name).map_err(|_| missing())?;
+        let name = socket.name(index).map_err(|_| missing())?;
+
+        let query = |what| {
+            let name = name.clone();
+            move |source| Error::Query { name, what, source }
+        };
+        let (hardware, mac) = socket.hardware_address(&name).map_err(query("address"))?;
+        if hardware != libc::ARPHRD_ETHER {
+            return Err(Error::NotEthernet { name, hardware });
+        }
+        Ok(Self {
+            index,
+            mac: Mac(mac),
+            found: link_state(&socket, &name).map_err(query("state"))?,
+            // What has no queues to speak of has one.
+            rx_queues: socket.rx_queues(&name).unwrap_or(1).max(1),
+            driver: socket.driver(&name).unwrap_or_default(),
+            namespace: socket.namespace().map_err(query("network namespace"))?,
+            name,
+            socket: Arc::new(socket),
+        })
+    }
+
+    /// The name under which it was found; not an alternative name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The kernel's number for it, unique within its network namespace.
+    #[must_use]
+    pub const fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Its own Ethernet address, as it was when found.
+    #[must_use]
+    pub const fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    /// Its MTU in bytes, as it was when found.
+    #[must_use]
+    pub const fn mtu(&self) -> u32 {
+        self.found.mtu
+    }
+
+    /// Its state when it was found.
+    #[must_use]
+    pub const fn state(&self) -> LinkState {
+        self.found
+    }
+
+    /// The number of its receive queues, 1 or more. Each needs an AF_XDP socket.
+    #[must_use]
+    pub const fn rx_queues(&self) -> u32 {
+        self.rx_queues
+    }
+
+    /// Its driver as `ethtool -i` names it, empty where it has no name: `ixgbe`, `virtio_net`, `veth`.
+    #[must_use]
+    pub fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    /// A caution for the user about kinds of interface that work, but not as a network card does.
+    #[must_use]
+    pub fn caution(&self) -> Option<&'static str> {
+        caution(&self.driver)
+    }
+
+    /// Its state now. Follows the card when it is renamed.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] once it was removed.
+    pub fn refresh_state(&self) -> Result<LinkState, Error> {
+        let name = self.current_name()?;
+        link_state(&self.socket, &name).map_err(|source| match source {
+            Errno::NODEV => self.gone(),
+            source => Error::Query { name, what: "state", source },
+        })
+    }
+
+    /// Its name now, for requests that go by name.
+    fn current_name(&self) -> Result<String, Error> {
+        self.socket.name(self.index).map_err(|_| self.gone())
+    }
+
+    fn gone(&self) -> Error {
+        Error::Gone { name: self.name.clone() }
+    }
+
+    /// Some requests know an interface by its number in the namespace of the calling thread: elsewhere they would
+    /// fall on another card.
+    fn require_own_namespace(&self) -> Result<(), Error> {
+        let here = DeviceSocket::open().and_then(|socket| socket.namespace()).map_err(Error::Socket)?;
+        if here != self.namespace {
+            return Err(Error::OtherNamespace { name: self.name.clone() });
+        }
+        Ok(())
+    }
+}
+
+fn link_state(socket: &DeviceSocket, name: &str) -> Result<LinkState, Errno> {
+    let flags = i32::from(socket.flags(name)?);
+    Ok(LinkState {
+        up: flags & libc::IFF_UP != 0,
+        carrier: flags & libc::IFF_RUNNING != 0,
+        mtu: socket.mtu(name)?,
+    })
+}
+
+fn caution(driver: &str) -> Option<&'static str> {
+    Some(match driver {
+        "bridge" => {
+            "a bridge itself: XDP is generic there and never sees what the host sends; add a veth pair to the \
+             bridge and use the far end of that"
+        }
+        "bonding" | "team" => "a bond: XDP runs in front of it only where every member's driver can",
+        "vxlan" | "geneve" | "gretap" => "a tunnel: XDP is generic there",
+        "802.1Q VLAN Support" | "macvlan" | "ipvlan" => {
+            "stacked on another interface: XDP is generic there, and addresses of routers may be filtered below it"
+        }
+        "tun" => {
+            "a TAP: it serves the program that holds its other side; XDP never sees what the host sends out of it"
+        }
+        _ => return None,
+    })
+}
+
+fn hardware_name(hardware: u16) -> &'static str {
+    match hardware {
+        libc::ARPHRD_LOOPBACK => "the loopback",
+        libc::ARPHRD_PPP => "a PPP link",
+        libc::ARPHRD_TUNNEL | libc::ARPHRD_TUNNEL6 | libc::ARPHRD_SIT | libc::ARPHRD_IPGRE => "an IP tunnel",
+        libc::ARPHRD_INFINIBAND => "InfiniBand",
+        0xfffe => "a device without link-layer addresses, such as a TUN or WireGuard",
+        _ => "something else",
+    }
+}
+
+/// The end of a message about `EPERM`, where the errno alone leaves one guessing.
+fn privilege_hint(errno: Errno) -> &'static str {
+    if matches!(errno, Errno::PERM | Errno::ACCESS) {
+        "; run as root (CAP_NET_ADMIN, CAP_NET_RAW)"
+    } else {
+        ""
+    }
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "process unknown".to_owned(), |pid| format!("pid {pid}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_say_what_to_do() {
+        let error = Error::Held { name: "eth0".into(), pid: Some(1234) };
+        assert!(error.to_string().starts_with("eth0 is held by iou-fast, pid 1234:"));
+        let error = Error::NotEthernet { name: "lo".into(), hardware: libc::ARPHRD_LOOPBACK };
+        assert!(error.to_string().contains("lo is not an Ethernet interface but the loopback"));
+        let present = vec!["lo".to_owned(), "eth0".to_owned()];
+        let error = Error::NoSuchInterface { name: "eth9".into(), present };
+        assert_eq!(error.to_string(), "no network interface \"eth9\" here; there are: lo, eth0");
+        let error = Error::Promiscuous { name: "eth0".into(), source: Errno::PERM };
+        assert!(error.to_string().contains("run as root"));
+        let error = Error::Promiscuous { name: "eth0".into(), source: Errno::NODEV };
+        assert!(!error.to_string().contains("run as root"));
+    }
+
+    #[test]
+    fn only_odd_interfaces_get_a_caution() {
+        assert!(caution("bridge").is_some_and(|text| text.contains("veth")));
+        assert_eq!(caution("ixgbe"), None);
+        assert_eq!(caution("veth"), None);
+        assert_eq!(caution(""), None);
+    }
+}

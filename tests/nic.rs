@@ -1,0 +1,576 @@
+//! The room `nic` on real interfaces: veth pairs and others in network namespaces of their own.
+//!
+//! Needs root, `ip` (iproute2) and `ethtool`.
+
+use iou_fast::nic::attach::{Attachment, XdpMode, XdpModeChoice, attach};
+use iou_fast::nic::hold::Hold;
+use iou_fast::nic::offload::Offloads;
+use iou_fast::nic::promisc::Promiscuous;
+use iou_fast::nic::watch::LinkWatch;
+use iou_fast::nic::{Error, Nic};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// `rx-vlan-hw-parse` and `rx-gro` by the names that `ethtool -k` shows them under.
+const VLAN: &str = "rx-vlan-offload";
+const GRO: &str = "generic-receive-offload";
+
+/// A network namespace with a veth pair: `card`, the network card under test, and `wire`, its other end.
+struct Namespace(String);
+
+impl Namespace {
+    /// Both ends have `queues` queues each way and are up.
+    fn new(queues: u32) -> Self {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests make network namespaces: run them as root"
+        );
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("nic-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        run("ip", &["netns", "add", &name]);
+        let this = Self(name);
+        let n = &queues.to_string();
+        this.ip(&[
+            "link",
+            "add",
+            "card",
+            "numrxqueues",
+            n,
+            "numtxqueues",
+            n,
+            "type",
+            "veth", //
+            "peer",
+            "name",
+            "wire",
+            "numrxqueues",
+            n,
+            "numtxqueues",
+            n,
+        ]);
+        this.ip(&["link", "set", "card", "up"]);
+        this.ip(&["link", "set", "wire", "up"]);
+        this
+    }
+
+    fn ip(&self, arguments: &[&str]) -> String {
+        run("ip", &[&["-n", &self.0], arguments].concat())
+    }
+
+    fn ethtool(&self, arguments: &[&str]) -> String {
+        run("ip", &[&["netns", "exec", &self.0, "ethtool"], arguments].concat())
+    }
+
+    /// Whether `ethtool -k card` shows `feature` on.
+    fn is_on(&self, feature: &str) -> bool {
+        let features = self.ethtool(&["-k", "card"]);
+        let line = features.lines().find_map(|line| line.trim().strip_prefix(feature)?.strip_prefix(": "));
+        line.unwrap_or_else(|| panic!("no {feature} in\n{features}")).starts_with("on")
+    }
+
+    /// Runs `test` on a thread of its own in this namespace.
+    fn inside<T: Send>(&self, test: impl FnOnce() -> T + Send) -> T {
+        let body = || {
+            enter(&self.0);
+            test()
+        };
+        std::thread::scope(|scope| match scope.spawn(body).join() {
+            Ok(value) => value,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let removed = Command::new("ip").args(["netns", "del", &self.0]).status();
+        if !removed.is_ok_and(|status| status.success()) {
+            eprintln!("network namespace {} is left over: ip netns del {0}", self.0);
+        }
+    }
+}
+
+/// Moves the calling thread into a network namespace.
+fn enter(name: &str) {
+    let namespace = File::open(format!("/run/netns/{name}")).unwrap();
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {}: {error}", arguments.join(" "));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn card() -> Nic {
+    Nic::find("card").unwrap()
+}
+
+/// Waits until `condition` holds.
+fn soon(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !condition() {
+        assert!(Instant::now() < deadline, "not within 5 s: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// An XDP program that passes every frame to the host: `r0 = XDP_PASS; exit`.
+fn pass_everything(name: &std::ffi::CStr) -> OwnedFd {
+    let instruction = |code, imm| libbpf_sys::bpf_insn { code, imm, ..Default::default() };
+    let program = [instruction(0xb7, 2), instruction(0x95, 0)];
+    let mut options = libbpf_sys::bpf_prog_load_opts {
+        sz: size_of::<libbpf_sys::bpf_prog_load_opts>() as libbpf_sys::size_t,
+        prog_flags: libbpf_sys::BPF_F_XDP_HAS_FRAGS,
+        ..Default::default()
+    };
+    // SAFETY: the strings end in a zero, the program is as long as it says, and all live through the call.
+    let fd = unsafe {
+        libbpf_sys::bpf_prog_load(
+            libbpf_sys::BPF_PROG_TYPE_XDP,
+            name.as_ptr(),
+            c"GPL".as_ptr(),
+            program.as_ptr(),
+            program.len() as libbpf_sys::size_t,
+            &raw mut options,
+        )
+    };
+    assert!(fd >= 0, "bpf_prog_load: {}", std::io::Error::from_raw_os_error(-fd));
+    // SAFETY: the call returned a new descriptor.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Another process of this program that does `task` with the card of `namespace` until it is killed.
+struct Other(Child);
+
+impl Other {
+    fn start(task: &str, namespace: &Namespace, state: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "other_process", "--nocapture"])
+            .env("NIC_TEST_TASK", task)
+            .env("NIC_TEST_NAMESPACE", &namespace.0)
+            .env("NIC_TEST_STATE", state)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let this = Self(child);
+        assert!(lines.map_while(Result::ok).any(|line| line.ends_with("READY")), "{task}: it did not start");
+        this
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// SIGKILL, and no waiting for its end.
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "no test: what other tests start as their second process"]
+fn other_process() {
+    let variable = |name| std::env::var(name).expect("only other tests start this");
+    enter(&variable("NIC_TEST_NAMESPACE"));
+    let nic = card();
+    let hold = Hold::take_in(&nic, Path::new(&variable("NIC_TEST_STATE"))).unwrap();
+    let _offloads = Offloads::quiet(&nic, &hold, true).unwrap();
+    let _promiscuous = Promiscuous::join(&nic).unwrap();
+    let program = pass_everything(c"other");
+    let _attachment: Option<Attachment> = match &*variable("NIC_TEST_TASK") {
+        "hold" => None,
+        "attach" => Some(attach(program.as_fd(), &nic, XdpModeChoice::Native).unwrap()),
+        task => panic!("{task}"),
+    };
+    println!("READY");
+    // Until killed, or the test that started it is gone.
+    let _ = std::io::stdin().read_line(&mut String::new());
+    std::process::exit(0);
+}
+
+#[test]
+fn finds_a_card_and_says_what_it_is() {
+    let namespace = Namespace::new(2);
+    namespace.ip(&["link", "set", "card", "address", "02:00:5e:10:00:01", "mtu", "9500"]);
+    namespace.ip(&["link", "property", "add", "dev", "card", "altname", "a-name-longer-than-fifteen"]);
+    namespace.ip(&["link", "property", "add", "dev", "card", "altname", "short-name"]);
+    namespace.inside(|| {
+        let nic = card();
+        assert_eq!(nic.mac().to_string(), "02:00:5e:10:00:01");
+        assert_eq!(nic.mtu(), 9500);
+        assert_eq!(nic.rx_queues(), 2);
+        assert_eq!(nic.driver(), "veth");
+        assert_eq!(nic.caution(), None);
+        assert!(nic.state().up && nic.state().carrier);
+        let by_other_name = Nic::find("short-name").unwrap();
+        assert_eq!((by_other_name.name(), by_other_name.index()), ("card", nic.index()));
+    });
+}
+
+#[test]
+fn refuses_what_is_not_there_or_not_ethernet() {
+    let namespace = Namespace::new(1);
+    namespace.inside(|| {
+        for name in ["eth9", "", "card:1", "much-too-long-for-an-interface", "../card"] {
+            let error = Nic::find(name).unwrap_err();
+            assert!(matches!(&error, Error::NoSuchInterface { .. }), "{name}: {error}");
+            let text = error.to_string();
+            assert!(["lo", "card", "wire"].iter().all(|present| text.contains(present)), "{text}");
+        }
+        let error = Nic::find("lo").unwrap_err();
+        assert!(matches!(error, Error::NotEthernet { hardware: 772, .. }), "{error}");
+    });
+}
+
+#[test]
+fn a_bridge_is_taken_with_a_caution() {
+    let namespace = Namespace::new(1);
+    namespace.ip(&["link", "add", "br0", "type", "bridge"]);
+    namespace.inside(|| {
+        let nic = Nic::find("br0").unwrap();
+        assert_eq!((nic.driver(), nic.rx_queues()), ("bridge", 1));
+        assert!(nic.caution().unwrap().contains("veth"));
+    });
+}
+
+#[test]
+fn state_follows_the_link_and_the_watch_tells() {
+    let namespace = Namespace::new(1);
+    namespace.inside(|| {
+        let watch = LinkWatch::new().unwrap();
+        let nic = card();
+        // Word of the pair coming up may still be under way.
+        soon("silence", || {
+            std::thread::sleep(Duration::from_millis(200));
+            !watch.drain()
+        });
+        let told = || {
+            let mut ready = [PollFd::new(&watch, PollFlags::IN)];
+            let within = Timespec { tv_sec: 5, tv_nsec: 0 };
+            assert_eq!(poll(&mut ready, Some(&within)).unwrap(), 1, "no word of the change");
+            assert!(watch.drain());
+        };
+
+        namespace.ip(&["link", "set", "wire", "down"]);
+        told();
+        soon("no carrier", || nic.refresh_state().is_ok_and(|state| state.up && !state.carrier));
+        namespace.ip(&["link", "set", "card", "down"]);
+        told();
+        soon("down", || nic.refresh_state().is_ok_and(|state| !state.up));
+        for end in ["card", "wire"] {
+            namespace.ip(&["link", "set", end, "up"]);
+        }
+        told();
+        soon("up", || nic.refresh_state().is_ok_and(|state| state.up && state.carrier));
+
+        namespace.ip(&["link", "set", "card", "mtu", "1400"]);
+        namespace.ip(&["link", "set", "card", "name", "renamed"]);
+        told();
+        assert_eq!(nic.refresh_state().unwrap().mtu, 1400);
+        namespace.ip(&["link", "del", "renamed"]);
+        assert!(matches!(nic.refresh_state(), Err(Error::Gone { .. })));
+    });
+}
+
+#[test]
+fn a_card_of_the_same_name_and_number_elsewhere_is_another() {
+    let (here, elsewhere) = (Namespace::new(1), Namespace::new(1));
+    let state = tempfile::tempdir().unwrap();
+    let nic = here.inside(card);
+    let hold = here.inside(|| Hold::take_in(&nic, state.path()).unwrap());
+    elsewhere.ip(&["link", "set", "card", "down"]);
+    elsewhere.inside(|| {
+        let other = card();
+        assert_eq!(other.index(), nic.index());
+        assert!(nic.refresh_state().unwrap().up, "asked of the right one");
+        let program = pass_everything(c"astray");
+        assert!(matches!(Promiscuous::join(&nic), Err(Error::OtherNamespace { .. })));
+        let attached = attach(program.as_fd(), &nic, XdpModeChoice::Auto);
+        assert!(matches!(attached, Err(Error::OtherNamespace { .. })));
+        let _other_hold = Hold::take_in(&other, state.path()).expect("another card");
+        // Through its socket the first card is reached all the same.
+        Offloads::quiet(&nic, &hold, false).unwrap();
+    });
+    assert!(here.is_on(VLAN) && elsewhere.is_on(VLAN));
+}
+
+#[test]
+fn a_card_is_held_once() {
+    let namespace = Namespace::new(1);
+    let state = tempfile::tempdir().unwrap();
+    namespace.inside(|| {
+        let nic = card();
+        let hold = Hold::take_in(&nic, state.path()).unwrap();
+        let second = Hold::take_in(&nic, state.path());
+        assert!(matches!(second, Err(Error::Held { pid: Some(pid), .. }) if pid == std::process::id()));
+        let clone = hold.clone();
+        drop(hold);
+        assert!(Hold::take_in(&nic, state.path()).is_err(), "a clone still holds it");
+        drop(clone);
+        assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0, "nothing is left");
+        Hold::take_in(&nic, state.path()).unwrap();
+    });
+}
+
+#[test]
+fn another_process_that_holds_the_card_is_named_and_its_end_frees_it() {
+    let namespace = Namespace::new(1);
+    let state = tempfile::tempdir().unwrap();
+    let mut other = Other::start("hold", &namespace, state.path());
+    namespace.inside(|| {
+        let error = Hold::take_in(&card(), state.path()).unwrap_err();
+        let expected = format!("card is held by iou-fast, pid {}:", other.pid());
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        other.kill();
+        Hold::take_in(&card(), state.path()).unwrap();
+    });
+}
+
+#[test]
+fn offloads_are_turned_off_and_on_again() {
+    let namespace = Namespace::new(1);
+    let state = tempfile::tempdir().unwrap();
+    namespace.ethtool(&["-K", "card", "gro", "on", "rx-vlan-stag-hw-parse", "off"]);
+    let before = namespace.ethtool(&["-k", "card"]);
+    assert!(namespace.is_on(VLAN) && namespace.is_on(GRO));
+    namespace.inside(|| {
+        let nic = card();
+        let hold = Hold::take_in(&nic, state.path()).unwrap();
+        let mut offloads = Offloads::quiet(&nic, &hold, false).unwrap();
+        assert!(!namespace.is_on(VLAN));
+        assert!(namespace.is_on(GRO), "a native program does not mind");
+        assert_eq!(offloads.turned_off(), ["rx-vlan-hw-parse"]);
+        assert_eq!(offloads.still_on(), []);
+        assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 2, "lock and record");
+
+        offloads.quiet_for_generic().unwrap();
+        assert!(!namespace.is_on(VLAN) && !namespace.is_on(GRO));
+        // The lock must outlast what is done under it.
+        drop(hold);
+        assert!(Hold::take_in(&nic, state.path()).is_err());
+        offloads.restore().unwrap();
+    });
+    assert_eq!(namespace.ethtool(&["-k", "card"]), before);
+    assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0, "nothing is left");
+}
+
+#[test]
+fn offloads_of_a_card_that_is_gone_leave_nothing_behind() {
+    let namespace = Namespace::new(1);
+    let state = tempfile::tempdir().unwrap();
+    namespace.inside(|| {
+        let nic = card();
+        let hold = Hold::take_in(&nic, state.path()).unwrap();
+        let offloads = Offloads::quiet(&nic, &hold, true).unwrap();
+        namespace.ip(&["link", "del", "card"]);
+        offloads.restore().unwrap();
+    });
+    assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn after_a_kill_the_next_run_gives_back_what_the_killed_one_took() {
+    let namespace = Namespace::new(1);
+    let state = tempfile::tempdir().unwrap();
+    namespace.ethtool(&["-K", "card", "gro", "on"]);
+    let before = namespace.ethtool(&["-k", "card"]);
+    let killed = || {
+        let mut other = Other::start("hold", &namespace, state.path());
+        assert!(!namespace.is_on(VLAN) && !namespace.is_on(GRO));
+        other.kill();
+    };
+
+    // Twice, for the record to be handed down through more than one dead run.
+    killed();
+    killed();
+    namespace.inside(|| {
+        let nic = card();
+        let hold = Hold::take_in(&nic, state.path()).unwrap();
+        assert!(!namespace.is_on(VLAN), "nobody was there to turn it on");
+        let offloads = Offloads::quiet(&nic, &hold, false).unwrap();
+        assert!(namespace.is_on(GRO), "not in the way of a native program");
+        assert!(!namespace.is_on(VLAN));
+        drop(offloads);
+    });
+    assert_eq!(namespace.ethtool(&["-k", "card"]), before);
+
+    // What somebody turned on, and off again of their own, after the kill is theirs. The first can be told.
+    killed();
+    namespace.ethtool(&["-K", "card", "gro", "on"]);
+    namespace.inside(|| {
+        let nic = card();
+        let hold = Hold::take_in(&nic, state.path()).unwrap();
+        let offloads = Offloads::quiet(&nic, &hold, false).unwrap();
+        namespace.ethtool(&["-K", "card", "gro", "off"]);
+        offloads.restore().unwrap();
+    });
+    assert!(!namespace.is_on(GRO), "turned off by the user, not by us");
+    assert!(namespace.is_on(VLAN));
+
+    // A record that is no record does not keep anybody from starting.
+    namespace.inside(|| {
+        let nic = card();
+        let hold = Hold::take_in(&nic, state.path()).unwrap();
+        let offloads = Offloads::quiet(&nic, &hold, false).unwrap();
+        let record = std::fs::read_dir(state.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .find(|path| path.extension().is_some_and(|extension| extension == "json"))
+            .unwrap();
+        std::mem::forget(offloads);
+        std::fs::write(record, "{").unwrap();
+        Offloads::quiet(&nic, &hold, false).unwrap();
+    });
+}
+
+#[test]
+fn promiscuous_while_it_lives() {
+    let namespace = Namespace::new(1);
+    let state = tempfile::tempdir().unwrap();
+    let promiscuity = |n: u32| {
+        let shown = namespace.ip(&["-d", "link", "show", "card"]);
+        shown.contains(&format!(" promiscuity {n} "))
+    };
+    namespace.inside(|| {
+        let nic = card();
+        assert!(promiscuity(0));
+        let one = Promiscuous::join(&nic).unwrap();
+        assert!(promiscuity(1));
+        let two = Promiscuous::join(&nic).unwrap();
+        assert!(promiscuity(2));
+        drop((one, two));
+        assert!(promiscuity(0));
+    });
+    let mut other = Other::start("hold", &namespace, state.path());
+    assert!(promiscuity(1));
+    other.kill();
+    soon("promiscuous mode gone with the process", || promiscuity(0));
+}
+
+#[test]
+fn attaches_natively_and_generically_and_lets_go() {
+    let namespace = Namespace::new(1);
+    namespace.ip(&["link", "set", "card", "mtu", "9500"]);
+    namespace.inside(|| {
+        let nic = card();
+        let program = pass_everything(c"steer");
+        let shown = || namespace.ip(&["link", "show", "card"]);
+        let cases = [
+            (XdpModeChoice::Auto, XdpMode::Native, " xdp "),
+            (XdpModeChoice::Native, XdpMode::Native, " xdp "),
+            (XdpModeChoice::Generic, XdpMode::Generic, " xdpgeneric "),
+        ];
+        for (choice, mode, word) in cases {
+            let attachment = attach(program.as_fd(), &nic, choice).unwrap();
+            assert_eq!(attachment.mode, mode);
+            assert!(shown().contains(word), "{choice:?}: {}", shown());
+            drop(attachment);
+            soon("detached", || !shown().contains("xdp"));
+        }
+    });
+}
+
+#[test]
+fn a_driver_without_native_xdp_gets_generic_only_if_that_is_allowed() {
+    let namespace = Namespace::new(1);
+    namespace.ip(&["link", "add", "br0", "type", "bridge"]);
+    namespace.inside(|| {
+        let nic = Nic::find("br0").unwrap();
+        let program = pass_everything(c"steer");
+        let error = attach(program.as_fd(), &nic, XdpModeChoice::Native).unwrap_err();
+        assert!(error.to_string().contains("--xdp-mode generic"), "{error}");
+        assert_eq!(attach(program.as_fd(), &nic, XdpModeChoice::Auto).unwrap().mode, XdpMode::Generic);
+    });
+}
+
+#[test]
+fn a_veth_with_too_few_queues_is_explained() {
+    let namespace = Namespace::new(4);
+    namespace.ethtool(&["-L", "card", "rx", "1"]);
+    namespace.inside(|| {
+        let nic = card();
+        assert_eq!(nic.rx_queues(), 1);
+        let program = pass_everything(c"steer");
+        let error = attach(program.as_fd(), &nic, XdpModeChoice::Native).unwrap_err();
+        let expected = "the peer has more TX queues than this end has RX queues";
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(attach(program.as_fd(), &nic, XdpModeChoice::Auto).unwrap().mode, XdpMode::Generic);
+    });
+}
+
+#[test]
+fn a_program_that_is_there_already_is_named_with_the_way_to_remove_it() {
+    let namespace = Namespace::new(1);
+    let state = tempfile::tempdir().unwrap();
+    let ours = pass_everything(c"ours");
+    let theirs = pass_everything(c"theirs");
+    let refused = |choice| {
+        namespace
+            .inside(|| attach(ours.as_fd(), &card(), choice))
+            .expect_err("there is one already")
+            .to_string()
+    };
+
+    // By a link of another process: in either mode, and never answered by taking the other.
+    let mut other = Other::start("attach", &namespace, state.path());
+    for choice in [XdpModeChoice::Auto, XdpModeChoice::Native, XdpModeChoice::Generic] {
+        let error = refused(choice);
+        let holder = format!("held by pid {} (", other.pid());
+        assert!(error.contains("\"other\", id ") && error.contains(&holder), "{error}");
+    }
+    // Right after a kill its remains are waited for.
+    other.kill();
+    drop(namespace.inside(|| attach(ours.as_fd(), &card(), XdpModeChoice::Native)).unwrap());
+
+    // By netlink, as `ip link` does: the command named removes it.
+    let index = namespace.inside(|| card().index()).cast_signed();
+    let xdp = libbpf_rs::Xdp::new(theirs.as_fd());
+    for (mode, command) in [
+        (libbpf_sys::XDP_FLAGS_DRV_MODE, ["link", "set", "dev", "card", "xdpdrv", "off"]),
+        (libbpf_sys::XDP_FLAGS_SKB_MODE, ["link", "set", "dev", "card", "xdpgeneric", "off"]),
+    ] {
+        let flags = libbpf_rs::XdpFlags::from_bits_truncate(mode);
+        namespace.inside(|| xdp.attach(index, flags)).unwrap();
+        let error = refused(XdpModeChoice::Auto);
+        assert!(error.contains("\"theirs\", id ") && error.contains(&command.join(" ")), "{error}");
+        namespace.ip(&command);
+        drop(namespace.inside(|| attach(ours.as_fd(), &card(), XdpModeChoice::Auto)).unwrap());
+    }
+}
+
+#[test]
+fn starting_again_right_after_a_kill_works_every_time() {
+    let namespace = Namespace::new(1);
+    let state = tempfile::tempdir().unwrap();
+    for _ in 0..10 {
+        // Killed and not waited for: it is being taken down while we start.
+        let mut other = Other::start("attach", &namespace, state.path());
+        other.kill();
+        namespace.inside(|| {
+            let nic = card();
+            let hold = Hold::take_in(&nic, state.path()).unwrap();
+            let _offloads = Offloads::quiet(&nic, &hold, false).unwrap();
+            let program = pass_everything(c"again");
+            attach(program.as_fd(), &nic, XdpModeChoice::Native).unwrap();
+        });
+    }
+    assert!(namespace.is_on(VLAN));
+}
