@@ -4,5 +4,6 @@ pub mod fdb;
 pub mod iou;
 pub mod netmap;
 pub mod nic;
+pub mod plan;
 pub mod steer;
 pub mod sys;

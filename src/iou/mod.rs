@@ -9,6 +9,7 @@ pub mod mac;
 pub mod socket;
 
 use std::fmt;
+use std::str::FromStr;
 
 /// The number of a router, or of a pseudo instance that stands for a forwarder: 1 to 1024.
 ///
@@ -103,5 +104,21 @@ impl fmt::Display for Endpoint {
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    /// Reads `ID:BAY/UNIT`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (id, interface) = text.split_once(':')?;
+            let (bay, unit) = interface.split_once('/')?;
+            let id = InstanceId::new(id.parse().ok()?)?;
+            let interface = Interface::new(bay.parse().ok()?, unit.parse().ok()?)?;
+            Some(Self { id, interface })
+        };
+        parse().ok_or_else(|| format!("\"{text}\" is no endpoint ID:BAY/UNIT, such as 513:0/1"))
     }
 }

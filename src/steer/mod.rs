@@ -67,11 +67,17 @@ pub struct Options {
 pub struct Steering {
     object: Object,
     rings: MapHandle,
+    copy_rings: Vec<MapHandle>,
+    tables: Arc<Tables>,
+}
+
+/// What is changed and read while the program runs, from any thread.
+pub struct Tables {
     learned: MapHandle,
     predicted: MapHandle,
     counters: MapHandle,
-    copy_rings: Vec<MapHandle>,
-    shared: Arc<Shared<SteerShared>>,
+    /// The value that is shared with the program.
+    pub shared: Shared<SteerShared>,
 }
 
 impl Steering {
@@ -116,7 +122,8 @@ impl Steering {
                 .map_err(|source| Error::Map { map: "copy_rings", source })?;
             copy_rings.push(ring);
         }
-        Ok(Self { object, rings, learned, predicted, counters, copy_rings, shared: Arc::new(shared) })
+        let tables = Arc::new(Tables { learned, predicted, counters, shared });
+        Ok(Self { object, rings, copy_rings, tables })
     }
 
     /// The program, to attach it.
@@ -132,10 +139,10 @@ impl Steering {
         &mut self.object
     }
 
-    /// The value that is shared with the program.
+    /// What is changed and read while the program runs.
     #[must_use]
-    pub fn shared(&self) -> &Arc<Shared<SteerShared>> {
-        &self.shared
+    pub fn tables(&self) -> &Arc<Tables> {
+        &self.tables
     }
 
     /// Sends what is for `worker` and arrives on `queue` to `socket`.
@@ -155,6 +162,30 @@ impl Steering {
             .map_err(|source| Error::Map { map: "rings", source })
     }
 
+    /// The ring buffer into which group frames are copied for `worker`.
+    ///
+    /// # Errors
+    /// [`Error::Mapping`].
+    pub fn copies(&self, worker: usize) -> Result<(RingBuffer, BorrowedFd<'_>), Error> {
+        let map = self.copy_rings.get(worker).ok_or(Error::Missing("ring buffer for this worker"))?;
+        let ring = RingBuffer::new(map.as_fd(), COPY_RING as usize, COPY_BATCH)
+            .map_err(|source| Error::Mapping { map: "copies", source })?;
+        Ok((ring, map.as_fd()))
+    }
+
+    /// The ring buffer that tells of stations that moved to the wire, and a descriptor to wait on.
+    ///
+    /// # Errors
+    /// [`Error::Mapping`].
+    pub fn moves(&self) -> Result<(RingBuffer, MapHandle), Error> {
+        let map = handle(&self.object, "moves")?;
+        let ring = RingBuffer::new(map.as_fd(), MOVES_RING, 256)
+            .map_err(|source| Error::Mapping { map: "moves", source })?;
+        Ok((ring, map))
+    }
+}
+
+impl Tables {
     /// `station` is at `entry`.
     ///
     /// # Errors
@@ -182,28 +213,6 @@ impl Steering {
         self.predicted
             .update(&mac_word(mac).to_ne_bytes(), &entry.bytes(), MapFlags::ANY)
             .map_err(|source| Error::Map { map: "predicted", source })
-    }
-
-    /// The ring buffer into which group frames are copied for `worker`.
-    ///
-    /// # Errors
-    /// [`Error::Mapping`].
-    pub fn copies(&self, worker: usize) -> Result<(RingBuffer, BorrowedFd<'_>), Error> {
-        let map = self.copy_rings.get(worker).ok_or(Error::Missing("ring buffer for this worker"))?;
-        let ring = RingBuffer::new(map.as_fd(), COPY_RING as usize, COPY_BATCH)
-            .map_err(|source| Error::Mapping { map: "copies", source })?;
-        Ok((ring, map.as_fd()))
-    }
-
-    /// The ring buffer that tells of stations that moved to the wire, and a descriptor to wait on.
-    ///
-    /// # Errors
-    /// [`Error::Mapping`].
-    pub fn moves(&self) -> Result<(RingBuffer, MapHandle), Error> {
-        let map = handle(&self.object, "moves")?;
-        let ring = RingBuffer::new(map.as_fd(), MOVES_RING, 256)
-            .map_err(|source| Error::Mapping { map: "moves", source })?;
-        Ok((ring, map))
     }
 
     /// What the program has counted, by [`Count`].

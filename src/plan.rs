@@ -1,0 +1,720 @@
+//! What is to be connected with what: NETMAP and options become labs, LANs, links, ports, routers and workers.
+//!
+//! Pure: nothing is opened here. Everything later is an index into a [`Plan`].
+//!
+//! - A *lab* is one NETMAP with its netio folder and uid.
+//! - A *link* is one pseudo endpoint with the router endpoints on its line.
+//! - A *port* is one of those router endpoints: what a MAC address is behind.
+//! - A *LAN* is a NIC with the links bound to it.
+
+use crate::fdb::Port as PortIndex;
+use crate::iou::header::Header;
+use crate::iou::mac::{self, Mac};
+use crate::iou::{Endpoint, InstanceId};
+use crate::netmap::Netmap;
+use crate::steer::layout::{MAX_WORKERS, PortEntry, STAMP_GROUP};
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A lab as it is asked for.
+#[derive(Debug)]
+pub struct LabRequest {
+    /// The wiring.
+    pub netmap: Netmap,
+    /// The file it came from, for messages.
+    pub file: PathBuf,
+    /// Where the routers' sockets are.
+    pub netio: PathBuf,
+    /// The user who runs the routers.
+    pub uid: u32,
+    /// Instances that stand for this program.
+    pub pseudo: Vec<InstanceId>,
+    /// Ends that are on another host: index of the segment, index within it.
+    pub remote: HashSet<(usize, usize)>,
+}
+
+/// Pseudo endpoints that are to be bound to a NIC: `eth0`, or `eth1=513:0/1,514`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Binding {
+    /// Name of the NIC.
+    pub nic: String,
+    /// Which ones; `None`: all that no other binding names.
+    pub choice: Option<Vec<Choice>>,
+}
+
+/// Pseudo endpoints by name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Choice {
+    /// All of an instance.
+    Instance(InstanceId),
+    /// One endpoint.
+    Endpoint(Endpoint),
+}
+
+/// Everything, connected.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// Number of workers.
+    pub workers: usize,
+    /// The labs.
+    pub labs: Vec<Lab>,
+    /// The LANs, one a NIC.
+    pub lans: Vec<Lan>,
+    /// The pseudo instances, whose sockets are ours.
+    pub pseudos: Vec<Pseudo>,
+    /// The links.
+    pub links: Vec<Link>,
+    /// The ports.
+    pub ports: Vec<Port>,
+    /// The routers.
+    pub routers: Vec<Router>,
+    /// What the user should know: parts of the request that come to nothing.
+    pub notes: Vec<String>,
+}
+
+/// A netio folder and whose it is.
+#[derive(Debug)]
+pub struct Lab {
+    /// Where the routers' sockets are.
+    pub netio: PathBuf,
+    /// The user who runs the routers.
+    pub uid: u32,
+}
+
+/// A NIC and what is bound to it.
+#[derive(Debug)]
+pub struct Lan {
+    /// Name of the NIC.
+    pub nic: String,
+    /// Its links.
+    pub links: Vec<usize>,
+    /// Their ports.
+    pub ports: Vec<usize>,
+    /// The port that gets unicast to stations nobody knows.
+    pub flood: Option<usize>,
+}
+
+/// A pseudo instance.
+#[derive(Debug)]
+pub struct Pseudo {
+    /// Its lab.
+    pub lab: usize,
+    /// Its id.
+    pub id: InstanceId,
+    /// The worker that reads its socket.
+    pub worker: usize,
+    /// Its links.
+    pub links: Vec<usize>,
+}
+
+/// A pseudo endpoint and what is on its line.
+#[derive(Debug)]
+pub struct Link {
+    /// Its pseudo instance.
+    pub pseudo: usize,
+    /// The pseudo endpoint.
+    pub endpoint: Endpoint,
+    /// Its LAN.
+    pub lan: usize,
+    /// The NETMAP line.
+    pub line: u32,
+    /// The router endpoints on the line.
+    pub ports: Vec<usize>,
+}
+
+/// A router's interface, as reached over one link.
+#[derive(Debug)]
+pub struct Port {
+    /// The router.
+    pub router: usize,
+    /// The router's endpoint.
+    pub endpoint: Endpoint,
+    /// The link.
+    pub link: usize,
+    /// What stands in front of frames to it.
+    pub to_router: Header,
+    /// What stands in front of frames from it.
+    pub from_router: Header,
+    /// Ports that this one reaches without us, on a common NETMAP line, and itself; ascending.
+    pub neighbours: Vec<usize>,
+}
+
+/// A router.
+#[derive(Debug)]
+pub struct Router {
+    /// Its lab.
+    pub lab: usize,
+    /// Its id.
+    pub id: InstanceId,
+    /// The worker that sends to it.
+    pub worker: usize,
+}
+
+/// What is wrong with a request.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No NIC at all.
+    #[error("no network card: give one with -i, for example -i eth0")]
+    NoBinding,
+    /// Two bindings take the rest.
+    #[error("-i {0} and -i {1} both take every pseudo endpoint: name the endpoints of one of them, as in -i {1}=513:0/1")]
+    TwoCatchAll(String, String),
+    /// A binding names what is no pseudo endpoint.
+    #[error("-i {nic}={what}: {file} has no such pseudo endpoint; it has {known}")]
+    NoSuchEndpoint {
+        /// The NIC.
+        nic: String,
+        /// What was asked for.
+        what: String,
+        /// The NETMAP.
+        file: String,
+        /// The pseudo endpoints there are.
+        known: String,
+    },
+    /// A pseudo endpoint is bound twice.
+    #[error("{endpoint} is bound to {first} and to {second}: it can be on one LAN only")]
+    BoundTwice {
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// One NIC.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// A pseudo endpoint stands on two lines.
+    #[error("{file}:{second}: {endpoint} stands on line {first} already: a frame for it could come from either")]
+    TwoLines {
+        /// The NETMAP.
+        file: String,
+        /// The endpoint.
+        endpoint: Endpoint,
+        /// A line.
+        first: u32,
+        /// The other.
+        second: u32,
+    },
+    /// Two pseudo endpoints on a line.
+    #[error("{file}:{line}: {first} and {second} are both pseudo endpoints: a line can have one, or routers would hear everything twice")]
+    TwoPseudo {
+        /// The NETMAP.
+        file: String,
+        /// The line.
+        line: u32,
+        /// One.
+        first: Endpoint,
+        /// The other.
+        second: Endpoint,
+    },
+    /// An interface on two links of one LAN.
+    #[error("{file}:{second}: {endpoint} is joined to {nic} on line {first} already: it would hear everything twice")]
+    Double {
+        /// The NETMAP.
+        file: String,
+        /// A line.
+        first: u32,
+        /// The other.
+        second: u32,
+        /// The router's interface.
+        endpoint: Endpoint,
+        /// The NIC.
+        nic: String,
+    },
+    /// Nothing to do for a NIC.
+    #[error("nothing would be on {nic}: {file} has no line that joins a pseudo endpoint bound to it with a router")]
+    Empty {
+        /// The NIC.
+        nic: String,
+        /// The NETMAP.
+        file: String,
+    },
+    /// The endpoint of --flood-unknown is none that is bridged.
+    #[error("--flood-unknown {0}: no router interface of this name is bridged; the bridged ones are {1}")]
+    NoFlood(Endpoint, String),
+    /// More than the datagram path can number.
+    #[error("{0} routers are more than {max}", max = STAMP_GROUP)]
+    TooMany(usize),
+    /// More workers than the XDP program serves.
+    #[error("{0} workers are more than {max}", max = MAX_WORKERS)]
+    TooManyWorkers(usize),
+    /// Two labs' routers would have the same address on one LAN.
+    #[error("{mac} would be both {first} and {second} on {nic}: two labs with the same instance ids need a LAN each")]
+    SameMac {
+        /// The address.
+        mac: Mac,
+        /// One owner.
+        first: Endpoint,
+        /// The other.
+        second: Endpoint,
+        /// The NIC.
+        nic: String,
+    },
+}
+
+impl Plan {
+    /// Connects `labs` with the NICs of `bindings`, for `workers` workers.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn new(
+        labs: &[LabRequest],
+        bindings: &[Binding],
+        workers: usize,
+        flood: Option<Endpoint>,
+    ) -> Result<Self, Error> {
+        if workers > MAX_WORKERS {
+            return Err(Error::TooManyWorkers(workers));
+        }
+        let mut plan = Self { workers, ..Self::default() };
+        for binding in merged(bindings)? {
+            plan.lans.push(Lan { nic: binding.nic, links: Vec::new(), ports: Vec::new(), flood: None });
+        }
+        for (index, lab) in labs.iter().enumerate() {
+            plan.labs.push(Lab { netio: lab.netio.clone(), uid: lab.uid });
+            plan.add_lab(index, lab, bindings)?;
+        }
+        if plan.routers.len() >= usize::from(STAMP_GROUP) {
+            return Err(Error::TooMany(plan.routers.len()));
+        }
+        let files = || labs.iter().map(|lab| lab.file.display().to_string()).collect::<Vec<_>>().join(", ");
+        if let Some(lan) = plan.lans.iter().find(|lan| lan.ports.is_empty()) {
+            return Err(Error::Empty { nic: lan.nic.clone(), file: files() });
+        }
+        if let Some(endpoint) = flood {
+            plan.set_flood(endpoint)?;
+        }
+        plan.check_doubles(labs)?;
+        plan.check_macs()?;
+        plan.share_out();
+        Ok(plan)
+    }
+
+    fn add_lab(&mut self, lab: usize, request: &LabRequest, bindings: &[Binding]) -> Result<(), Error> {
+        let file = request.file.display().to_string();
+        let pseudo: HashSet<InstanceId> = request.pseudo.iter().copied().collect();
+        let is_pseudo = |endpoint: &Endpoint| pseudo.contains(&endpoint.id);
+        let ends = || request.netmap.segments.iter().flat_map(|segment| &segment.ends);
+        let known: Vec<Endpoint> = ends().map(|end| end.endpoint).filter(is_pseudo).collect();
+        check_choices(bindings, &known, &file)?;
+
+        let mut line_of: HashMap<Endpoint, u32> = HashMap::new();
+        let mut routers: HashMap<InstanceId, usize> = HashMap::new();
+        let mut pseudos: HashMap<InstanceId, usize> = HashMap::new();
+        for (segment_index, segment) in request.netmap.segments.iter().enumerate() {
+            let mut ends = segment.ends.iter().map(|end| end.endpoint).filter(is_pseudo);
+            let Some(endpoint) = ends.next() else { continue };
+            if let Some(second) = ends.next() {
+                return Err(Error::TwoPseudo { file, line: segment.line, first: endpoint, second });
+            }
+            if let Some(first) = line_of.insert(endpoint, segment.line) {
+                return Err(Error::TwoLines { file, endpoint, first, second: segment.line });
+            }
+            let place = format!("{file}:{}", segment.line);
+            let Some(lan) = self.lan_of(endpoint, bindings)? else {
+                self.notes.push(format!("{place}: {endpoint} is bound to no network card and is left alone"));
+                continue;
+            };
+            let mut local = Vec::new();
+            for (end_index, end) in segment.ends.iter().enumerate() {
+                if is_pseudo(&end.endpoint) {
+                    continue;
+                }
+                if request.remote.contains(&(segment_index, end_index)) {
+                    let host = end.host.as_deref().unwrap_or("?");
+                    self.notes
+                        .push(format!("{place}: {} is on host {host}: remote, and not yet carried", end.endpoint));
+                    continue;
+                }
+                local.push(end.endpoint);
+            }
+            if local.is_empty() {
+                self.notes.push(format!("{place}: {endpoint} has no router on its line"));
+                continue;
+            }
+            let pseudo = *pseudos.entry(endpoint.id).or_insert_with(|| {
+                self.pseudos.push(Pseudo { lab, id: endpoint.id, worker: 0, links: Vec::new() });
+                self.pseudos.len() - 1
+            });
+            let link = self.links.len();
+            let mut ports = Vec::with_capacity(local.len());
+            for router_end in local {
+                let router = *routers.entry(router_end.id).or_insert_with(|| {
+                    self.routers.push(Router { lab, id: router_end.id, worker: 0 });
+                    self.routers.len() - 1
+                });
+                ports.push(self.ports.len());
+                self.lans[lan].ports.push(self.ports.len());
+                self.ports.push(Port {
+                    router,
+                    endpoint: router_end,
+                    link,
+                    to_router: Header::data(router_end, endpoint),
+                    from_router: Header::data(endpoint, router_end),
+                    neighbours: Vec::new(),
+                });
+            }
+            self.lans[lan].links.push(link);
+            self.pseudos[pseudo].links.push(link);
+            self.links.push(Link { pseudo, endpoint, lan, line: segment.line, ports });
+        }
+        self.join_neighbours(lab, &request.netmap);
+        Ok(())
+    }
+
+    /// Routers on a common line send each other their frames themselves, also where that line is none of ours.
+    fn join_neighbours(&mut self, lab: usize, netmap: &Netmap) {
+        let mut ports_of: HashMap<Endpoint, Vec<usize>> = HashMap::new();
+        for (index, port) in self.ports.iter_mut().enumerate() {
+            if self.routers[port.router].lab == lab {
+                ports_of.entry(port.endpoint).or_default().push(index);
+                port.neighbours.push(index);
+            }
+        }
+        for segment in &netmap.segments {
+            let on_line: Vec<usize> =
+                segment.ends.iter().filter_map(|end| ports_of.get(&end.endpoint)).flatten().copied().collect();
+            for port in &on_line {
+                self.ports[*port].neighbours.extend(&on_line);
+            }
+        }
+        for port in &mut self.ports {
+            port.neighbours.sort_unstable();
+            port.neighbours.dedup();
+        }
+    }
+
+    /// An interface on two links of one LAN would hear everything twice, and be heard twice.
+    fn check_doubles(&self, labs: &[LabRequest]) -> Result<(), Error> {
+        for lan in &self.lans {
+            let mut line_of: HashMap<(usize, Endpoint), u32> = HashMap::new();
+            for port in &lan.ports {
+                let Port { router, endpoint, link, .. } = self.ports[*port];
+                let (lab, second) = (self.routers[router].lab, self.links[link].line);
+                if let Some(first) = line_of.insert((lab, endpoint), second) {
+                    let file = labs[lab].file.display().to_string();
+                    return Err(Error::Double { file, first, second, endpoint, nic: lan.nic.clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The LAN that `endpoint` is bound to: the one that names it, else the one that takes the rest.
+    fn lan_of(&self, endpoint: Endpoint, bindings: &[Binding]) -> Result<Option<usize>, Error> {
+        let mut named = bindings
+            .iter()
+            .filter(|binding| binding.choice.iter().flatten().any(|choice| choice.includes(endpoint)))
+            .map(|binding| &binding.nic);
+        let nic = match named.next() {
+            Some(first) => {
+                if let Some(second) = named.find(|second| *second != first) {
+                    let (first, second) = (first.clone(), second.clone());
+                    return Err(Error::BoundTwice { endpoint, first, second });
+                }
+                Some(first)
+            }
+            None => bindings.iter().find(|binding| binding.choice.is_none()).map(|binding| &binding.nic),
+        };
+        Ok(nic.and_then(|nic| self.lans.iter().position(|lan| lan.nic == *nic)))
+    }
+
+    fn set_flood(&mut self, endpoint: Endpoint) -> Result<(), Error> {
+        let Some(port) = self.ports.iter().position(|port| port.endpoint == endpoint) else {
+            let known = self.ports.iter().map(|port| port.endpoint);
+            return Err(Error::NoFlood(endpoint, list(known)));
+        };
+        let lan = self.links[self.ports[port].link].lan;
+        self.lans[lan].flood = Some(port);
+        Ok(())
+    }
+
+    fn check_macs(&self) -> Result<(), Error> {
+        for lan in &self.lans {
+            let mut owner: HashMap<Mac, (usize, Endpoint)> = HashMap::new();
+            for port in &lan.ports {
+                let Port { router, endpoint, .. } = self.ports[*port];
+                let uid = self.labs[self.routers[router].lab].uid;
+                for mac in mac::predicted(endpoint, uid) {
+                    match owner.insert(mac, (router, endpoint)) {
+                        Some((other, first)) if other != router => {
+                            let nic = lan.nic.clone();
+                            return Err(Error::SameMac { mac, first, second: endpoint, nic });
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives every router and every pseudo instance a worker, in turn: equal shares, and the same worker both
+    /// ways where routers and pseudo instances come in pairs, as most files have them.
+    fn share_out(&mut self) {
+        for (index, router) in self.routers.iter_mut().enumerate() {
+            router.worker = index % self.workers;
+        }
+        for (index, pseudo) in self.pseudos.iter_mut().enumerate() {
+            pseudo.worker = index % self.workers;
+        }
+    }
+
+    /// The router of `port`.
+    #[must_use]
+    pub fn router_of(&self, port: usize) -> &Router {
+        &self.routers[self.ports[port].router]
+    }
+
+    /// The MAC patterns of `port`, the likeliest first.
+    #[must_use]
+    pub fn predicted(&self, port: usize) -> [Mac; 3] {
+        mac::predicted(self.ports[port].endpoint, self.labs[self.router_of(port).lab].uid)
+    }
+
+    /// What the XDP program needs to know of `port`.
+    #[must_use]
+    pub fn entry(&self, port: PortIndex) -> PortEntry {
+        let Port { router, to_router, .. } = self.ports[port as usize];
+        PortEntry {
+            header: to_router,
+            router: router as u16,
+            worker: self.routers[router].worker as u16,
+            port,
+        }
+    }
+
+    /// The workers that have routers on `lan`, a bit each.
+    #[must_use]
+    pub fn workers_on(&self, lan: usize) -> u64 {
+        self.lans[lan].ports.iter().fold(0, |mask, port| mask | 1 << self.router_of(*port).worker)
+    }
+}
+
+/// One binding a NIC, in the order they were given.
+fn merged(bindings: &[Binding]) -> Result<Vec<Binding>, Error> {
+    let mut catch_all = bindings.iter().filter(|binding| binding.choice.is_none());
+    if let (Some(first), Some(second)) = (catch_all.next(), catch_all.next()) {
+        return Err(Error::TwoCatchAll(first.nic.clone(), second.nic.clone()));
+    }
+    let mut merged: Vec<Binding> = Vec::new();
+    for binding in bindings {
+        if !merged.iter().any(|other| other.nic == binding.nic) {
+            merged.push(binding.clone());
+        }
+    }
+    if merged.is_empty() { Err(Error::NoBinding) } else { Ok(merged) }
+}
+
+fn check_choices(bindings: &[Binding], known: &[Endpoint], file: &str) -> Result<(), Error> {
+    for binding in bindings {
+        for choice in binding.choice.iter().flatten() {
+            if !known.iter().any(|endpoint| choice.includes(*endpoint)) {
+                return Err(Error::NoSuchEndpoint {
+                    nic: binding.nic.clone(),
+                    what: choice.to_string(),
+                    file: file.to_string(),
+                    known: list(known.iter().copied()),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn list(endpoints: impl Iterator<Item = Endpoint>) -> String {
+    let mut names: Vec<String> = endpoints.map(|endpoint| endpoint.to_string()).collect();
+    if names.is_empty() {
+        return "none".to_string();
+    }
+    let more = names.len().saturating_sub(12);
+    names.truncate(12);
+    if more > 0 {
+        names.push(format!("and {more} more"));
+    }
+    names.join(", ")
+}
+
+impl Choice {
+    fn includes(self, endpoint: Endpoint) -> bool {
+        match self {
+            Self::Instance(id) => endpoint.id == id,
+            Self::Endpoint(one) => endpoint == one,
+        }
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Instance(id) => id.fmt(f),
+            Self::Endpoint(endpoint) => endpoint.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains(':') {
+            return text.parse().map(Self::Endpoint);
+        }
+        text.parse().ok().and_then(InstanceId::new).map(Self::Instance).ok_or_else(|| {
+            format!("\"{text}\" is neither a pseudo id (1-1024) nor an endpoint ID:BAY/UNIT such as 513:0/1")
+        })
+    }
+}
+
+impl FromStr for Binding {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (nic, choice) = match text.split_once('=') {
+            None => (text, None),
+            Some((_, "")) => return Err(format!("\"{text}\": an endpoint is missing after ="),),
+            Some((nic, choices)) => (nic, Some(choices.split(',').map(str::parse).collect::<Result<_, _>>()?)),
+        };
+        // IFNAMSIZ is 16 with the final NUL.
+        if nic.is_empty() || nic.len() > 15 || nic.contains(['/', ' ']) {
+            return Err(format!("\"{nic}\" is no name of a network card"));
+        }
+        Ok(Self { nic: nic.to_string(), choice })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn lab(netmap: &str, pseudo: &[u16]) -> LabRequest {
+        let file = Path::new("NETMAP");
+        LabRequest {
+            netmap: Netmap::parse(netmap.as_bytes(), file).unwrap(),
+            file: file.to_path_buf(),
+            netio: "/tmp/netio0".into(),
+            uid: 0,
+            pseudo: pseudo.iter().map(|id| InstanceId::new(*id).unwrap()).collect(),
+            remote: HashSet::new(),
+        }
+    }
+
+    fn plan(netmap: &str, pseudo: &[u16], bindings: &[&str]) -> Result<Plan, Error> {
+        plan_for(netmap, pseudo, bindings, 1)
+    }
+
+    fn plan_for(netmap: &str, pseudo: &[u16], bindings: &[&str], workers: usize) -> Result<Plan, Error> {
+        let bindings: Vec<Binding> = bindings.iter().map(|text| text.parse().unwrap()).collect();
+        Plan::new(&[lab(netmap, pseudo)], &bindings, workers, None)
+    }
+
+    #[test]
+    fn a_link_has_headers_for_both_ways() {
+        let plan = plan("1:0/1 501:0/0", &[501], &["eth0"]).unwrap();
+        assert_eq!(plan.ports[0].from_router.0, [0x01, 0xf5, 0x00, 0x01, 0x00, 0x10, 0x01, 0x00]);
+        assert_eq!(plan.ports[0].to_router.0, [0x00, 0x01, 0x01, 0xf5, 0x10, 0x00, 0x01, 0x00]);
+        assert_eq!(plan.entry(0).bytes()[..8], plan.ports[0].to_router.0);
+    }
+
+    #[test]
+    fn a_line_with_several_routers_is_one_link_with_several_ports() {
+        let plan = plan("513:0/0 1:0/0 2:0/0\n513:0/1 3:0/0", &[513], &["eth0"]).unwrap();
+        assert_eq!((plan.pseudos.len(), plan.links.len(), plan.ports.len()), (1, 2, 3));
+        assert_eq!(plan.links[0].ports, [0, 1]);
+        assert_eq!(plan.lans[0].ports, [0, 1, 2]);
+    }
+
+    #[test]
+    fn endpoints_go_where_they_are_named_and_the_rest_to_the_other_nic() {
+        let netmap = "513:0/0 1:0/0\n513:0/1 1:0/1\n514:0/0 2:0/0\n515:0/0 3:0/0";
+        let plan = plan(netmap, &[513, 514, 515], &["eth0", "eth1=513:0/1,514"]).unwrap();
+        let lans: Vec<&str> = plan.links.iter().map(|link| plan.lans[link.lan].nic.as_str()).collect();
+        assert_eq!(lans, ["eth0", "eth1", "eth1", "eth0"]);
+    }
+
+    #[test]
+    fn a_nic_named_twice_is_one_lan() {
+        let plan = plan("513:0/0 1:0/0\n514:0/0 2:0/0", &[513, 514], &["eth0=513", "eth0=514"]).unwrap();
+        assert_eq!(plan.lans.len(), 1);
+        assert_eq!(plan.lans[0].links, [0, 1]);
+    }
+
+    #[test]
+    fn what_no_nic_takes_is_left_alone_with_a_note() {
+        let plan = plan("513:0/0 1:0/0\n514:0/0 2:0/0\n515:0/0", &[513, 514, 515], &["eth0=513,515"]).unwrap();
+        assert_eq!(plan.links.len(), 1);
+        assert_eq!(plan.notes.len(), 2, "{:?}", plan.notes);
+        assert!(plan.notes[0].starts_with("NETMAP:2: 514:0/0 is bound to no"), "{}", plan.notes[0]);
+        assert!(plan.notes[1].starts_with("NETMAP:3: 515:0/0 has no router"), "{}", plan.notes[1]);
+    }
+
+    #[test]
+    fn ends_on_other_hosts_are_noted() {
+        let mut request = lab("513:0/0 1:0/0@far 2:0/0", &[513]);
+        request.remote.insert((0, 1));
+        let plan = Plan::new(&[request], &["eth0".parse().unwrap()], 1, None).unwrap();
+        assert_eq!(plan.ports.len(), 1);
+        assert_eq!(plan.notes, ["NETMAP:1: 1:0/0 is on host far: remote, and not yet carried"]);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let error = |netmap, pseudo: &[u16], bindings: &[&str]| plan(netmap, pseudo, bindings).unwrap_err().to_string();
+        let one = "513:0/0 1:0/0";
+        assert!(error(one, &[513], &[]).contains("-i eth0"));
+        assert!(error(one, &[513], &["eth0", "eth1"]).contains("both take every"));
+        assert!(error(one, &[513], &["eth0=513:0/1"]).contains("it has 513:0/0"));
+        assert!(error(one, &[513], &["eth0=513", "eth1=513:0/0"]).contains("bound to eth0 and to eth1"));
+        assert!(error(one, &[513], &["eth0", "eth1=513"]).contains("nothing would be on eth0"));
+        assert!(error("513:0/0 1:0/0\n513:0/0 2:0/0", &[513], &["eth0"]).starts_with("NETMAP:2: 513:0/0 stands on line 1"));
+        assert!(error("513:0/0 514:0/0 1:0/0", &[513, 514], &["eth0"]).starts_with("NETMAP:1: 513:0/0 and 514:0/0"));
+        assert!(error("513:0/0 514:0/0 1:0/0", &[513, 514], &["eth0"]).contains("twice"));
+        assert!(error("513:0/0 1:0/0\n514:0/0 1:0/0", &[513, 514], &["eth0"]).starts_with("NETMAP:2: 1:0/0 is joined to eth0 on line 1"));
+    }
+
+    #[test]
+    fn neighbours_are_those_on_any_common_line() {
+        let netmap = "513:0/0 1:0/0 2:0/0\n513:0/1 3:0/0\n513:0/2 4:0/0\n3:0/0 4:0/0 9:0/0";
+        let plan = plan(netmap, &[513], &["eth0"]).unwrap();
+        let neighbours: Vec<&[usize]> = plan.ports.iter().map(|port| port.neighbours.as_slice()).collect();
+        assert_eq!(neighbours, [&[0, 1], &[0, 1], &[2, 3], &[2, 3]]);
+    }
+
+    #[test]
+    fn two_labs_with_the_same_ids_do_not_share_a_lan() {
+        let labs = [lab("513:0/0 1:0/0", &[513]), lab("514:0/0 1:0/0", &[514])];
+        let error = Plan::new(&labs, &["eth0".parse().unwrap()], 1, None).unwrap_err();
+        assert!(error.to_string().contains("aa:bb:cc:00:01:00"), "{error}");
+    }
+
+    #[test]
+    fn work_is_shared_equally() {
+        let netmap: String = (1..=50).map(|n| format!("{n}:0/0 {}:0/0\n", 512 + n)).collect();
+        let pseudo: Vec<u16> = (513..=562).collect();
+        let plan = plan_for(&netmap, &pseudo, &["eth0"], 2).unwrap();
+        let count = |worker| plan.routers.iter().filter(|router| router.worker == worker).count();
+        assert_eq!((count(0), count(1)), (25, 25));
+        for link in &plan.links {
+            assert_eq!(plan.pseudos[link.pseudo].worker, plan.router_of(link.ports[0]).worker);
+        }
+        assert_eq!(plan.workers_on(0), 0b11);
+    }
+
+    #[test]
+    fn the_flood_port_must_be_bridged() {
+        let request = [lab("513:0/0 1:0/0", &[513])];
+        let bindings = ["eth0".parse().unwrap()];
+        let endpoint = |text: &str| Some(text.parse().unwrap());
+        assert_eq!(Plan::new(&request, &bindings, 1, endpoint("1:0/0")).unwrap().lans[0].flood, Some(0));
+        assert!(matches!(Plan::new(&request, &bindings, 1, endpoint("2:0/0")), Err(Error::NoFlood(..))));
+    }
+
+    #[test]
+    fn bindings_that_make_no_sense_say_why() {
+        for (text, why) in [("", "no name"), ("=513", "no name"), ("eth0=", "missing"), ("eth0=x", "neither"), ("eth0=2000", "neither"), ("eth0=513:0", "BAY/UNIT"), ("a-very-long-name0", "no name")] {
+            let error = text.parse::<Binding>().unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+}
