@@ -3,8 +3,10 @@
 
 pub mod device;
 pub mod ethtool;
+pub(crate) mod lock;
 pub mod mmsg;
 pub mod packet;
 pub mod ringbuf;
 pub mod shared;
+pub(crate) mod unix;
 pub mod xdp_attach;
