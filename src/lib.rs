@@ -2,6 +2,8 @@
 
 pub mod fdb;
 pub mod iou;
+#[cfg(feature = "lab")]
+pub mod lab;
 pub mod netmap;
 pub mod nic;
 pub mod plan;

@@ -2,11 +2,15 @@
 //! for which no library has a safe one. One file for each kernel object.
 
 pub mod device;
+#[cfg(feature = "lab")]
+pub mod drain;
 pub mod ethtool;
 pub(crate) mod lock;
 pub mod mmsg;
 pub mod packet;
 pub mod ringbuf;
 pub mod shared;
+#[cfg(feature = "lab")]
+pub mod tap;
 pub(crate) mod unix;
 pub mod xdp_attach;
