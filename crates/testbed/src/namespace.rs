@@ -61,6 +61,13 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// The namespace of this name, made by somebody else: it goes when this is dropped. `None` if there is none.
+    #[must_use]
+    pub fn adopt(name: &str) -> Option<Self> {
+        let there = fs::exists(format!("{FOLDER}/{name}")).unwrap_or(false);
+        there.then(|| Self { name: name.into(), kept: false })
+    }
+
     /// Its name, as `ip netns exec` takes it.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -301,6 +308,18 @@ mod tests {
         assert_eq!(ns.read_sysctl("net.unix.max_dgram_qlen").unwrap(), "77");
         assert_eq!(fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap(), outside);
         assert!(ns.sysctl("net.no.such", "1").unwrap_err().to_string().contains("net.no.such"));
+    }
+
+    #[test]
+    fn one_that_is_kept_can_be_adopted() {
+        let mut ns = Namespace::new("kept").unwrap();
+        let name = ns.name().to_owned();
+        ns.keep();
+        drop(ns);
+        let adopted = Namespace::adopt(&name).unwrap();
+        drop(adopted);
+        assert!(!exists(&name));
+        assert!(Namespace::adopt(&name).is_none());
     }
 
     #[test]
