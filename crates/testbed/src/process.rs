@@ -1,0 +1,361 @@
+use crate::error::{Context, Error, Result};
+use crate::namespace::command_line;
+use crate::sys;
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use std::{fmt, fs};
+
+/// A child process whose output is at hand at any time.
+///
+/// Both streams go to files, which never fill up as pipes do: a process is never held back by its test. It is killed
+/// when this is dropped, and when the *thread* that started it ends however that happens, so nothing survives a
+/// killed test. Hence: do not start one in [`crate::Namespace::enter`], use [`crate::Namespace::command`].
+pub struct Process {
+    child: Child,
+    command: String,
+    stdout: File,
+    stderr: File,
+    status: Option<ExitStatus>,
+    kept: bool,
+}
+
+impl Process {
+    /// Starts `command`. Its standard input is empty.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn spawn(command: &mut Command) -> Result<Self> {
+        let file = || tempfile::tempfile().context(|| "file for a process's output".into());
+        sys::die_with_parent(command);
+        Self::start(command, file()?, file()?)
+    }
+
+    /// Starts `command` with its output in the files `stdout` and `stderr` of `folder`, so that it can be left alone
+    /// by [`Process::keep`]: it does not die with this process, and stands in a process group of its own, out of
+    /// reach of a terminal's ^C. Dropping it kills it all the same.
+    ///
+    /// # Errors
+    /// If the files cannot be made or the command cannot be started.
+    pub fn spawn_logged(command: &mut Command, folder: &Path) -> Result<Self> {
+        use std::os::unix::process::CommandExt;
+        fs::create_dir_all(folder).context(|| format!("folder {}", folder.display()))?;
+        let file = |name| {
+            let path = folder.join(name);
+            let mut options = File::options();
+            options
+                .read(true)
+                .append(true)
+                .create(true)
+                .open(&path)
+                .context(|| format!("file {}", path.display()))
+        };
+        command.process_group(0);
+        Self::start(command, file("stdout")?, file("stderr")?)
+    }
+
+    fn start(command: &mut Command, stdout: File, stderr: File) -> Result<Self> {
+        let line = command_line(command);
+        let share =
+            |file: &File| file.try_clone().map(Stdio::from).context(|| "file for a process's output".into());
+        command.stdin(Stdio::null()).stdout(share(&stdout)?).stderr(share(&stderr)?);
+        let child = command.spawn().map_err(|source| Error::Start { command: line.clone(), source })?;
+        Ok(Self { child, command: line, stdout, stderr, status: None, kept: false })
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Lets it live on when this is dropped; only for [`Process::spawn_logged`].
+    pub fn keep(&mut self) {
+        self.kept = true;
+    }
+
+    /// What it has written to standard output so far.
+    #[must_use]
+    pub fn stdout(&self) -> String {
+        contents(&self.stdout)
+    }
+
+    /// What it has written to standard error so far.
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        contents(&self.stderr)
+    }
+
+    /// Waits until a whole line that `wanted` accepts stands in one of its streams, and returns it. Lines from
+    /// before the call count.
+    ///
+    /// # Errors
+    /// If the process ends first or `timeout` passes; the message holds all it wrote.
+    pub fn wait_for_line(&mut self, wanted: impl Fn(&str) -> bool, timeout: Duration) -> Result<String> {
+        let end = Instant::now() + timeout;
+        loop {
+            // Asked first: what it wrote before it ended is there to be read.
+            let ended = self.exited().is_some();
+            for text in [self.stdout(), self.stderr()] {
+                let whole = if ended { &text[..] } else { &text[..text.rfind('\n').map_or(0, |at| at + 1)] };
+                if let Some(line) = whole.lines().find(|line| wanted(line)) {
+                    return Ok(line.into());
+                }
+            }
+            if ended {
+                return Err(Error::Ended { what: "it wrote the expected line".into(), dump: self.dump() });
+            }
+            if Instant::now() >= end {
+                return Err(Error::Timeout { what: "the expected line".into(), timeout, dump: self.dump() });
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Sends it a signal; nothing happens if it has ended.
+    pub fn signal(&mut self, signal: Signal) {
+        if self.exited().is_none()
+            && let Some(pid) = Pid::from_raw(self.pid().cast_signed())
+        {
+            // It has not been waited for, so the number is still its own.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// How it ended, or `None` while it runs.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        if self.status.is_none() {
+            self.status = self.child.try_wait().ok().flatten();
+        }
+        self.status
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// If it still runs after `timeout`; the message holds all it wrote.
+    pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        let end = Instant::now() + timeout;
+        loop {
+            if let Some(status) = self.exited() {
+                return Ok(status);
+            }
+            if Instant::now() >= end {
+                return Err(Error::Timeout { what: "its end".into(), timeout, dump: self.dump() });
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Asks it to end (SIGINT) and waits for that.
+    ///
+    /// # Errors
+    /// If it still runs after `timeout`.
+    pub fn stop(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        self.signal(Signal::INT);
+        self.wait(timeout)
+    }
+
+    /// CPU time of all its threads so far, user and system, in steps of a clock tick (10 ms).
+    ///
+    /// # Errors
+    /// If it has ended and was waited for.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let stat = self.proc("stat")?;
+        let ticks = cpu_ticks(&stat).ok_or_else(|| std::io::Error::other(stat.clone()));
+        let ticks = ticks.context(|| format!("fields of /proc/{}/stat", self.pid()))?;
+        Ok(Duration::from_secs_f64(ticks as f64 / sys::clock_ticks() as f64))
+    }
+
+    /// Its resident memory in bytes.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn rss(&self) -> Result<u64> {
+        let status = self.proc("status")?;
+        let kib = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+        let kib: u64 = kib
+            .ok_or_else(|| std::io::Error::other("no VmRSS, it has ended"))
+            .context(|| format!("memory of process {}", self.pid()))?;
+        Ok(kib * 1024)
+    }
+
+    /// How many file descriptors it holds.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn fd_count(&self) -> Result<usize> {
+        let path = format!("/proc/{}/fd", self.pid());
+        Ok(fs::read_dir(&path).context(|| path.clone())?.count())
+    }
+
+    /// The process and all it wrote, for a failure's message.
+    #[must_use]
+    pub fn dump(&self) -> String {
+        let state = self.status.map_or("running".into(), |status| status.to_string());
+        format!(
+            "--- {} (pid {}, {state})\n--- stdout\n{}\n--- stderr\n{}\n---",
+            self.command,
+            self.pid(),
+            self.stdout().trim_end(),
+            self.stderr().trim_end()
+        )
+    }
+
+    fn proc(&self, file: &str) -> Result<String> {
+        let path = format!("/proc/{}/{file}", self.pid());
+        fs::read_to_string(&path).context(|| path.clone())
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.dump())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.signal(Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// SIGKILL to a process that is no child of ours.
+pub(crate) fn kill(pid: u32) {
+    if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// Read by offset: the child writes through the same open file.
+fn contents(file: &File) -> String {
+    let mut bytes = vec![0; file.metadata().map_or(0, |m| m.len() as usize)];
+    let mut len = 0;
+    while len < bytes.len() {
+        match file.read_at(&mut bytes[len..], len as u64) {
+            Ok(0) | Err(_) => break,
+            Ok(n) => len += n,
+        }
+    }
+    String::from_utf8_lossy(&bytes[..len]).into_owned()
+}
+
+/// utime + stime, fields 14 and 15 of proc_pid_stat(5). The name, field 2, may hold blanks and brackets.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some(user + system)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Namespace, wait_until};
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn shell(script: &str) -> Process {
+        Process::spawn(Command::new("sh").args(["-c", script])).unwrap()
+    }
+
+    #[test]
+    fn a_line_is_waited_for_on_either_stream() {
+        let mut p = shell("echo one; printf tw; sleep 0.1; echo o; echo three >&2; sleep 100");
+        assert_eq!(p.wait_for_line(|l| l.starts_with("tw"), LONG).unwrap(), "two");
+        assert_eq!(p.wait_for_line(|l| l == "three", LONG).unwrap(), "three");
+        assert_eq!(p.wait_for_line(|l| l == "one", LONG).unwrap(), "one");
+        assert_eq!((p.stdout(), p.stderr()), ("one\ntwo\n".into(), "three\n".into()));
+        let message = p.wait_for_line(|l| l == "four", Duration::from_millis(20)).unwrap_err().to_string();
+        assert!(message.contains("three") && message.contains("running"), "{message}");
+    }
+
+    #[test]
+    fn the_end_is_noticed_before_the_timeout() {
+        let mut p = shell("echo last words >&2; exit 3");
+        let message = p.wait_for_line(|l| l == "ready", LONG).unwrap_err().to_string();
+        assert!(message.contains("last words") && message.contains("exit status: 3"), "{message}");
+        assert_eq!(p.wait(LONG).unwrap().code(), Some(3));
+    }
+
+    #[test]
+    fn much_output_does_not_hold_it_back() {
+        let mut p = shell("seq 1 200000; echo done >&2");
+        assert!(p.wait(LONG).unwrap().success());
+        assert_eq!(p.stdout().lines().count(), 200_000);
+        assert_eq!(p.stderr(), "done\n");
+    }
+
+    #[test]
+    fn signals_and_figures() {
+        let mut p = shell("trap 'exit 7' INT; echo ready; while :; do :; done");
+        p.wait_for_line(|l| l == "ready", LONG).unwrap();
+        assert!(wait_until(LONG, || p.cpu_time().unwrap() >= Duration::from_millis(50)));
+        assert!(p.rss().unwrap() > 100_000);
+        assert!(p.fd_count().unwrap() >= 3);
+        assert_eq!(p.stop(LONG).unwrap().code(), Some(7));
+        assert!(p.rss().is_err());
+    }
+
+    #[test]
+    fn cpu_ticks_of_a_name_with_brackets() {
+        let stat = "12 (a) b) R 1 12 12 0 -1 4194304 100 0 0 0 30 12 0 0 20 0 1 0 1 1 1";
+        assert_eq!(cpu_ticks(stat), Some(42));
+        assert_eq!(cpu_ticks("12 (a) R 1"), None);
+    }
+
+    #[test]
+    fn in_a_namespace_the_pid_is_the_programs() {
+        let ns = Namespace::new("pid").unwrap();
+        let mut p = Process::spawn(ns.command("sh").args(["-c", "echo $$; sleep 100"])).unwrap();
+        let pid = p.pid().to_string();
+        p.wait_for_line(|l| l == pid, LONG).unwrap();
+    }
+
+    #[test]
+    fn dropping_kills() {
+        let p = shell("sleep 100");
+        let path = format!("/proc/{}", p.pid());
+        assert!(fs::exists(&path).unwrap());
+        drop(p);
+        assert!(!fs::exists(&path).unwrap());
+    }
+
+    #[test]
+    fn it_dies_with_its_thread() {
+        let ns = Namespace::new("orphan").unwrap();
+        let p = std::thread::scope(|s| {
+            let started =
+                s.spawn(|| Process::spawn(ns.command("sh").args(["-c", "echo up; exec sleep 100"])));
+            let mut p = started.join().unwrap().unwrap();
+            p.wait(LONG).unwrap();
+            p
+        });
+        use std::os::unix::process::ExitStatusExt;
+        assert_eq!(p.status.unwrap().signal(), Some(Signal::KILL.as_raw()));
+    }
+
+    #[test]
+    fn a_logged_process_can_be_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut p =
+            Process::spawn_logged(Command::new("sh").args(["-c", "echo up; sleep 100"]), dir.path()).unwrap();
+        p.wait_for_line(|l| l == "up", LONG).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("stdout")).unwrap(), "up\n");
+        let pid = p.pid();
+        p.keep();
+        drop(p);
+        assert!(!fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z "));
+        // It leads a process group: `sh` and its `sleep` go together.
+        rustix::process::kill_process_group(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
+    }
+}

@@ -1,0 +1,252 @@
+use crate::error::{Context, Result};
+use crate::station::readable;
+use crate::sys;
+use rustix::fs::{FlockOperation, fcntl_lock};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Header and frame.
+pub type Datagram = ([u8; 8], Vec<u8>);
+
+/// How long [`Router::send`] waits for room in a full queue.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a [`Router`] is to be.
+#[derive(Clone, Debug)]
+pub struct RouterOptions {
+    /// `net.unix.max_dgram_qlen` when it makes its socket: its queue holds one datagram more. 10 is the kernel's
+    /// default and what routers have outside the first namespace of a systemd machine.
+    pub max_dgram_qlen: u32,
+    /// Takes the lock file as a router does. It is lost as soon as this process closes any descriptor of that file:
+    /// look at it from another process only.
+    pub lock: bool,
+}
+
+impl Default for RouterOptions {
+    fn default() -> Self {
+        Self { max_dgram_qlen: 10, lock: false }
+    }
+}
+
+/// The socket side of an IOU router with no stack behind it: a test says what it sends and sees what it gets.
+///
+/// Not reading it is a router that hangs: its queue fills. Dropping it is a router that exits: its files go, unless
+/// a successor has replaced them.
+#[derive(Debug)]
+pub struct Router {
+    socket: UnixDatagram,
+    path: PathBuf,
+    inode: u64,
+    lock: Option<(File, PathBuf)>,
+    buffer: Vec<u8>,
+}
+
+impl Router {
+    /// Router `id` in `folder`, with the defaults of [`RouterOptions`].
+    ///
+    /// # Errors
+    /// As [`Router::with`].
+    pub fn new(folder: &Path, id: u16) -> Result<Self> {
+        Self::with(folder, id, &RouterOptions::default())
+    }
+
+    /// Router `id` in `folder`. A socket file that is there already is replaced, as when a router restarts.
+    ///
+    /// # Errors
+    /// Without root (which the queue's depth needs), if the folder cannot be written or another process holds the lock.
+    pub fn with(folder: &Path, id: u16, options: &RouterOptions) -> Result<Self> {
+        crate::require_root()?;
+        let path = folder.join(id.to_string());
+        let lock = if options.lock { Some(lock(folder.join(format!("{id}.lck")))?) } else { None };
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => bind(&path, options.max_dgram_qlen),
+        }
+        .and_then(|socket| {
+            socket.set_write_timeout(Some(SEND_TIMEOUT))?;
+            let inode = fs::metadata(&path)?.ino();
+            Ok(Self { socket, inode, lock, buffer: vec![0; 1 << 17], path: path.clone() })
+        })
+        .context(|| format!("cannot make the socket of router {id}, {}", path.display()))
+    }
+
+    /// Sends a datagram to the socket of `pseudo` in the same folder, by path as routers do. Sleeps while its queue is
+    /// full, 5 s at most.
+    ///
+    /// # Errors
+    /// If there is no such socket, nobody behind it, or no room in time.
+    pub fn send(&self, pseudo: u16, header: [u8; 8], frame: &[u8]) -> Result<()> {
+        self.send_raw(pseudo, &[&header[..], frame].concat())
+            .context(|| format!("{} cannot send to {pseudo}", self.path.display()))
+    }
+
+    /// Sends any bytes as a datagram, also some that are no header and frame.
+    ///
+    /// # Errors
+    /// The system's own, `WouldBlock` if there was no room for 5 s.
+    pub fn send_raw(&self, pseudo: u16, datagram: &[u8]) -> io::Result<()> {
+        self.socket.send_to(datagram, self.path.with_file_name(pseudo.to_string())).map(drop)
+    }
+
+    /// The next datagram, or `None` if none comes within `timeout`.
+    ///
+    /// # Panics
+    /// If the datagram is shorter than a header: nobody may send that.
+    pub fn recv(&mut self, timeout: Duration) -> Option<Datagram> {
+        if !readable(&self.socket, Instant::now() + timeout) {
+            return None;
+        }
+        let len = self.socket.recv(&mut self.buffer).expect("a router's socket can be read");
+        let datagram = &self.buffer[..len];
+        let header = *datagram.first_chunk().unwrap_or_else(|| panic!("a datagram of {len} bytes"));
+        Some((header, datagram[8..].to_vec()))
+    }
+
+    /// The next datagram that `wanted` accepts; others before it are thrown away.
+    pub fn recv_where(
+        &mut self,
+        timeout: Duration,
+        wanted: impl Fn(&[u8; 8], &[u8]) -> bool,
+    ) -> Option<Datagram> {
+        let end = Instant::now() + timeout;
+        loop {
+            let (header, frame) = self.recv(end.saturating_duration_since(Instant::now()))?;
+            if wanted(&header, &frame) {
+                return Some((header, frame));
+            }
+        }
+    }
+
+    /// Throws away what has arrived so far and returns how many datagrams that was.
+    pub fn drain(&mut self) -> usize {
+        std::iter::from_fn(|| self.recv(Duration::ZERO)).count()
+    }
+
+    /// The path of its socket.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Ends as a killed router does: its files stay behind, with nobody there.
+    pub fn crash(mut self) {
+        self.lock = None;
+        self.inode = 0;
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        if fs::metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+        if let Some((_, path)) = &self.lock {
+            // Before the file is closed, which gives the lock up.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// A socket whose queue holds `qlen` + 1 datagrams: the depth is read when a socket is made, from the network namespace
+/// where that happens. Paths do not care about network namespaces.
+fn bind(path: &Path, qlen: u32) -> io::Result<UnixDatagram> {
+    let on_thread = || {
+        sys::unshare_network()?;
+        fs::write("/proc/sys/net/unix/max_dgram_qlen", qlen.to_string())?;
+        UnixDatagram::bind(path)
+    };
+    std::thread::scope(|scope| scope.spawn(on_thread).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The lock file as IOU keeps it: locked over its whole length, holding the pid.
+fn lock(path: PathBuf) -> Result<(File, PathBuf)> {
+    let take = || {
+        let mut file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok::<_, io::Error>(file)
+    };
+    let file = take().context(|| format!("cannot lock {}", path.display()))?;
+    Ok((file, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: [u8; 8] = [2, 1, 0, 1, 0, 0, 1, 0];
+    const SOON: Duration = Duration::from_secs(2);
+
+    #[test]
+    fn header_and_frame_pass() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, mut two) = (Router::new(dir.path(), 1).unwrap(), Router::new(dir.path(), 2).unwrap());
+        one.send(2, HEADER, b"frame").unwrap();
+        one.send(2, HEADER, b"other").unwrap();
+        one.send(2, HEADER, b"third").unwrap();
+        assert_eq!(two.recv(SOON), Some((HEADER, b"frame".to_vec())));
+        assert_eq!(two.recv_where(SOON, |_, frame| frame == b"third").unwrap().1, b"third");
+        assert_eq!(two.recv(Duration::from_millis(10)), None);
+        assert!(one.send(3, HEADER, b"").unwrap_err().to_string().contains("to 3"));
+    }
+
+    #[test]
+    fn the_queue_is_as_deep_as_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap();
+        for (id, qlen) in [(1, 10), (2, 300)] {
+            let options = RouterOptions { max_dgram_qlen: qlen, lock: false };
+            let mut router = Router::with(dir.path(), id, &options).unwrap();
+            // A sender each, for a sender's own buffer ends at some 280 datagrams.
+            let send = || {
+                let sender = UnixDatagram::unbound()?;
+                sender.set_nonblocking(true)?;
+                sender.send_to(&HEADER, router.path())
+            };
+            let taken = (0..1000).take_while(|_| send().is_ok()).count();
+            assert_eq!(taken, qlen as usize + 1);
+            assert_eq!(router.drain(), taken);
+        }
+        assert_eq!(fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap(), before);
+    }
+
+    #[test]
+    fn a_successor_replaces_it_and_keeps_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sender, old) = (Router::new(dir.path(), 9).unwrap(), Router::new(dir.path(), 1).unwrap());
+        let mut new = Router::new(dir.path(), 1).unwrap();
+        drop(old);
+        sender.send(1, HEADER, b"new").unwrap();
+        assert_eq!(new.recv(SOON).unwrap().1, b"new");
+        let path = new.path().to_owned();
+        drop(new);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_crash_leaves_the_files_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = RouterOptions { lock: true, ..RouterOptions::default() };
+        let router = Router::with(dir.path(), 5, &options).unwrap();
+        let lock = dir.path().join("5.lck");
+        // Only another process sees the lock, and to open and close the file in this one would give it up.
+        let holder = crate::run("cat", [&lock]).unwrap().stdout;
+        assert_eq!(String::from_utf8(holder).unwrap(), format!("{}\n", std::process::id()));
+        assert_eq!(fs::metadata(&lock).unwrap().mode() & 0o777, 0o600);
+        let held = "import fcntl,sys; f=open(sys.argv[1],'r+'); fcntl.lockf(f,fcntl.LOCK_EX|fcntl.LOCK_NB)";
+        let free = |held: &str| crate::run("python3", ["-c", held, lock.to_str().unwrap()]).is_ok();
+        assert!(!free(held));
+        router.crash();
+        assert!(lock.exists() && dir.path().join("5").exists());
+        assert!(free(held));
+        let again = Router::with(dir.path(), 5, &options).unwrap();
+        drop(again);
+        assert!(!lock.exists() && !dir.path().join("5").exists());
+    }
+}

@@ -1,0 +1,169 @@
+//! The system calls for which no library has a safe wrapper: packet sockets, and what must happen between fork and
+//! exec. The only `unsafe` code of this crate, which is built for tests alone.
+
+use std::io;
+use std::mem::{MaybeUninit, size_of, zeroed};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// A result of -1 as the error behind it.
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Has the kernel kill the child when the thread that starts it ends.
+pub(crate) fn die_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    let prepare = move || {
+        // SAFETY: two system calls without pointers.
+        let orphaned = unsafe {
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+            libc::getppid().cast_unsigned() != parent
+        };
+        // The parent may have ended before the request was in place.
+        if orphaned { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { Ok(()) }
+    };
+    // SAFETY: `prepare` runs between fork and exec: it only makes async-signal-safe calls and allocates nothing.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// Moves the calling thread into a new network namespace of its own.
+pub(crate) fn unshare_network() -> io::Result<()> {
+    // SAFETY: no pointers; CLONE_NEWNET changes nothing but the thread's network namespace.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNET) })?;
+    Ok(())
+}
+
+/// Clock ticks a second in `/proc/<pid>/stat`.
+pub(crate) fn clock_ticks() -> u64 {
+    // SAFETY: no pointers.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    u64::try_from(ticks).unwrap_or(100)
+}
+
+fn set_option<T>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+    let len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `value` is `len` bytes, which the kernel only reads.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const *value).cast(), len) })?;
+    Ok(())
+}
+
+/// A packet socket of the calling thread's namespace on one interface, for all frames that arrive there but none that
+/// leave, with the tag that the kernel takes out of a frame reported beside it.
+pub(crate) fn packet_socket(interface: u32, receive_buffer: libc::c_int) -> io::Result<OwnedFd> {
+    use std::os::fd::AsFd;
+    // Protocol 0 receives nothing: not a frame of another interface before `bind`.
+    // SAFETY: no pointers; the descriptor is new and nobody else's.
+    let socket = unsafe {
+        let fd = check(libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0))?;
+        OwnedFd::from_raw_fd(fd)
+    };
+    set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &receive_buffer)?;
+    set_option(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_AUXDATA, &1)?;
+    set_option(socket.as_fd(), libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1)?;
+    // SAFETY: all zeros is a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = interface.cast_signed();
+    // SAFETY: `address` is a sockaddr_ll of the length given.
+    check(unsafe {
+        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as u32)
+    })?;
+    Ok(socket)
+}
+
+/// Has the interface receive frames for other stations too, as long as the socket lives.
+pub(crate) fn set_promiscuous(socket: BorrowedFd<'_>, interface: u32) -> io::Result<()> {
+    let membership = libc::packet_mreq {
+        mr_ifindex: interface.cast_signed(),
+        mr_type: libc::PACKET_MR_PROMISC as u16,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    set_option(socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)
+}
+
+/// How many frames the socket has lost to a full buffer since the last call.
+pub(crate) fn packet_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    // struct tpacket_stats { tp_packets, tp_drops }
+    let mut stats = [0_u32; 2];
+    let mut len = size_of::<[u32; 2]>() as libc::socklen_t;
+    // SAFETY: `stats` has room for the `len` bytes that the kernel may write.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut stats).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(stats[1])
+}
+
+/// A frame's length and the (TPID, TCI) that the kernel took out of it.
+pub(crate) type Received = (usize, Option<(u16, u16)>);
+
+/// Takes a frame off the socket, if one is there.
+pub(crate) fn receive_packet(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    const CONTROL: usize = 128;
+    #[repr(align(8))]
+    struct Control([MaybeUninit<u8>; CONTROL]);
+    let mut control = Control([MaybeUninit::uninit(); CONTROL]);
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: all zeros is a valid msghdr.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = CONTROL;
+    // SAFETY: the message points to `buffer` and `control` with their true lengths, and both outlive the call.
+    let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+    let Ok(len) = usize::try_from(len) else { return Err(io::Error::last_os_error()) };
+    if message.msg_flags & libc::MSG_TRUNC != 0 {
+        return Err(io::Error::other("a frame larger than the receive buffer"));
+    }
+    // SAFETY: the CMSG functions walk the headers that the kernel has written into `control`, which is aligned for
+    // them; a PACKET_AUXDATA message holds a tpacket_auxdata, read unaligned.
+    let aux = unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        loop {
+            let Some(h) = header.as_ref() else { return Ok((len, None)) };
+            if h.cmsg_level == libc::SOL_PACKET && h.cmsg_type == libc::PACKET_AUXDATA {
+                break libc::CMSG_DATA(h).cast::<libc::tpacket_auxdata>().read_unaligned();
+            }
+            header = libc::CMSG_NXTHDR(&raw const message, h);
+        }
+    };
+    if aux.tp_status & libc::TP_STATUS_VLAN_VALID == 0 {
+        return Ok((len, None));
+    }
+    let known = aux.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
+    Ok((len, Some((if known { aux.tp_vlan_tpid } else { 0x8100 }, aux.tp_vlan_tci))))
+}
+
+/// Hands frames to the socket and returns how many it took.
+pub(crate) fn send_packets<F: AsRef<[u8]>>(socket: BorrowedFd<'_>, frames: &[F]) -> io::Result<usize> {
+    let mut parts: Vec<libc::iovec> = frames
+        .iter()
+        .map(|f| libc::iovec { iov_base: f.as_ref().as_ptr().cast_mut().cast(), iov_len: f.as_ref().len() })
+        .collect();
+    let mut messages: Vec<libc::mmsghdr> = parts
+        .iter_mut()
+        .map(|part| {
+            // SAFETY: all zeros is a valid mmsghdr.
+            let mut message: libc::mmsghdr = unsafe { zeroed() };
+            message.msg_hdr.msg_iov = part;
+            message.msg_hdr.msg_iovlen = 1;
+            message
+        })
+        .collect();
+    // SAFETY: every message points to one part and every part to one frame, which live until the call returns; the
+    // kernel only reads the frames.
+    let sent = check(unsafe {
+        libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), messages.len() as u32, 0)
+    })?;
+    Ok(sent.cast_unsigned() as usize)
+}

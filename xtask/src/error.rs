@@ -1,0 +1,53 @@
+use std::io;
+use std::process::ExitStatus;
+
+/// Why a task could not be done.
+#[derive(thiserror::Error, Debug)]
+pub(crate) enum Error {
+    /// A namespace, a process or a raw socket.
+    #[error(transparent)]
+    Testbed(#[from] testbed::Error),
+    /// A file or a socket.
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
+    /// A program of the system is not there.
+    #[error("cannot run `{program}`: {source}")]
+    Start { program: String, source: io::Error },
+    /// A program of the system says no.
+    #[error("`{command}` failed ({status}), its output is above")]
+    Command { command: String, status: ExitStatus },
+    /// Packages are missing and only their Debian names are known.
+    #[error(
+        "packages are missing, and only Debian and Ubuntu are known here: install what corresponds to\n  {0}\nand run again with --no-setup"
+    )]
+    OtherDistribution(String),
+    /// apt knows none of the names.
+    #[error("apt knows no package {0}, also after `apt-get update`")]
+    NoCandidate(String),
+    /// Not root, and no way to become root.
+    #[error("{0} needs root: there is no sudo here, so run it as root")]
+    NoRoot(&'static str),
+    /// A lab of --keep is in the way.
+    #[error("a lab is up already: `cargo xtask lab --down` takes it down")]
+    AlreadyUp,
+    /// No test has the name asked for.
+    #[error("no test ran: none has {0:?} in its name")]
+    NoSuchTest(String),
+    /// ^C or SIGTERM.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// The result of a task or of a part of one.
+pub(crate) type Result<T> = std::result::Result<T, Error>;
+
+/// Says what was tried when the system refuses it.
+pub(crate) trait Context<T> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for std::result::Result<T, E> {
+    fn context(self, what: impl FnOnce() -> String) -> Result<T> {
+        self.map_err(|source| Error::Io { what: what(), source: source.into() })
+    }
+}

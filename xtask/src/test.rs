@@ -1,0 +1,248 @@
+//! Runs every test and adds the results up.
+
+use crate::error::{Error, Result};
+use crate::{setup, shell};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::{fs, ops::AddAssign};
+
+/// Options of `cargo xtask test`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only tests with this in their name.
+    filter: Option<String>,
+    /// Leaves out what needs root: end-to-end tests and the test bed's own.
+    #[arg(long)]
+    no_e2e: bool,
+    /// Installs nothing.
+    #[arg(long)]
+    no_setup: bool,
+}
+
+/// Runs the tests; true if all that there are ran and passed.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    if !options.no_setup {
+        setup::install(if options.no_e2e { setup::For::Lab } else { setup::For::Tests })?;
+    }
+    let mut stages = Stages { filter: options.filter.clone(), ..Stages::default() };
+    let build = shell::cargo(&["build", "--workspace", "--features", "lab", "--bins"]);
+    if stages.step("build", build)? {
+        let all = ["test", "--workspace", "--features", "lab", "--no-fail-fast"];
+        let with = |more: &[&str]| shell::cargo(&[&all[..], more].concat());
+        stages.tests("unit tests", with(&["--lib", "--bins", "--exclude", "testbed"]))?;
+        stages.tests("examples in the documentation", with(&["--doc"]))?;
+        if options.no_e2e {
+            stages.not_run.push("end-to-end tests and the test bed's own (--no-e2e)".into());
+        } else if let Some(runner) = runner()? {
+            let rooted = |mut command: Command| {
+                command.envs(runner.clone());
+                command
+            };
+            stages
+                .tests("test bed (root)", rooted(shell::cargo(&["test", "--package", "testbed", "--lib"])))?;
+            if has_integration_tests(&shell::workspace()) {
+                // One at a time: each fills the machine with traffic of its own.
+                stages.single = true;
+                stages.tests("end-to-end tests (root)", rooted(with(&["--test", "*"])))?;
+            }
+        } else {
+            stages.incomplete = true;
+            stages
+                .not_run
+                .push("end-to-end tests and the test bed's own: they need root, there is no sudo".into());
+        }
+    }
+    stages.finish()
+}
+
+/// The environment in which cargo starts test programs as root, or `None` if nothing can be root.
+fn runner() -> Result<Option<Vec<(String, String)>>> {
+    if testbed::is_root() {
+        for name in testbed::reap_stale()? {
+            println!("removed namespace {name}, left by an earlier run");
+        }
+        return Ok(Some(Vec::new()));
+    }
+    if !shell::can_be_root() {
+        return Ok(None);
+    }
+    let version = shell::stdout(Command::new("rustc").arg("-vV"))?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default();
+    let variable = format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_"));
+    Ok(Some(vec![(variable, "sudo -E".into())]))
+}
+
+/// True if a package of the workspace has a `tests/*.rs`: cargo refuses `--test '*'` where there is none.
+fn has_integration_tests(workspace: &Path) -> bool {
+    let has = |package: &Path| {
+        let entries = fs::read_dir(package.join("tests"));
+        entries.is_ok_and(|mut e| e.any(|e| e.is_ok_and(|e| e.path().extension().is_some_and(|x| x == "rs"))))
+    };
+    let crates = fs::read_dir(workspace.join("crates")).into_iter().flatten().flatten();
+    has(workspace) || has(&workspace.join("xtask")) || crates.into_iter().any(|package| has(&package.path()))
+}
+
+/// What the stages so far came to.
+#[derive(Default)]
+struct Stages {
+    filter: Option<String>,
+    single: bool,
+    count: Count,
+    failed: Vec<String>,
+    not_run: Vec<String>,
+    incomplete: bool,
+}
+
+impl Stages {
+    /// Runs something that is no test; false if it failed.
+    fn step(&mut self, name: &str, mut command: Command) -> Result<bool> {
+        println!("== {name}");
+        let status = command.status().map_err(|source| shell::start_error(&command, source))?;
+        if !status.success() {
+            self.count.failed += 1;
+            self.failed.push(name.into());
+        }
+        Ok(status.success())
+    }
+
+    /// Runs tests, passing on what they write.
+    fn tests(&mut self, name: &str, mut command: Command) -> Result<()> {
+        println!("== {name}");
+        let separator = ["--".to_owned()];
+        let threads = self.single.then(|| "--test-threads=1".to_owned());
+        command.args(separator.into_iter().chain(threads).chain(self.filter.clone()));
+        let start = |source| Error::Start { program: "cargo".into(), source };
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(start)?;
+        let mut count = Count::default();
+        let mut line = Vec::new();
+        if let Some(output) = child.stdout.take() {
+            let mut output = BufReader::new(output);
+            while output.read_until(b'\n', &mut line).map_err(start)? > 0 {
+                let text = String::from_utf8_lossy(&line);
+                print!("{text}");
+                count += Count::read(&text).unwrap_or_default();
+                line.clear();
+            }
+        }
+        let success = child.wait().map_err(start)?.success();
+        if !success {
+            self.failed.push(name.into());
+            // Did not build, or crashed before it could count.
+            count.failed = count.failed.max(1);
+        }
+        if count.ignored > 0 {
+            self.not_run.push(format!("{} of the {name}, marked as ignored", count.ignored));
+        }
+        self.count += count;
+        Ok(())
+    }
+
+    /// Says how it went, in the end with `N passed, N failed` alone on a line.
+    fn finish(self) -> Result<bool> {
+        println!();
+        for name in &self.failed {
+            println!("FAILED: {name}");
+        }
+        for what in &self.not_run {
+            println!("NOT RUN: {what}");
+        }
+        println!("{} passed, {} failed", self.count.passed, self.count.failed);
+        match self.filter {
+            Some(filter) if self.count.passed + self.count.failed == 0 => Err(Error::NoSuchTest(filter)),
+            _ => Ok(self.failed.is_empty() && self.count.failed == 0 && !self.incomplete),
+        }
+    }
+}
+
+/// Results of tests.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+impl Count {
+    /// What libtest's line says: `test result: ok. 25 passed; 0 failed; 1 ignored; 0 measured; ...`.
+    fn read(line: &str) -> Option<Self> {
+        let (_, results) = line.strip_prefix("test result: ")?.split_once(". ")?;
+        let mut count = Self::default();
+        for result in results.split(';') {
+            match result.trim().split_once(' ') {
+                Some((n, "passed")) => count.passed = n.parse().ok()?,
+                Some((n, "failed")) => count.failed = n.parse().ok()?,
+                Some((n, "ignored")) => count.ignored = n.parse().ok()?,
+                _ => {}
+            }
+        }
+        Some(count)
+    }
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.ignored += other.ignored;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libtest_lines_are_read() {
+        let line = "test result: FAILED. 25 passed; 5 failed; 1 ignored; 0 measured; 2 filtered out; finished in 3.08s\n";
+        assert_eq!(Count::read(line), Some(Count { passed: 25, failed: 5, ignored: 1 }));
+        let line = "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out";
+        assert_eq!(Count::read(line), Some(Count { passed: 3, ..Count::default() }));
+        for other in ["test a::b ... ok", "3 passed; 0 failed", "test result: ok", ""] {
+            assert_eq!(Count::read(other), None, "{other}");
+        }
+    }
+
+    fn script(text: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", text, "sh"]);
+        command
+    }
+
+    #[test]
+    fn stages_add_up() {
+        let mut stages = Stages::default();
+        stages.tests("one", script("echo 'test result: ok. 3 passed; 0 failed; 1 ignored;'")).unwrap();
+        stages
+            .tests("two", script("echo 'test result: FAILED. 1 passed; 2 failed; 0 ignored;'; exit 101"))
+            .unwrap();
+        assert_eq!(stages.count, Count { passed: 4, failed: 2, ignored: 1 });
+        assert_eq!(stages.failed, ["two"]);
+        assert_eq!(stages.not_run.len(), 1);
+        assert!(!stages.finish().unwrap());
+    }
+
+    #[test]
+    fn what_does_not_build_counts_as_failed() {
+        let mut stages = Stages::default();
+        stages.tests("broken", script("exit 101")).unwrap();
+        assert_eq!(stages.count.failed, 1);
+        let mut stages = Stages::default();
+        assert!(!stages.step("build", script("exit 1")).unwrap());
+        assert!(!stages.finish().unwrap());
+    }
+
+    #[test]
+    fn all_passed_but_not_all_run_is_no_success() {
+        let mut stages = Stages { incomplete: true, ..Stages::default() };
+        stages.tests("one", script("echo 'test result: ok. 3 passed; 0 failed; 0 ignored;'")).unwrap();
+        assert!(!stages.finish().unwrap());
+    }
+
+    #[test]
+    fn a_filter_that_fits_nothing_is_an_error() {
+        let mut stages = Stages { filter: Some("no_such".into()), single: true, ..Stages::default() };
+        stages.tests("one", script(r#"test "$*" = '-- --test-threads=1 no_such' && echo 'test result: ok. 0 passed; 0 failed;'"#)).unwrap();
+        assert!(matches!(stages.finish(), Err(Error::NoSuchTest(_))));
+    }
+}
