@@ -34,17 +34,21 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         stages.tests("examples in the documentation", with(&["--doc"]))?;
         if options.no_e2e {
             stages.not_run.push("end-to-end tests and the test bed's own (--no-e2e)".into());
-        } else if let Some(runner) = runner()? {
-            let rooted = |mut command: Command| {
-                command.envs(runner.clone());
-                command
+        } else if shell::can_be_root() {
+            reap()?;
+            // Built as the user, run as root.
+            let runner: &[&str] = if testbed::is_root() {
+                &[]
+            } else {
+                &["--config", "target.'cfg(unix)'.runner = ['sudo', '-E']"]
             };
-            stages
-                .tests("test bed (root)", rooted(shell::cargo(&["test", "--package", "testbed", "--lib"])))?;
+            let test_bed = [runner, &["test", "--package", "testbed", "--lib"]].concat();
+            stages.tests("test bed (root)", shell::cargo(&test_bed))?;
             if has_integration_tests(&shell::workspace()) {
                 // One at a time: each fills the machine with traffic of its own.
                 stages.single = true;
-                stages.tests("end-to-end tests (root)", rooted(with(&["--test", "*"])))?;
+                let end_to_end = [runner, &all[..], &["--test", "*"]].concat();
+                stages.tests("end-to-end tests (root)", shell::cargo(&end_to_end))?;
             }
         } else {
             stages.incomplete = true;
@@ -56,21 +60,14 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     stages.finish()
 }
 
-/// The environment in which cargo starts test programs as root, or `None` if nothing can be root.
-fn runner() -> Result<Option<Vec<(String, String)>>> {
+/// Removes what killed tests left.
+fn reap() -> Result<()> {
     if testbed::is_root() {
         for name in testbed::reap_stale()? {
             println!("removed namespace {name}, left by an earlier run");
         }
-        return Ok(Some(Vec::new()));
     }
-    if !shell::can_be_root() {
-        return Ok(None);
-    }
-    let version = shell::stdout(Command::new("rustc").arg("-vV"))?;
-    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default();
-    let variable = format!("CARGO_TARGET_{}_RUNNER", host.to_uppercase().replace('-', "_"));
-    Ok(Some(vec![(variable, "sudo -E".into())]))
+    Ok(())
 }
 
 /// True if a package of the workspace has a `tests/*.rs`: cargo refuses `--test '*'` where there is none.
@@ -114,21 +111,24 @@ impl Stages {
         command.args(separator.into_iter().chain(threads).chain(self.filter.clone()));
         let start = |source| Error::Start { program: "cargo".into(), source };
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(start)?;
-        let mut count = Count::default();
+        let mut results = None;
         let mut line = Vec::new();
         if let Some(output) = child.stdout.take() {
             let mut output = BufReader::new(output);
             while output.read_until(b'\n', &mut line).map_err(start)? > 0 {
                 let text = String::from_utf8_lossy(&line);
                 print!("{text}");
-                count += Count::read(&text).unwrap_or_default();
+                if let Some(count) = Count::read(&text) {
+                    *results.get_or_insert_default() += count;
+                }
                 line.clear();
             }
         }
-        let success = child.wait().map_err(start)?.success();
+        let success = child.wait().map_err(start)?.success() && results.is_some();
+        let mut count: Count = results.unwrap_or_default();
         if !success {
             self.failed.push(name.into());
-            // Did not build, or crashed before it could count.
+            // Did not build, crashed before it could count, or ran nothing at all.
             count.failed = count.failed.max(1);
         }
         if count.ignored > 0 {
@@ -227,6 +227,8 @@ mod tests {
         let mut stages = Stages::default();
         stages.tests("broken", script("exit 101")).unwrap();
         assert_eq!(stages.count.failed, 1);
+        stages.tests("mute", script("exit 0")).unwrap();
+        assert_eq!(stages.count.failed, 2);
         let mut stages = Stages::default();
         assert!(!stages.step("build", script("exit 1")).unwrap());
         assert!(!stages.finish().unwrap());

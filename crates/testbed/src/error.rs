@@ -57,7 +57,7 @@ pub enum Error {
         dump: String,
     },
     /// A program of this workspace was not built.
-    #[error("there is no {}: build it first, `cargo build --features lab`, with the tests' profile", .0.display())]
+    #[error("there is no {}: build it first, `cargo build --features lab`, with --release if it belongs into `release`", .0.display())]
     NotBuilt(PathBuf),
 }
 

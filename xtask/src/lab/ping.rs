@@ -75,9 +75,9 @@ impl Pinger {
         self.reached.iter().filter(|reached| **reached).count()
     }
 
-    /// The requests of [`Pinger::measure`] to one family.
-    pub(crate) fn echoes(&self, v4: bool) -> Vec<&Echo> {
-        self.echoes.iter().filter(|echo| self.targets[echo.target].is_ipv4() == v4).collect()
+    /// The requests of [`Pinger::measure`] to addresses that `wanted` accepts.
+    pub(crate) fn echoes(&self, wanted: impl Fn(IpAddr) -> bool) -> Vec<&Echo> {
+        self.echoes.iter().filter(|echo| wanted(self.targets[echo.target])).collect()
     }
 
     /// How many answers came in [`Pinger::measure`] to a request that had its answer already.

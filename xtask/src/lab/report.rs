@@ -9,7 +9,7 @@ use std::time::Duration;
 pub(crate) struct Report<'a> {
     /// Routers, and after them the host: addresses and whether they answered, IPv4 and IPv6.
     pub(crate) reached: [Vec<(IpAddr, bool)>; 2],
-    /// All requests of the rounds, by family.
+    /// All requests of the rounds to routers, by family.
     pub(crate) echoes: [Vec<&'a Echo>; 2],
     pub(crate) duplicates: u64,
     /// Frames that the wire sent and received, as its own interface counts.
