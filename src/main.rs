@@ -1,2 +1,54 @@
 //! Puts Cisco IOU/IOL routers on a real network.
-fn main() {}
+
+use clap::Parser;
+use iou_fast::cli::Args;
+use iou_fast::control::{Forwarder, Options, labs};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = EnvFilter::try_from_env("IOU_FAST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("iou-fast: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+    let cpus = args.cpus.as_ref().map_or_else(Vec::new, |list| list.0.clone());
+    let labs::Prepared { plan, folders, remarks } = labs::prepare(args, cpus.len().max(1))?;
+    for remark in remarks {
+        eprintln!("{remark}");
+    }
+    // Before anything is taken: a signal from here on ends in a clean stop.
+    let (stop, signalled) = UnixStream::pair()?;
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, signalled.try_clone()?)?;
+    }
+    let options = Options {
+        cpus,
+        xdp_mode: args.xdp_mode.into(),
+        copy_mode: args.copy_mode.into(),
+        poll: args.poll.into(),
+        exclusive: args.exclusive,
+        state_dir: args.state_dir.clone(),
+    };
+    let mut forwarder = Forwarder::start(plan, folders, &options)?;
+    // Nobody has to read what we print: a closed pipe does not end a running lab.
+    let mut out = std::io::stdout();
+    for line in forwarder.describe() {
+        let _ = writeln!(out, "{line}");
+    }
+    let _ = writeln!(out, "ready").and_then(|()| out.flush());
+    let result = forwarder.run(&stop);
+    let summary = forwarder.stop();
+    let _ = writeln!(out, "{summary}").and_then(|()| out.flush());
+    Ok(result?)
+}

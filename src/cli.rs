@@ -1,0 +1,235 @@
+//! The command line.
+
+use crate::iou::Endpoint;
+use crate::netmap::infer::PseudoIds;
+use crate::nic::attach::XdpModeChoice;
+use crate::plan::Binding;
+use crate::worker::Poll;
+use af_xdp::CopyMode;
+use clap::{Parser, ValueEnum};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+const EXAMPLES: &str = "\
+Examples:
+  In the folder of a lab with a NETMAP, every bridged router on the LAN of eth0:
+      sudo iou-fast -i eth0
+  Two workers, pinned to CPUs 2 and 3:
+      sudo iou-fast --cpus 2,3 -i eth0
+  Two LANs: 513:0/1 and all of 514 on eth1, the rest on eth0:
+      sudo iou-fast -i eth0 -i eth1=513:0/1,514
+  A NETMAP elsewhere, and which ids in it stand for iou-fast:
+      sudo iou-fast -i eth0 -n /labs/ccnp/NETMAP -p 513-562
+
+A NETMAP line joins a router with a pseudo endpoint, whose id no router uses:
+      1:0/0   513:0/0
+Then router 1's Ethernet0/0 is on the LAN. Start the routers before or after iou-fast.
+
+A network card given to iou-fast goes on serving the host. The host itself and the routers
+do not meet on it, though: for that, bridge the card with one end of a veth pair and give
+iou-fast the other end (README, \"Host and routers\").";
+
+/// Puts Cisco IOU/IOL routers on a real network, at the speed the kernel allows.
+///
+/// Every NETMAP line with a pseudo endpoint becomes a link between its router interface and the LAN of a network
+/// card: ARP, IPv4, IPv6, routing protocols, VLANs, virtual addresses such as HSRP's, all of it.
+#[derive(Parser, Debug)]
+#[command(version, after_help = EXAMPLES, max_term_width = 110)]
+pub struct Args {
+    /// Network card, and which pseudo endpoints are on its LAN
+    ///
+    /// `-i eth0` takes every pseudo endpoint that no other -i names; `-i eth1=513:0/1,514` takes those: an
+    /// endpoint, or all of an id. May be given several times; each card is a LAN of its own.
+    #[arg(short, long = "interface", value_name = "IFACE[=ENDPOINTS]", required = true)]
+    pub interfaces: Vec<Binding>,
+
+    /// The NETMAP [default: $NETIO_NETMAP, else ./NETMAP]
+    #[arg(short, long, value_name = "FILE")]
+    pub netmap: Option<PathBuf>,
+
+    /// Folder of the routers' sockets [default: /tmp/netio<uid>]
+    #[arg(long, value_name = "DIR")]
+    pub netio_dir: Option<PathBuf>,
+
+    /// The user who runs the routers [default: $SUDO_UID, else who runs this]
+    #[arg(long, value_name = "UID")]
+    pub uid: Option<u32>,
+
+    /// Pseudo instance ids: 20 or 20,21 or 513-562
+    ///
+    /// Ids in the NETMAP that stand for iou-fast and not for routers. Without it they are inferred where that is
+    /// safe, and what was inferred is printed.
+    #[arg(short, long, value_name = "IDS")]
+    pub pseudo: Option<PseudoIds>,
+
+    /// CPUs, one pinned worker each: 2 or 2,3 or 2-5 [default: one worker, not pinned]
+    #[arg(short, long, value_name = "LIST")]
+    pub cpus: Option<CpuList>,
+
+    /// Where the XDP program runs
+    ///
+    /// native: in the driver. generic: in the kernel's stack, slower, for drivers without XDP. auto: native, and
+    /// generic if the driver refuses.
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub xdp_mode: XdpModeArg,
+
+    /// Whether the card writes frames straight into our memory
+    #[arg(long, value_name = "MODE", default_value = "auto")]
+    pub copy_mode: CopyModeArg,
+
+    /// What an idle worker does: adaptive sleeps until the kernel wakes it, busy gives its CPU for the last microseconds
+    #[arg(long, value_name = "HOW", default_value = "adaptive")]
+    pub poll: PollArg,
+
+    /// The host does not use these cards: group frames go to the routers alone, with one copy less
+    #[arg(long)]
+    pub exclusive: bool,
+
+    /// Router interface that also gets unicast to unknown stations, for a switch image with hosts behind it
+    #[arg(long, value_name = "ENDPOINT")]
+    pub flood_unknown: Option<Endpoint>,
+
+    /// Where locks and the cards' former settings are kept
+    #[arg(long, value_name = "DIR", default_value = crate::nic::hold::STATE_DIR, hide = true)]
+    pub state_dir: PathBuf,
+}
+
+/// `--xdp-mode`
+#[derive(Clone, Copy, ValueEnum, Debug)]
+pub enum XdpModeArg {
+    /// Native where the driver can, else generic.
+    Auto,
+    /// In the driver.
+    Native,
+    /// In the kernel's stack.
+    Generic,
+}
+
+impl From<XdpModeArg> for XdpModeChoice {
+    fn from(mode: XdpModeArg) -> Self {
+        match mode {
+            XdpModeArg::Auto => Self::Auto,
+            XdpModeArg::Native => Self::Native,
+            XdpModeArg::Generic => Self::Generic,
+        }
+    }
+}
+
+/// `--copy-mode`
+#[derive(Clone, Copy, ValueEnum, Debug)]
+pub enum CopyModeArg {
+    /// Zero-copy where the driver can, else copy.
+    Auto,
+    /// Zero-copy or an error.
+    ZeroCopy,
+    /// The kernel copies.
+    Copy,
+}
+
+impl From<CopyModeArg> for CopyMode {
+    fn from(mode: CopyModeArg) -> Self {
+        match mode {
+            CopyModeArg::Auto => Self::Auto,
+            CopyModeArg::ZeroCopy => Self::ZeroCopy,
+            CopyModeArg::Copy => Self::Copy,
+        }
+    }
+}
+
+/// `--poll`
+#[derive(Clone, Copy, ValueEnum, Debug)]
+pub enum PollArg {
+    /// Sleep when idle.
+    Adaptive,
+    /// Never sleep.
+    Busy,
+}
+
+impl From<PollArg> for Poll {
+    fn from(poll: PollArg) -> Self {
+        match poll {
+            PollArg::Adaptive => Self::Adaptive,
+            PollArg::Busy => Self::Busy,
+        }
+    }
+}
+
+/// CPUs by number, in the order given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CpuList(pub Vec<usize>);
+
+impl FromStr for CpuList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.trim().parse::<usize>().ok().filter(|cpu| *cpu < 8192);
+        let mut cpus = Vec::new();
+        for part in text.split(',') {
+            let range = match part.split_once('-') {
+                None => number(part).map(|cpu| cpu..=cpu),
+                Some((first, last)) => number(first).zip(number(last)).map(|(first, last)| first..=last),
+            };
+            let range = range
+                .filter(|range| !range.is_empty())
+                .ok_or_else(|| format!("\"{part}\" is no CPU and no range of CPUs such as 2 or 2-5"))?;
+            for cpu in range {
+                if cpus.contains(&cpu) {
+                    return Err(format!("CPU {cpu} is named twice"));
+                }
+                cpus.push(cpu);
+            }
+        }
+        Ok(Self(cpus))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn cpu_lists() {
+        let cpus = |text: &str| text.parse::<CpuList>().map(|list| list.0);
+        assert_eq!(cpus("2"), Ok(vec![2]));
+        assert_eq!(cpus("2,3"), Ok(vec![2, 3]));
+        assert_eq!(cpus("4-6,1"), Ok(vec![4, 5, 6, 1]));
+        for (text, why) in [
+            ("", "no CPU"),
+            ("a", "no CPU"),
+            ("3-2", "no CPU"),
+            ("1,1", "twice"),
+            ("1-", "no CPU"),
+            ("-1", "no CPU"),
+            ("99999", "no CPU"),
+        ] {
+            assert!(cpus(text).unwrap_err().contains(why), "{text}");
+        }
+    }
+
+    #[test]
+    fn help_names_every_option_of_the_readme() {
+        let help = Args::command().render_long_help().to_string();
+        for option in [
+            "--interface",
+            "--netmap",
+            "--netio-dir",
+            "--uid",
+            "--pseudo",
+            "--cpus",
+            "--xdp-mode",
+            "--copy-mode",
+            "--poll",
+            "--exclusive",
+            "--flood-unknown",
+            "Examples:",
+        ] {
+            assert!(help.contains(option), "{option}");
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! The control thread: brings everything up, looks after it, takes it down.
+//!
+//! Frames do not come by here. It connects routers as they come and go ([`routers`]), follows the state of the
+//! network cards, and carries news from the XDP programs into the forwarding databases.
+
+pub mod labs;
+mod nics;
+mod routers;
+
+use crate::fdb::Port;
+use crate::iou::socket::{Folder, PseudoSocket};
+use crate::lan::Lan;
+use crate::nic;
+use crate::nic::attach::XdpModeChoice;
+use crate::nic::watch::LinkWatch;
+use crate::plan::Plan;
+use crate::stats::{Fault, Summary, WorkerCounts};
+use crate::steer;
+use crate::steer::layout::{Count, RouterState, read_moved};
+use crate::worker::{self, NicPart, Order, Orders, Poll, Pool, Remains, Report, Reports, Setup, Worker};
+use af_xdp::{CopyMode, Umem};
+use core_affinity::CoreId;
+use crossbeam::channel;
+use nics::Card;
+use routers::Connections;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How the forwarder is to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// One worker for each of these CPUs, pinned; none: one worker, not pinned.
+    pub cpus: Vec<usize>,
+    /// Where the XDP program runs.
+    pub xdp_mode: XdpModeChoice,
+    /// Whether NICs write into our memory.
+    pub copy_mode: CopyMode,
+    /// What an idle worker does.
+    pub poll: Poll,
+    /// The host does not use the NICs.
+    pub exclusive: bool,
+    /// Where locks and former settings are kept.
+    pub state_dir: PathBuf,
+}
+
+/// Why the forwarder cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A CPU cannot be had.
+    #[error("CPU {cpu} does not exist here or is not allowed; allowed are {allowed}")]
+    Cpu {
+        /// The CPU.
+        cpu: usize,
+        /// Those that may be used.
+        allowed: String,
+    },
+    /// A network card.
+    #[error(transparent)]
+    Nic(#[from] nic::Error),
+    /// The XDP program.
+    #[error("{nic}: {source}")]
+    Steer {
+        /// The NIC.
+        nic: String,
+        /// What is wrong.
+        source: steer::Error,
+    },
+    /// AF_XDP sockets.
+    #[error("{nic}: {source}")]
+    AfXdp {
+        /// The NIC.
+        nic: String,
+        /// What is wrong.
+        source: af_xdp::Error,
+    },
+    /// Zero-copy and the generic mode exclude each other.
+    #[error("{0}: zero-copy needs native XDP, which this card's driver does not have")]
+    ZeroCopyGeneric(String),
+    /// Pseudo sockets.
+    #[error(transparent)]
+    Socket(#[from] crate::iou::socket::Error),
+    /// Anything else, with what was being done.
+    #[error("{0}: {1}")]
+    System(&'static str, std::io::Error),
+}
+
+/// A running forwarder.
+pub struct Forwarder {
+    plan: Arc<Plan>,
+    pseudos: Vec<PseudoSocket>,
+    cards: Vec<Card>,
+    lans: Vec<Arc<Lan>>,
+    connections: Connections,
+    workers: Vec<Running>,
+    reports: channel::Receiver<Report>,
+    wake: Arc<OwnedFd>,
+    watch: LinkWatch,
+    pool: Arc<Pool>,
+    started: Instant,
+    cpus: Vec<usize>,
+    faults: [u64; 2],
+    last_check: Instant,
+}
+
+struct Running {
+    thread: JoinHandle<Remains>,
+    orders: Orders,
+    counts: Arc<WorkerCounts>,
+}
+
+/// How often what no event tells of is looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+
+impl Forwarder {
+    /// Brings everything up: when this returns, frames flow. `folders` are the netio folders, one a lab.
+    ///
+    /// # Errors
+    /// See [`Error`]; then nothing of it is left.
+    pub fn start(plan: Plan, folders: Vec<Folder>, options: &Options) -> Result<Self, Error> {
+        nic::kernel::require_minimum()?;
+        let cpus = check_cpus(&options.cpus)?;
+        let plan = Arc::new(plan);
+        let pseudos = bind_pseudos(&plan, &folders)?;
+
+        let mut cards = Vec::new();
+        for index in 0..plan.lans.len() {
+            cards.push(Card::take(&plan, index, options)?);
+        }
+        let watch = LinkWatch::new()?;
+        let sizes: Vec<nics::Sizes> = cards.iter().map(|card| card.sizes(plan.workers)).collect();
+        let chunks: usize = sizes.iter().map(|size| size.chunks).sum::<usize>() + nics::BACKLOG;
+        let reserve = sizes.iter().map(|size| size.reserve).sum();
+        let (umem, mut free) =
+            Umem::new(chunks as u32).map_err(|error| Error::System("memory for frames", error))?;
+        let umem = Arc::new(umem);
+        let mut lans = Vec::new();
+        let mut parts: Vec<Vec<NicPart>> = (0..plan.workers).map(|_| Vec::new()).collect();
+        for (index, card) in cards.iter_mut().enumerate() {
+            let lan = card.open(&plan, index, options, &sizes[index], &umem, &mut free, &mut parts)?;
+            lans.push(lan);
+        }
+
+        let pool = Arc::new(Pool::new(umem, free));
+        let (send, reports) = channel::unbounded();
+        let wake = worker::eventfd().map_err(|error| Error::System("eventfd", error))?;
+        let mut forwarder = Self {
+            connections: Connections::new(&plan, folders)
+                .map_err(|error| Error::System("watching the netio folder", error))?,
+            plan: plan.clone(),
+            pseudos,
+            cards,
+            lans,
+            workers: Vec::new(),
+            reports,
+            wake: wake.clone(),
+            watch,
+            pool: pool.clone(),
+            started: Instant::now(),
+            cpus,
+            faults: [0; 2],
+            last_check: Instant::now(),
+        };
+        for (index, nics) in parts.into_iter().enumerate() {
+            let counts = Arc::new(WorkerCounts::default());
+            let setup = Setup {
+                index,
+                plan: plan.clone(),
+                poll: options.poll,
+                nics,
+                pseudos: forwarder.pseudos_of(index)?,
+                pool: pool.clone(),
+                reserve,
+                counts: counts.clone(),
+                reports: Reports { channel: send.clone(), wake: wake.clone() },
+            };
+            forwarder.start_worker(setup, counts)?;
+        }
+        forwarder.follow_links();
+        forwarder
+            .connections
+            .connect_all(&forwarder.workers.iter().map(|worker| &worker.orders).collect::<Vec<_>>());
+        for lan in &forwarder.lans {
+            lan.tables.shared.live.store(1, Relaxed);
+        }
+        Ok(forwarder)
+    }
+
+    /// What was connected and what was got, a line each.
+    #[must_use]
+    pub fn describe(&self) -> Vec<String> {
+        let plan = &self.plan;
+        let mut lines = Vec::new();
+        for port in &plan.ports {
+            let link = &plan.links[port.link];
+            let nic = &plan.lans[link.lan].nic;
+            let mac = crate::iou::mac::current(port.endpoint);
+            lines.push(format!("{nic}: router {} via {}, MAC {mac}", port.endpoint, link.endpoint));
+        }
+        let workers = match self.cpus.as_slice() {
+            [] => "1 worker, not pinned".to_string(),
+            [cpu] => format!("1 worker on CPU {cpu}"),
+            cpus => {
+                let list: Vec<String> = cpus.iter().map(ToString::to_string).collect();
+                format!("{} workers on CPUs {}", cpus.len(), list.join(","))
+            }
+        };
+        lines.extend(self.cards.iter().map(|card| card.describe(&workers)));
+        lines
+    }
+
+    /// Looks after everything until something can be read from `stop`.
+    ///
+    /// # Errors
+    /// What `poll` says.
+    pub fn run(&mut self, stop: impl AsFd) -> std::io::Result<()> {
+        loop {
+            let timeout = self.connections.next_retry().map_or(SWEEP, |due| due.min(SWEEP));
+            let timeout =
+                Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+            let ready = {
+                let mut descriptors = vec![
+                    PollFd::new(&stop, PollFlags::IN),
+                    PollFd::new(&self.watch, PollFlags::IN),
+                    PollFd::new(&self.wake, PollFlags::IN),
+                ];
+                let moves = self.cards.iter().filter_map(Card::moves_fd);
+                descriptors.extend(moves.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+                let first_folder = descriptors.len();
+                let folders = self.connections.descriptors();
+                descriptors.extend(folders.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+                match poll(&mut descriptors, Some(&timeout)) {
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+                let ready = |n: usize| !descriptors[n].revents().is_empty();
+                [ready(0), ready(1), ready(2), (first_folder..descriptors.len()).any(ready)]
+            };
+            let [stopped, link, reported, folder] = ready;
+            if stopped {
+                return Ok(());
+            }
+            if link && self.watch.drain() {
+                self.follow_links();
+            }
+            self.follow_moves();
+            let orders: Vec<&Orders> = self.workers.iter().map(|worker| &worker.orders).collect();
+            if reported {
+                worker::woken(&self.wake);
+                while let Ok(Report::RouterGone { router }) = self.reports.try_recv() {
+                    self.connections.gone(router, &orders);
+                }
+            }
+            if folder {
+                self.connections.follow_folders(&orders);
+            }
+            let sweep = self.last_check.elapsed() >= SWEEP;
+            self.connections.retry(sweep, &orders);
+            if sweep {
+                self.last_check = Instant::now();
+                self.follow_links();
+                self.report_faults();
+            }
+        }
+    }
+
+    /// Ends everything and returns what happened.
+    #[must_use]
+    pub fn stop(self) -> Summary {
+        // From here on the XDP programs leave everything to the host.
+        for lan in &self.lans {
+            lan.tables.shared.live.store(0, Relaxed);
+        }
+        let mut summary = Summary::default();
+        for card in &self.cards {
+            if let Some(counts) = card.counts() {
+                summary.add_steering(&counts);
+            }
+        }
+        for worker in &self.workers {
+            worker.orders.give(Order::Stop);
+        }
+        for worker in self.workers {
+            summary.add_worker(&worker.counts);
+            match worker.thread.join() {
+                Ok(remains) => {
+                    summary.latency.to_routers.merge(&remains.latencies.to_routers);
+                    summary.latency.to_nics.merge(&remains.latencies.to_nics);
+                    for (statistics, faults) in remains.sockets {
+                        summary.add_fault(Fault::RxRingFull, statistics.ring_full);
+                        summary.add_fault(Fault::RxDropped, statistics.dropped);
+                        summary.add_fault(Fault::BadDescriptor, faults);
+                        // Counted by queue, not by socket: every socket of a queue says the same.
+                        let empty = statistics.fill_ring_empty.max(summary.faults(Fault::FillRingEmpty));
+                        summary.add_fault(Fault::FillRingEmpty, empty - summary.faults(Fault::FillRingEmpty));
+                    }
+                }
+                Err(_) => {
+                    tracing::error!("a worker panicked: its frames and latencies are not in the summary")
+                }
+            }
+        }
+        let umem = self.pool.umem();
+        summary.chunks = (self.pool.len() + umem.lent(), umem.chunks());
+        tracing::debug!("ran for {:?}", self.started.elapsed());
+        summary
+    }
+
+    fn pseudos_of(&self, worker: usize) -> Result<Vec<(usize, OwnedFd)>, Error> {
+        let mut sockets = Vec::new();
+        for (index, pseudo) in
+            self.plan.pseudos.iter().enumerate().filter(|(_, pseudo)| pseudo.worker == worker)
+        {
+            let socket = self.pseudos.iter().find(|socket| {
+                socket.id == pseudo.id && socket.path.parent() == Some(&self.plan.labs[pseudo.lab].netio)
+            });
+            let Some(socket) = socket else { continue };
+            let descriptor =
+                socket.fd.try_clone().map_err(|error| Error::System("a pseudo socket", error))?;
+            sockets.push((index, descriptor));
+        }
+        Ok(sockets)
+    }
+
+    fn start_worker(&mut self, setup: Setup, counts: Arc<WorkerCounts>) -> Result<(), Error> {
+        let index = setup.index;
+        let cpu = self.cpus.get(index).copied();
+        let (worker, orders) = Worker::new(setup).map_err(|error| Error::System("a worker", error))?;
+        let thread = std::thread::Builder::new()
+            .name(format!("worker {index}"))
+            .spawn(move || {
+                if let Some(id) = cpu
+                    && !core_affinity::set_for_current(CoreId { id })
+                {
+                    tracing::warn!("worker {index} cannot be pinned to CPU {id}");
+                }
+                worker.run()
+            })
+            .map_err(|error| Error::System("a worker's thread", error))?;
+        self.workers.push(Running { thread, orders, counts });
+        Ok(())
+    }
+
+    /// Reads the state of every card and tells the workers.
+    fn follow_links(&mut self) {
+        for (card, lan) in self.cards.iter_mut().zip(&self.lans) {
+            card.follow_link(lan);
+        }
+    }
+
+    /// Stations that now speak from the wire are no longer behind a router.
+    fn follow_moves(&mut self) {
+        let now = self.started.elapsed();
+        let plan = &self.plan;
+        for (card, lan) in self.cards.iter_mut().zip(&self.lans) {
+            card.read_moves(|record| {
+                let Some((station, predicted)) = read_moved(record) else { return };
+                let port = lan.moved_to_wire(station, predicted, now);
+                let name = |port: Port| plan.ports[port as usize].endpoint;
+                match port.map(name) {
+                    Some(endpoint) if predicted => tracing::warn!(
+                        "{}: {}, the address of {endpoint}, also speaks from the wire: two stations with one address?",
+                        lan.nic,
+                        station.mac
+                    ),
+                    Some(endpoint) => {
+                        tracing::info!("{}: {} moved from {endpoint} to the wire", lan.nic, station.mac);
+                    }
+                    None => {}
+                }
+            });
+        }
+    }
+
+    /// What must not happen is reported, once a second at most.
+    fn report_faults(&mut self) {
+        let [mut surplus, mut no_ring] = [0, 0];
+        for counts in self.cards.iter().filter_map(Card::counts) {
+            surplus += counts[Count::CopyRingFull as usize];
+            no_ring += counts[Count::NoRing as usize];
+        }
+        let [surplus_before, no_ring_before] = std::mem::replace(&mut self.faults, [surplus, no_ring]);
+        if surplus > surplus_before {
+            tracing::warn!(
+                "{} copies of group frames for routers were dropped: a broadcast storm? The host got all of them",
+                surplus - surplus_before
+            );
+        }
+        if no_ring > no_ring_before {
+            tracing::warn!(
+                "{} frames found no AF_XDP ring: did the number of queues change?",
+                no_ring - no_ring_before
+            );
+        }
+    }
+}
+
+fn bind_pseudos(plan: &Plan, folders: &[Folder]) -> Result<Vec<PseudoSocket>, Error> {
+    let mut sockets = Vec::new();
+    for (lab, folder) in folders.iter().enumerate() {
+        let ids: Vec<_> =
+            plan.pseudos.iter().filter(|pseudo| pseudo.lab == lab).map(|pseudo| pseudo.id).collect();
+        let bound = crate::iou::socket::bind_pseudo(folder, &ids)?;
+        if let Some(warning) = bound.warning {
+            tracing::warn!("{warning}");
+        }
+        sockets.extend(bound.sockets);
+    }
+    Ok(sockets)
+}
+
+fn check_cpus(wanted: &[usize]) -> Result<Vec<usize>, Error> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let allowed: Vec<usize> =
+        core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    match wanted.iter().find(|cpu| !allowed.contains(cpu)) {
+        None => Ok(wanted.to_vec()),
+        Some(cpu) => {
+            let list: Vec<String> = allowed.iter().map(ToString::to_string).collect();
+            Err(Error::Cpu { cpu: *cpu, allowed: list.join(",") })
+        }
+    }
+}
+
+/// A router that is not connected is down for the XDP programs, too.
+fn all_down(plan: &Plan, lan: &Lan, index: usize) {
+    for port in &plan.lans[index].ports {
+        lan.set_router_state(plan.ports[*port].router, RouterState::Down);
+    }
+}

@@ -1,0 +1,250 @@
+//! A network card in use: everything that was taken from it and is given back.
+
+use super::{Error, Options, all_down};
+use crate::lan::Lan;
+use crate::nic::attach::{Attachment, XdpMode, XdpModeChoice, attach};
+use crate::nic::hold::Hold;
+use crate::nic::offload::Offloads;
+use crate::nic::promisc::Promiscuous;
+use crate::nic::{LinkState, Nic};
+use crate::plan::Plan;
+use crate::steer::layout::{COUNTS, mac_word};
+use crate::steer::{self, Steering};
+use crate::sys::ringbuf::RingBuffer;
+use crate::worker::{BATCH, NicPart, Rings, reserve};
+use af_xdp::{Config, CopyMode, Frame, Sockets, Umem};
+use libbpf_rs::MapHandle;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Chunks for the backlogs of routers that do not read, for all NICs together: 16 MiB.
+pub(super) const BACKLOG: usize = 4096;
+/// Places in the fill rings of a NIC together; a NIC with many queues gets less for each.
+const FILL: usize = 8192;
+/// Places in a ring, at most and at least.
+const RING_MAX: usize = 2048;
+const RING_MIN: usize = 256;
+/// Chunks in a worker's TX ring and stock beyond what it reads at a time.
+const WORKER_CHUNKS: usize = 1024;
+
+/// A NIC in use. Fields are dropped in this order: the program goes before the offloads come back, for some
+/// drivers refuse to change them under XDP; the hold goes last.
+pub(super) struct Card {
+    attachment: Option<Attachment>,
+    steering: Steering,
+    moves: Option<(RingBuffer, MapHandle)>,
+    _promiscuous: Promiscuous,
+    _offloads: Offloads,
+    _hold: Hold,
+    nic: Nic,
+    state: Option<LinkState>,
+    zero_copy: bool,
+    options: steer::Options,
+}
+
+/// How large a NIC's rings are.
+pub(super) struct Sizes {
+    ring: usize,
+    /// Chunks for its rings and workers.
+    pub(super) chunks: usize,
+    /// Chunks that no backlog may take.
+    pub(super) reserve: usize,
+}
+
+impl Card {
+    /// Takes the NIC of LAN `index` and attaches the XDP program, which passes everything as yet.
+    pub(super) fn take(plan: &Plan, index: usize, options: &Options) -> Result<Self, Error> {
+        let lan = &plan.lans[index];
+        let nic = Nic::find(&lan.nic)?;
+        if let Some(caution) = nic.caution() {
+            tracing::warn!("{}: {caution}", lan.nic);
+        }
+        let hold = Hold::take_in(&nic, &options.state_dir)?;
+        let ports = lan.ports.len();
+        let steer_options = steer::Options {
+            workers: plan.workers,
+            queues: nic.rx_queues() as usize,
+            exclusive: options.exclusive,
+            learned: crate::fdb::Fdb::capacity(ports),
+            predicted: 3 * ports,
+        };
+        let steer_error = |source| Error::Steer { nic: lan.nic.clone(), source };
+        let steering = Steering::load(&steer_options).map_err(steer_error)?;
+        let mut offloads = Offloads::quiet(&nic, &hold, options.xdp_mode == XdpModeChoice::Generic)?;
+        let promiscuous = Promiscuous::join(&nic)?;
+        if nic.state().carrier {
+            tracing::info!("{}: attaching; some cards lose carrier for two seconds now", lan.nic);
+        }
+        let program = steering.program().map_err(steer_error)?;
+        let attachment = attach(program.as_fd(), &nic, options.xdp_mode)?;
+        drop(program);
+        if attachment.mode == XdpMode::Generic {
+            if options.copy_mode == CopyMode::ZeroCopy {
+                return Err(Error::ZeroCopyGeneric(lan.nic.clone()));
+            }
+            offloads.quiet_for_generic()?;
+        }
+        for feature in offloads.still_on() {
+            tracing::warn!("{}: {feature}", lan.nic);
+        }
+        Ok(Self {
+            attachment: Some(attachment),
+            steering,
+            moves: None,
+            _promiscuous: promiscuous,
+            _offloads: offloads,
+            _hold: hold,
+            nic,
+            state: None,
+            zero_copy: false,
+            options: steer_options,
+        })
+    }
+
+    pub(super) fn sizes(&self, workers: usize) -> Sizes {
+        let queues = self.options.queues.max(1);
+        let ring = (FILL / queues).next_power_of_two().clamp(RING_MIN, RING_MAX);
+        let reserve = reserve(queues, ring, workers);
+        Sizes { ring, reserve, chunks: queues * ring + reserve + workers * (BATCH + WORKER_CHUNKS) }
+    }
+
+    /// Opens the AF_XDP sockets, and adds each worker's to its `parts`.
+    #[expect(clippy::too_many_arguments, reason = "called once; what it needs comes from everywhere")]
+    pub(super) fn open(
+        &mut self,
+        plan: &Plan,
+        index: usize,
+        options: &Options,
+        sizes: &Sizes,
+        umem: &Arc<Umem>,
+        free: &mut Vec<Frame>,
+        parts: &mut [Vec<NicPart>],
+    ) -> Result<Arc<Lan>, Error> {
+        let name = plan.lans[index].nic.clone();
+        let steer_error = |source| Error::Steer { nic: name.clone(), source };
+        let generic = self.mode() == Some(XdpMode::Generic);
+        let config = Config {
+            ifindex: self.nic.index(),
+            queues: self.options.queues as u32,
+            sockets_per_queue: plan.workers as u32,
+            fill_size: sizes.ring as u32,
+            completion_size: sizes.ring as u32,
+            rx_size: RING_MAX as u32,
+            tx_size: sizes.ring as u32,
+            copy_mode: if generic { CopyMode::Copy } else { options.copy_mode },
+        };
+        let sockets = Sockets::open(umem, free, &config)
+            .map_err(|source| Error::AfXdp { nic: name.clone(), source })?;
+        self.zero_copy = sockets.zero_copy;
+        let lan = Arc::new(
+            Lan::new(plan, index, self.nic.mac(), self.steering.tables().clone()).map_err(steer_error)?,
+        );
+        all_down(plan, &lan, index);
+        self.share(plan, index);
+        let mut queues: Vec<Vec<_>> = parts.iter().map(|_| Vec::new()).collect();
+        for (number, queue) in sockets.queues.into_iter().enumerate() {
+            let rings = Arc::new(Rings::new(queue.fill, queue.completion));
+            for (worker, socket) in queue.sockets.into_iter().enumerate() {
+                self.steering
+                    .set_ring(&self.options, number, worker, socket.rx.as_fd())
+                    .map_err(steer_error)?;
+                queues[worker].push((socket, rings.clone()));
+            }
+        }
+        for (worker, (part, queues)) in parts.iter_mut().zip(queues).enumerate() {
+            let (ring, fd) = self.steering.copies(worker).map_err(steer_error)?;
+            let fd = fd.try_clone_to_owned().map_err(|error| Error::System("a ring buffer", error))?;
+            part.push(NicPart { lan: lan.clone(), queues, copies: (ring, fd) });
+        }
+        self.moves = Some(self.steering.moves().map_err(steer_error)?);
+        Ok(lan)
+    }
+
+    /// Writes what the XDP program is to know of the LAN.
+    fn share(&self, plan: &Plan, index: usize) {
+        let shared = &self.steering.tables().shared;
+        let workers = plan.workers_on(index);
+        shared.group_workers.store(workers, Relaxed);
+        shared.group_owner.store(workers.trailing_zeros() % 64, Relaxed);
+        shared.nic_mac.store(mac_word(self.nic.mac()), Relaxed);
+        if let Some(port) = plan.lans[index].flood {
+            shared.flood_worker.store(plan.router_of(port).worker as u32, Relaxed);
+            shared.flood_unknown.store(1, Relaxed);
+        }
+    }
+
+    fn mode(&self) -> Option<XdpMode> {
+        self.attachment.as_ref().map(|attachment| attachment.mode)
+    }
+
+    /// What was got, for the user.
+    pub(super) fn describe(&self, workers: &str) -> String {
+        let mode = self.mode().map_or_else(|| "no".to_string(), |mode| mode.to_string());
+        let copy = if self.zero_copy { "zero-copy" } else { "copy" };
+        let queues = match self.options.queues {
+            1 => "1 queue".to_string(),
+            n => format!("{n} queues"),
+        };
+        format!("{}: {mode} XDP, {copy}, {queues}, {workers}", self.nic.name())
+    }
+
+    /// Reads the NIC's state, tells the workers, and logs what changed.
+    pub(super) fn follow_link(&mut self, lan: &Lan) {
+        let state = match self.nic.refresh_state() {
+            Ok(state) => state,
+            Err(error) => {
+                if self.state.take().is_some() {
+                    tracing::warn!("{error}");
+                }
+                lan.up.store(false, Relaxed);
+                return;
+            }
+        };
+        lan.up.store(state.up && state.carrier, Relaxed);
+        lan.mtu.store(state.mtu, Relaxed);
+        let before = self.state.replace(state);
+        if before == Some(state) {
+            return;
+        }
+        let name = self.nic.name();
+        match (state.up, state.carrier) {
+            (false, _) => {
+                tracing::warn!("{name} is down: frames from the routers are dropped until it is up")
+            }
+            (true, false) => {
+                tracing::warn!("{name} has no carrier: frames from the routers are dropped until it has")
+            }
+            (true, true) if before.is_some() => tracing::info!("{name} is up, MTU {}", state.mtu),
+            (true, true) => {}
+        }
+    }
+
+    /// What the XDP program counted; `None`, with a warning, if it cannot be read.
+    pub(super) fn counts(&self) -> Option<[u64; COUNTS]> {
+        self.steering
+            .tables()
+            .counts()
+            .inspect_err(|error| tracing::warn!("{}: {error}", self.nic.name()))
+            .ok()
+    }
+
+    pub(super) fn moves_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.moves.as_ref().map(|(_, map)| map.as_fd())
+    }
+
+    /// Hands every record of a station that moved to `each`.
+    pub(super) fn read_moves(&mut self, mut each: impl FnMut(&[u8])) {
+        let Some((ring, _)) = &mut self.moves else { return };
+        loop {
+            let count = ring.peek();
+            for n in 0..count {
+                each(ring.record(n));
+            }
+            ring.release();
+            if count == 0 {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! A LAN at run time: its forwarding database, in user space and in the XDP program's maps at once.
+//!
+//! Learning is rare and takes a lock; forwarding asks a worker's own memory of the last answers, which is good
+//! until `generation` changes.
+
+use crate::fdb::{Fdb, Learned, Port, Refusal, Station};
+use crate::iou::mac::Mac;
+use crate::plan::Plan;
+use crate::steer::layout::{PortEntry, RouterState};
+use crate::steer::{Error, Tables};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A LAN.
+pub struct Lan {
+    /// Name of the NIC.
+    pub nic: String,
+    /// The XDP program's maps.
+    pub tables: Arc<Tables>,
+    /// The NIC can send: it is up and has carrier.
+    pub up: AtomicBool,
+    /// The NIC's MTU, bytes.
+    pub mtu: AtomicU32,
+    entries: HashMap<Port, PortEntry>,
+    fdb: Mutex<Fdb>,
+    generation: AtomicU64,
+}
+
+impl Lan {
+    /// LAN `index` of `plan`, its MAC patterns entered.
+    ///
+    /// # Errors
+    /// If a BPF map cannot be written.
+    pub fn new(plan: &Plan, index: usize, mac: Mac, tables: Arc<Tables>) -> Result<Self, Error> {
+        let lan = &plan.lans[index];
+        let mut fdb = Fdb::new(mac, lan.ports.len());
+        let mut entries = HashMap::new();
+        for port in &lan.ports {
+            let entry = plan.entry(*port as Port);
+            entries.insert(*port as Port, entry);
+            for pattern in plan.predicted(*port) {
+                if fdb.predict(pattern, *port as Port) {
+                    tables.insert_predicted(pattern, &entry)?;
+                } else {
+                    tracing::warn!("{}: {pattern} is not steered to {}", lan.nic, plan.ports[*port].endpoint);
+                }
+            }
+        }
+        Ok(Self {
+            nic: lan.nic.clone(),
+            tables,
+            up: AtomicBool::new(false),
+            mtu: AtomicU32::new(0),
+            entries,
+            fdb: Mutex::new(fdb),
+            generation: AtomicU64::new(0),
+        })
+    }
+
+    /// Changes whenever an answer of [`lookup`](Self::lookup) may have.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The port that `station` is behind.
+    pub fn lookup(&self, station: &Station) -> Option<Port> {
+        self.lock().lookup(station)
+    }
+
+    /// `station` spoke from `port` at `now` (any monotonic clock). When this returns, frames to it are steered.
+    pub fn learn(&self, station: Station, port: Port, now: Duration) -> Learned {
+        let mut fdb = self.lock();
+        let learned = fdb.learn(station, port, now);
+        let evicted = match learned {
+            Learned::New { evicted } => evicted,
+            Learned::Moved { .. } => None,
+            Learned::Known | Learned::Refused(_) => return learned,
+        };
+        let written = evicted.map_or(Ok(()), |old| self.tables.remove_learned(&old)).and_then(|()| {
+            let entry = self.entries.get(&port).ok_or(Error::Missing("entry for this port"))?;
+            self.tables.insert_learned(&station, entry)
+        });
+        if let Err(error) = written {
+            tracing::warn!("{}: {} cannot be steered: {error}", self.nic, station.mac);
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+        learned
+    }
+
+    /// `station` spoke from the wire; the XDP program has taken its entry out. Returns the port it was behind.
+    pub fn moved_to_wire(&self, station: Station, predicted: bool, now: Duration) -> Option<Port> {
+        let port = self.lock().moved_to_wire(station, predicted, now);
+        self.generation.fetch_add(1, Ordering::Release);
+        port
+    }
+
+    /// Tells the XDP program what to do with frames for `router`.
+    pub fn set_router_state(&self, router: usize, state: RouterState) {
+        if let Some(byte) = self.tables.shared.router_state.get(router) {
+            byte.store(state as u8, Ordering::Relaxed);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Fdb> {
+        // A database is consistent between its methods; a panic elsewhere does not change that.
+        self.fdb.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a station was not learned, for the log.
+#[must_use]
+pub fn explain(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::NoStation => "it is no station address",
+        Refusal::Nic => "it is the network card's own address",
+        Refusal::Predicted(_) => "it is the address of another router's interface",
+        Refusal::Unsteady => "it moves back and forth: is there a loop?",
+    }
+}

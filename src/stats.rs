@@ -1,0 +1,355 @@
+//! Counters and latency histograms, one set a worker, and the summary made of them.
+//!
+//! A counter has one writer, its worker, so counting is a load and a store; anyone may read it at any time.
+
+use crate::steer::layout::{COUNTS, Count};
+use crossbeam::utils::CachePadded;
+use hdrhistogram::Histogram;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A number that one thread counts up and others may read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. For the one thread that owns the counter.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Frames, and their bytes without IOU header and FCS.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Number of frames.
+    pub frames: Counter,
+    /// Number of bytes.
+    pub bytes: Counter,
+}
+
+impl Traffic {
+    /// Counts frames with `bytes` bytes in all.
+    pub fn add(&self, frames: u64, bytes: u64) {
+        self.frames.add(frames);
+        self.bytes.add(bytes);
+    }
+}
+
+macro_rules! reasons {
+    ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $variant:ident => $text:literal,)* }) => {
+        $(#[$outer])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(usize)]
+        pub enum $name { $($(#[$inner])* $variant,)* }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// As it stands in the summary.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a frame went nowhere.
+    Loss {
+        /// Towards a router: its backlog is at its bound.
+        RouterFull => "router-full",
+        /// Towards a router: the XDP program dropped it, because the backlog was at its bound.
+        RouterPaused => "router-paused",
+        /// Towards a router: it has no socket.
+        RouterDown => "router-down",
+        /// Towards a router: it waited for more than a second.
+        Stale => "stale",
+        /// Towards a router: more than a chunk, or more than a copy can be.
+        TooLarge => "too-large",
+        /// Towards routers: a copy of a group frame found no room.
+        GroupSurplus => "group-surplus",
+        /// Towards a router: the kernel refused the datagram.
+        SendFailed => "send-failed",
+        /// From a router: shorter than a header and an Ethernet header.
+        Short => "short",
+        /// From a router: longer than a chunk.
+        TooLong => "too-long",
+        /// From a router: for another instance than the socket's.
+        WrongId => "wrong-id",
+        /// From a router: for an interface that no NETMAP line has.
+        WrongInterface => "wrong-interface",
+        /// From a router: from an endpoint that is not on the line.
+        WrongSource => "wrong-source",
+        /// From a router: no data.
+        WrongType => "wrong-type",
+        /// From a router: longer than the NIC's MTU allows.
+        AboveMtu => "above-mtu",
+        /// From a router: the NIC is down.
+        NicDown => "nic-down",
+        /// From a router: the NIC's driver threw it away, or took none.
+        NicRefused => "nic-refused",
+        /// From a router: no chunk was free to read on with.
+        NoChunk => "no-chunk",
+    }
+}
+
+reasons! {
+    /// What must not happen, and is counted when it does.
+    Fault {
+        /// A frame arrived and the fill ring was empty.
+        FillRingEmpty => "fill-ring-empty",
+        /// A frame arrived and an RX ring was full.
+        RxRingFull => "rx-ring-full",
+        /// The kernel could not put a frame into a chunk.
+        RxDropped => "rx-dropped",
+        /// A TX ring was full.
+        TxRingFull => "tx-ring-full",
+        /// The XDP program found no ring.
+        NoRing => "no-ring",
+        /// A ring held what made no sense.
+        BadDescriptor => "bad-descriptor",
+    }
+}
+
+/// What a worker counts.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// From the wire to routers.
+    pub to_routers: Traffic,
+    /// From routers to the wire.
+    pub to_nics: Traffic,
+    /// From routers to routers behind another link.
+    pub between: Traffic,
+    /// From routers, and delivered by the sender itself to a neighbour on its line: not ours to forward.
+    pub neighbour: Counter,
+    drops: [Counter; Loss::ALL.len()],
+    faults: [Counter; Fault::ALL.len()],
+}
+
+impl Counts {
+    /// Counts `n` frames that went nowhere.
+    pub fn lose(&self, why: Loss, n: usize) {
+        self.drops[why as usize].add(n as u64);
+    }
+
+    /// Counts a fault.
+    pub fn fault(&self, what: Fault, n: usize) {
+        self.faults[what as usize].add(n as u64);
+    }
+
+    /// Frames that went nowhere for this reason.
+    #[must_use]
+    pub fn dropped(&self, why: Loss) -> u64 {
+        self.drops[why as usize].get()
+    }
+}
+
+/// A worker's counters, on cache lines of their own.
+pub type WorkerCounts = CachePadded<Counts>;
+
+/// Latencies in ns.
+#[derive(Clone, Debug)]
+pub struct Latency(Histogram<u64>);
+
+/// Upper end of the scale, ns; what is above counts as this much.
+const LONGEST: u64 = 60_000_000_000;
+
+impl Default for Latency {
+    /// Two significant digits: about 30 kB, so that recording stays in the cache.
+    fn default() -> Self {
+        match Histogram::new_with_bounds(1, LONGEST, 2) {
+            Ok(histogram) => Self(histogram),
+            Err(error) => unreachable!("the bounds are constants: {error}"),
+        }
+    }
+}
+
+impl Latency {
+    /// Records `count` frames that took `ns` each.
+    pub fn record(&mut self, ns: u64, count: usize) {
+        self.0.saturating_record_n(ns.clamp(1, LONGEST), count as u64);
+    }
+
+    /// Adds what `other` recorded.
+    pub fn merge(&mut self, other: &Self) {
+        if let Err(error) = self.0.add(&other.0) {
+            unreachable!("all histograms have the same bounds: {error}");
+        }
+    }
+
+    /// The latency in ns that the given share of frames did not exceed, 0.0 to 1.0.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> u64 {
+        self.0.value_at_quantile(share)
+    }
+
+    /// Number of frames recorded.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.count() == 0 {
+            return f.write_str("latency: none measured");
+        }
+        let us = |share| self.quantile(share) as f64 / 1000.0;
+        write!(
+            f,
+            "latency p50 {:.1} us, p99 {:.1} us, p99.9 {:.1} us, max {:.1} us",
+            us(0.5),
+            us(0.99),
+            us(0.999),
+            us(1.0)
+        )
+    }
+}
+
+/// Latencies both ways.
+#[derive(Clone, Debug, Default)]
+pub struct Latencies {
+    /// From arrival at XDP to hand-over to the router's socket.
+    pub to_routers: Latency,
+    /// From arrival in the pseudo socket's queue to hand-over to the TX ring.
+    pub to_nics: Latency,
+}
+
+/// What happened in a run, or since its start.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// From the wire to routers: frames, bytes.
+    pub to_routers: (u64, u64),
+    /// From routers to the wire.
+    pub to_nics: (u64, u64),
+    /// From routers to routers behind another link.
+    pub between: (u64, u64),
+    /// Left to a neighbour on the sender's own line.
+    pub neighbour: u64,
+    /// Latencies.
+    pub latency: Latencies,
+    drops: [u64; Loss::ALL.len()],
+    faults: [u64; Fault::ALL.len()],
+    /// UMEM chunks: found, of how many.
+    pub chunks: (usize, usize),
+}
+
+impl Summary {
+    /// Adds a worker's counters.
+    pub fn add_worker(&mut self, counts: &Counts) {
+        let add = |sum: &mut (u64, u64), traffic: &Traffic| {
+            sum.0 += traffic.frames.get();
+            sum.1 += traffic.bytes.get();
+        };
+        add(&mut self.to_routers, &counts.to_routers);
+        add(&mut self.to_nics, &counts.to_nics);
+        add(&mut self.between, &counts.between);
+        self.neighbour += counts.neighbour.get();
+        for (sum, counter) in self.drops.iter_mut().zip(&counts.drops) {
+            *sum += counter.get();
+        }
+        for (sum, counter) in self.faults.iter_mut().zip(&counts.faults) {
+            *sum += counter.get();
+        }
+    }
+
+    /// Adds what a NIC's XDP program counted.
+    pub fn add_steering(&mut self, counts: &[u64; COUNTS]) {
+        self.drops[Loss::RouterPaused as usize] += counts[Count::RouterPaused as usize];
+        self.drops[Loss::RouterDown as usize] += counts[Count::RouterDown as usize];
+        self.drops[Loss::TooLarge as usize] += counts[Count::TooLarge as usize];
+        self.drops[Loss::GroupSurplus as usize] += counts[Count::CopyRingFull as usize];
+        self.faults[Fault::NoRing as usize] += counts[Count::NoRing as usize];
+    }
+
+    /// Adds faults that the kernel counted.
+    pub fn add_fault(&mut self, what: Fault, n: u64) {
+        self.faults[what as usize] += n;
+    }
+
+    /// Frames that went nowhere for this reason.
+    #[must_use]
+    pub fn dropped(&self, why: Loss) -> u64 {
+        self.drops[why as usize]
+    }
+
+    /// How often this happened.
+    #[must_use]
+    pub fn faults(&self, what: Fault) -> u64 {
+        self.faults[what as usize]
+    }
+}
+
+/// The non-zero ones, or "none".
+fn list(f: &mut fmt::Formatter<'_>, items: impl Iterator<Item = (&'static str, u64)>) -> fmt::Result {
+    let mut separator = "";
+    for (text, count) in items.filter(|(_, count)| *count > 0) {
+        write!(f, "{separator}{text} {count}")?;
+        separator = ", ";
+    }
+    if separator.is_empty() { f.write_str("none") } else { Ok(()) }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Latencies { to_routers, to_nics } = &self.latency;
+        writeln!(f, "to routers: {} frames, {} bytes, {to_routers}", self.to_routers.0, self.to_routers.1)?;
+        writeln!(f, "to network cards: {} frames, {} bytes, {to_nics}", self.to_nics.0, self.to_nics.1)?;
+        writeln!(f, "between routers: {} frames, {} bytes", self.between.0, self.between.1)?;
+        if self.neighbour > 0 {
+            writeln!(f, "left to neighbours on the sender's line: {} frames", self.neighbour)?;
+        }
+        f.write_str("dropped: ")?;
+        list(f, Loss::ALL.iter().map(|why| (why.text(), self.dropped(*why))))?;
+        f.write_str("\nfaults: ")?;
+        list(f, Fault::ALL.iter().map(|what| (what.text(), self.faults(*what))))?;
+        let (found, all) = self.chunks;
+        write!(f, "\nchunks: {found} of {all} accounted for")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_names_what_happened_and_nothing_else() {
+        let counts = Counts::default();
+        counts.to_routers.add(2, 128);
+        counts.lose(Loss::WrongSource, 3);
+        counts.fault(Fault::TxRingFull, 1);
+        let mut summary = Summary::default();
+        summary.add_worker(&counts);
+        summary.add_worker(&counts);
+        let mut steering = [0; COUNTS];
+        steering[Count::RouterPaused as usize] = 7;
+        summary.add_steering(&steering);
+        summary.latency.to_routers.record(1500, 4);
+        summary.chunks = (10, 10);
+        let text = summary.to_string();
+        assert!(text.contains("to routers: 4 frames, 256 bytes, latency p50 1.5 us"), "{text}");
+        assert!(text.contains("dropped: router-paused 7, wrong-source 6\n"), "{text}");
+        assert!(text.contains("faults: tx-ring-full 2\n"), "{text}");
+        assert!(text.ends_with("chunks: 10 of 10 accounted for"), "{text}");
+        assert!(Summary::default().to_string().contains("dropped: none\nfaults: none"));
+    }
+
+    #[test]
+    fn latencies_beyond_the_scale_count_as_its_end() {
+        let mut latency = Latency::default();
+        latency.record(0, 1);
+        latency.record(u64::MAX, 1);
+        assert_eq!(latency.count(), 2);
+        assert!(latency.quantile(1.0) >= LONGEST / 100 * 99);
+    }
+}

@@ -1,0 +1,162 @@
+//! Frames that wait for a router whose socket queue is full. The policy is pure; who sends is `to_routers`.
+//!
+//! Chunks are shared by all routers, so the bound is the dynamic threshold of shared-memory switches (Choudhury
+//! and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998) with alpha = 1: a router
+//! may hold as many chunks as are free beyond a reserve. However many routers stop reading, some always stay free.
+
+use std::collections::VecDeque;
+
+/// Frames older than this are thrown away, ns: a router that comes back gets fresh ones.
+pub(super) const STALE: u64 = 1_000_000_000;
+
+/// How many frames one router may hold while `free` chunks are free and `reserve` must stay so.
+#[must_use]
+pub(super) const fn bound(free: usize, reserve: usize) -> usize {
+    free.saturating_sub(reserve)
+}
+
+/// The frames that wait for one router, first in, first out.
+#[derive(Debug)]
+pub(super) struct Backlog<T> {
+    held: VecDeque<(u64, T)>,
+    paused: bool,
+}
+
+impl<T> Default for Backlog<T> {
+    fn default() -> Self {
+        Self { held: VecDeque::new(), paused: false }
+    }
+}
+
+/// What changed for the XDP program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Pause {
+    /// From now on it is to drop this router's frames.
+    Begin,
+    /// From now on it is to steer them again.
+    End,
+}
+
+impl<T> Backlog<T> {
+    /// True if nothing waits.
+    #[must_use]
+    pub(super) fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// Number of frames that wait.
+    #[must_use]
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Adds a frame that arrived at `time` (ns).
+    ///
+    /// # Errors
+    /// The frame, if `bound` is reached.
+    pub(super) fn push(&mut self, time: u64, item: T, bound: usize) -> Result<(), T> {
+        if self.held.len() >= bound {
+            return Err(item);
+        }
+        self.held.push_back((time, item));
+        Ok(())
+    }
+
+    /// The frames, the oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.held.iter().map(|(_, item)| item)
+    }
+
+    /// Takes the oldest out.
+    pub(super) fn pop(&mut self) -> Option<T> {
+        self.held.pop_front().map(|(_, item)| item)
+    }
+
+    /// Takes the oldest out if it is [`STALE`] at `now` (ns).
+    pub(super) fn pop_stale(&mut self, now: u64) -> Option<T> {
+        self.held.front().filter(|(time, _)| now.saturating_sub(*time) > STALE)?;
+        self.pop()
+    }
+
+    /// Whether the XDP program is to be told something: pause at the bound, end it at half of it.
+    pub(super) fn pause(&mut self, bound: usize) -> Option<Pause> {
+        let paused = if self.paused { self.held.len() > bound / 2 } else { self.held.len() >= bound };
+        let paused = paused && !self.held.is_empty();
+        if paused == self.paused {
+            return None;
+        }
+        self.paused = paused;
+        Some(if paused { Pause::Begin } else { Pause::End })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn first_in_first_out_up_to_the_bound() {
+        let mut backlog = Backlog::default();
+        for n in 0..3 {
+            backlog.push(n, n, 3).unwrap();
+        }
+        assert_eq!(backlog.push(3, 3, 3), Err(3));
+        assert_eq!(std::iter::from_fn(|| backlog.pop()).collect::<Vec<_>>(), [0, 1, 2]);
+    }
+
+    #[test]
+    fn pauses_at_the_bound_and_ends_at_half() {
+        let mut backlog = Backlog::default();
+        for n in 0..10 {
+            assert_eq!(backlog.pause(10), None);
+            backlog.push(n, n, 10).unwrap();
+        }
+        assert_eq!(backlog.pause(10), Some(Pause::Begin));
+        for _ in 0..4 {
+            backlog.pop();
+            assert_eq!(backlog.pause(10), None);
+        }
+        backlog.pop();
+        assert_eq!(backlog.pause(10), Some(Pause::End));
+        assert_eq!(backlog.pause(10), None);
+    }
+
+    #[test]
+    fn a_bound_of_nothing_does_not_pause_for_ever() {
+        let mut backlog = Backlog::default();
+        backlog.push(0, 0, 1).unwrap();
+        assert_eq!(backlog.pause(0), Some(Pause::Begin));
+        backlog.pop();
+        assert_eq!(backlog.pause(0), Some(Pause::End));
+    }
+
+    #[test]
+    fn only_what_is_stale_goes() {
+        let mut backlog = Backlog::default();
+        backlog.push(0, "old", 9).unwrap();
+        backlog.push(STALE, "fresh", 9).unwrap();
+        assert_eq!(backlog.pop_stale(STALE), None);
+        assert_eq!(backlog.pop_stale(STALE + 1), Some("old"));
+        assert_eq!(backlog.pop_stale(STALE + 1), None);
+    }
+
+    proptest! {
+        /// However many routers are stuck, and in whatever order frames come, the reserve stays free and every
+        /// router may hold something.
+        #[test]
+        fn stuck_routers_never_take_the_reserve(arrivals in prop::collection::vec(0usize..40, 0..4000)) {
+            const CHUNKS: usize = 1000;
+            const RESERVE: usize = 300;
+            let mut backlogs: Vec<Backlog<()>> = (0..40).map(|_| Backlog::default()).collect();
+            let mut free = CHUNKS;
+            for router in arrivals {
+                if backlogs[router].push(0, (), bound(free, RESERVE)).is_ok() { free -= 1; }
+                prop_assert!(free > RESERVE);
+                prop_assert_eq!(free + backlogs.iter().map(Backlog::len).sum::<usize>(), CHUNKS);
+            }
+            let largest = backlogs.iter().map(Backlog::len).max().unwrap_or(0);
+            prop_assert!(largest <= (CHUNKS - RESERVE) / 2, "one router holds {largest}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The two clocks: `CLOCK_MONOTONIC`, which stamps what arrives from the wire, and `CLOCK_REALTIME`, which stamps
+//! what lies in a socket's queue.
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// `CLOCK_MONOTONIC`, ns.
+pub(super) fn monotonic() -> u64 {
+    ns(clock_gettime(ClockId::Monotonic))
+}
+
+/// `CLOCK_REALTIME`, ns since 1970.
+pub(super) fn realtime() -> u64 {
+    ns(clock_gettime(ClockId::Realtime))
+}
+
+fn ns(time: Timespec) -> u64 {
+    (time.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec as u64)
+}

@@ -1,0 +1,562 @@
+//! A worker: one pinned thread that moves frames both ways.
+//!
+//! The life of a frame *towards a router* ([`to_routers`]): the XDP program put it into this worker's AF_XDP ring
+//! with the router's index and the IOU header in front. [`Worker::receive`] sorts a batch into runs, one for each
+//! router; a run is one `send` or `sendmmsg` from UMEM; the chunks go back into the fill ring. What finds the
+//! router's queue full waits in its backlog.
+//!
+//! The life of a frame *from a router* ([`to_nics`]): `recvmmsg` put its datagram into a chunk. It is checked, its
+//! source learned; the frame, 8 bytes in, goes to the TX ring or, behind another header, to another router.
+//!
+//! Towards a router its worker owns everything; from the routers the worker that owns the pseudo socket does.
+//! Workers share the fill and completion ring of a queue ([`Rings`]) and the pool of chunks, a batch at a time.
+
+mod backlog;
+mod clock;
+mod poller;
+mod pool;
+mod to_nics;
+mod to_routers;
+
+pub use pool::Pool;
+
+use crate::iou::header;
+use crate::lan::Lan;
+use crate::plan::Plan;
+use crate::stats::{Fault, Latencies, WorkerCounts};
+use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_GROUP, Stamp};
+use crate::sys::mmsg::Receiver;
+use crate::sys::ringbuf::RingBuffer;
+use af_xdp::{Completion, Fill, Packet, Rx, RxStatistics, Socket};
+use poller::{Events, Poller, Token};
+use pool::Stock;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use to_nics::{DATAGRAM_OFFSET, NicSide, Pseudo, PseudoLink, Reading, Source, transmit};
+use to_routers::{Datagram, Delivery, GroupPort, Membership, Origin};
+
+/// Frames taken at a time, from a ring or a socket.
+pub const BATCH: usize = 64;
+/// While frames wait for routers, this often the worker looks for stale ones.
+const UPKEEP: Duration = Duration::from_millis(100);
+/// While a NIC has not taken what is in its TX ring, this often it is told again.
+const RETRY: Duration = Duration::from_millis(10);
+
+/// When a worker that found nothing to do looks again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Poll {
+    /// When the kernel wakes it.
+    Adaptive,
+    /// At once: a core is given for the last microseconds.
+    Busy,
+}
+
+/// The rings that all workers of a queue share.
+#[derive(Debug)]
+pub struct Rings(Mutex<(Fill, Completion)>);
+
+impl Rings {
+    /// Shares `fill` and `completion`.
+    #[must_use]
+    pub fn new(fill: Fill, completion: Completion) -> Self {
+        Self(Mutex::new((fill, completion)))
+    }
+
+    /// Takes frames that have been sent back into `stock`.
+    fn reap(&self, stock: &mut Stock) {
+        self.lock().1.reap(&mut stock.free);
+    }
+
+    /// Gives the kernel `count` frames to receive into; returns how many it got. Takes back what has been sent.
+    fn refill(&self, stock: &mut Stock, count: usize) -> usize {
+        let mut rings = self.lock();
+        let (fill, completion) = &mut *rings;
+        completion.reap(&mut stock.free);
+        stock.fetch(count);
+        let given = fill.push(&mut stock.free, count);
+        fill.wake();
+        given
+    }
+
+    /// Addresses that the kernel gave back without having been lent them.
+    fn faults(&self) -> u64 {
+        self.lock().1.faults()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Fill, Completion)> {
+        // Each method leaves the rings whole; a panic elsewhere does not change that.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the control thread tells a worker.
+#[derive(Debug)]
+pub enum Order {
+    /// The router's socket is this one from now on, or it has none.
+    Router {
+        /// Index in the plan.
+        router: usize,
+        /// A connected datagram socket.
+        socket: Option<OwnedFd>,
+    },
+    /// The worker ends.
+    Stop,
+}
+
+/// What a worker tells the control thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Report {
+    /// A router's socket is gone.
+    RouterGone {
+        /// Index in the plan.
+        router: usize,
+    },
+}
+
+/// A worker's way to the control thread: a channel, and an eventfd that wakes it.
+#[derive(Clone, Debug)]
+pub struct Reports {
+    /// The channel. Unbounded, for a report is rare and none may be lost.
+    pub channel: crossbeam::channel::Sender<Report>,
+    /// What the control thread waits on.
+    pub wake: Arc<OwnedFd>,
+}
+
+impl Reports {
+    fn send(&self, report: Report) {
+        if self.channel.send(report).is_ok() {
+            wake(&self.wake);
+        }
+    }
+}
+
+/// The control thread's way to a worker.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    channel: crossbeam::channel::Sender<Order>,
+    wake: Arc<OwnedFd>,
+}
+
+impl Orders {
+    /// Gives the worker an order. One that has ended takes none, which is no error.
+    pub fn give(&self, order: Order) {
+        if self.channel.send(order).is_ok() {
+            wake(&self.wake);
+        }
+    }
+}
+
+/// Adds 1 to an eventfd; that it is full already means it is readable, which is all that is wanted.
+pub fn wake(eventfd: &OwnedFd) {
+    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+}
+
+/// Resets an eventfd.
+pub fn woken(eventfd: &OwnedFd) {
+    let _ = rustix::io::read(eventfd, &mut [0u8; 8]);
+}
+
+/// An eventfd, not blocking.
+///
+/// # Errors
+/// What `eventfd` says.
+pub fn eventfd() -> io::Result<Arc<OwnedFd>> {
+    use rustix::event::EventfdFlags;
+    Ok(Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+}
+
+/// A worker's part of a NIC.
+pub struct NicPart {
+    /// The LAN, in the order of the plan.
+    pub lan: Arc<Lan>,
+    /// This worker's socket on each queue, with what it shares there.
+    pub queues: Vec<(Socket, Arc<Rings>)>,
+    /// The ring buffer of group frames, and the descriptor to wait on.
+    pub copies: (RingBuffer, OwnedFd),
+}
+
+/// What a worker is made of.
+pub struct Setup {
+    /// Its number.
+    pub index: usize,
+    /// Everything, connected.
+    pub plan: Arc<Plan>,
+    /// How it waits.
+    pub poll: Poll,
+    /// Its part of each NIC, in the order of the plan's LANs.
+    pub nics: Vec<NicPart>,
+    /// The pseudo sockets it reads: index in the plan, socket.
+    pub pseudos: Vec<(usize, OwnedFd)>,
+    /// Free chunks.
+    pub pool: Arc<Pool>,
+    /// Chunks that no backlog may take.
+    pub reserve: usize,
+    /// Its counters.
+    pub counts: Arc<WorkerCounts>,
+    /// Its way to the control thread.
+    pub reports: Reports,
+}
+
+/// What is left of a worker that has ended.
+pub struct Remains {
+    /// Latencies it measured.
+    pub latencies: Latencies,
+    /// Chunks it held, all of them given to the pool.
+    pub chunks: usize,
+    /// The kernel's counts for each of its sockets, and descriptors that made no sense.
+    pub sockets: Vec<(RxStatistics, u64)>,
+}
+
+/// A queue of a NIC, as a place to receive from.
+struct QueueSide {
+    rx: Rx,
+    rings: Arc<Rings>,
+    /// Frames received and not yet replaced in the fill ring.
+    owed: usize,
+}
+
+/// The receiving side of a NIC.
+struct Arrival {
+    lan: Arc<Lan>,
+    queues: Vec<QueueSide>,
+    copies: RingBuffer,
+    /// This worker's ports on the LAN.
+    ports: Vec<GroupPort>,
+    flood: Option<GroupPort>,
+}
+
+/// A worker.
+pub struct Worker {
+    index: usize,
+    poll: Poll,
+    arrivals: Vec<Arrival>,
+    nics: Vec<NicSide>,
+    pseudos: Vec<Pseudo>,
+    delivery: Delivery,
+    stock: Stock,
+    receiver: Receiver,
+    packets: Vec<Packet>,
+    poller: Poller,
+    orders: crossbeam::channel::Receiver<Order>,
+    wake: Arc<OwnedFd>,
+    counts: Arc<WorkerCounts>,
+    latencies: Latencies,
+    next_upkeep: u64,
+}
+
+impl Worker {
+    /// Makes a worker, and the way to give it orders.
+    ///
+    /// # Errors
+    /// What `epoll` and `eventfd` say; too few chunks for its receive batch.
+    pub fn new(setup: Setup) -> io::Result<(Self, Orders)> {
+        let Setup { index, plan, poll, nics, pseudos, pool, reserve, counts, reports } = setup;
+        let poller = Poller::new()?;
+        let wake = eventfd()?;
+        poller.watch(wake.as_fd(), Token::Orders)?;
+        let (send, orders) = crossbeam::channel::unbounded();
+        let lans: Vec<Arc<Lan>> = nics.iter().map(|nic| nic.lan.clone()).collect();
+
+        let mut arrivals = Vec::new();
+        let mut sides = Vec::new();
+        for (lan_index, nic) in nics.into_iter().enumerate() {
+            let ports: Vec<GroupPort> =
+                plan.lans[lan_index].ports.iter().map(|port| group_port(&plan, *port)).collect();
+            let flood = plan.lans[lan_index].flood;
+            let flood_at = flood.and_then(|flood| ports.iter().position(|port| port.port == flood));
+            let own = |port: &&GroupPort| plan.routers[port.router].worker == index;
+            poller.watch_edge(nic.copies.1.as_fd(), Token::Ring)?;
+            // Frames leave by one queue, so that their order is kept; workers spread over the queues.
+            let tx_queue = index % nic.queues.len().max(1);
+            let (mut queues, mut tx) = (Vec::new(), None);
+            for (number, (socket, rings)) in nic.queues.into_iter().enumerate() {
+                poller.watch_edge(socket.rx.as_fd(), Token::Ring)?;
+                if number == tx_queue {
+                    tx = Some((socket.tx, rings.clone()));
+                }
+                queues.push(QueueSide { rx: socket.rx, rings, owed: 0 });
+            }
+            let Some((tx, rings)) = tx else { return Err(io::Error::other("a NIC without a queue")) };
+            arrivals.push(Arrival {
+                lan: nic.lan.clone(),
+                queues,
+                copies: nic.copies.0,
+                ports: ports.iter().filter(own).copied().collect(),
+                flood: flood_at.map(|at| ports[at]).filter(|port| own(&port)),
+            });
+            sides.push(NicSide::new(nic.lan, tx, rings, ports, flood_at));
+        }
+
+        let mut own_pseudos = Vec::new();
+        for (plan_index, socket) in pseudos {
+            poller.watch(socket.as_fd(), Token::Pseudo(own_pseudos.len()))?;
+            own_pseudos.push(pseudo(&plan, plan_index, socket));
+        }
+
+        let mut stock = Stock::new(pool);
+        stock.fetch(BATCH);
+        let keep = stock.free.len().saturating_sub(BATCH);
+        let frames = stock.free.split_off(keep);
+        if frames.len() < BATCH {
+            return Err(io::Error::other("too few chunks for a worker"));
+        }
+        let members = (0..plan.routers.len()).map(|router| membership(&plan, router, index));
+        let delivery = Delivery::new(members, lans, counts.clone(), reserve, reports);
+        let worker = Self {
+            index,
+            poll,
+            arrivals,
+            nics: sides,
+            pseudos: own_pseudos,
+            delivery,
+            receiver: Receiver::new(stock.umem().clone(), frames, DATAGRAM_OFFSET),
+            stock,
+            packets: Vec::with_capacity(BATCH),
+            poller,
+            orders,
+            wake: wake.clone(),
+            counts,
+            latencies: Latencies::default(),
+            next_upkeep: 0,
+        };
+        Ok((worker, Orders { channel: send, wake }))
+    }
+
+    /// Moves frames until it is told to stop.
+    pub fn run(mut self) -> Remains {
+        let mut events = Events::new();
+        loop {
+            let mut busy = false;
+            for n in 0..self.arrivals.len() {
+                busy |= self.receive(n);
+                busy |= self.copies(n);
+            }
+            let timeout = self.timeout(busy);
+            self.poller.wait(&mut events, timeout);
+            self.awake();
+            for n in 0..events.len() {
+                match events.token(n) {
+                    Token::Ring => {}
+                    Token::Router(router) => self.delivery.room(router, &mut self.stock, &self.poller),
+                    Token::Pseudo(pseudo) => self.read(pseudo),
+                    Token::Orders => {
+                        if self.obey() {
+                            return self.end();
+                        }
+                    }
+                }
+            }
+            self.upkeep();
+        }
+    }
+
+    /// Takes a batch from each queue of a NIC to the routers. True if there was anything.
+    fn receive(&mut self, nic: usize) -> bool {
+        let mut busy = false;
+        for queue in 0..self.arrivals[nic].queues.len() {
+            let side = &mut self.arrivals[nic].queues[queue];
+            let count = side.rx.receive(&mut self.packets, BATCH);
+            if count == 0 {
+                continue;
+            }
+            busy = true;
+            side.owed += count;
+            let now = clock::monotonic();
+            let mut packets = std::mem::take(&mut self.packets);
+            for packet in packets.drain(..) {
+                self.sort(nic, packet, now);
+            }
+            self.packets = packets;
+            self.delivery.send_runs(&mut self.stock, &self.poller);
+            let side = &mut self.arrivals[nic].queues[queue];
+            side.owed -= side.rings.refill(&mut self.stock, side.owed);
+        }
+        busy
+    }
+
+    /// Puts a steered packet into its router's run.
+    fn sort(&mut self, nic: usize, packet: Packet, now: u64) {
+        let umem = self.stock.umem();
+        let stamp = Stamp::read(umem.data(&packet)).filter(|_| packet.len() > HEAD);
+        let Some(stamp) = stamp.filter(|stamp| {
+            usize::from(stamp.router()) < self.delivery.routers() || stamp.router() == STAMP_GROUP
+        }) else {
+            self.counts.fault(Fault::BadDescriptor, 1);
+            return self.stock.give(packet.into_frame());
+        };
+        let time = stamp.time(now);
+        let mut packet = packet.skip(STAMP);
+        if stamp.router() != STAMP_GROUP {
+            let router = usize::from(stamp.router());
+            return self.delivery.queue(router, Datagram { packet, time, origin: Origin::Wire });
+        }
+        // With --exclusive group frames come this way: to each port, each time behind its header.
+        for port in &self.arrivals[nic].ports {
+            let umem = self.stock.umem().clone();
+            let bytes = umem.data_mut(&mut packet);
+            bytes[..header::LEN].copy_from_slice(&port.header);
+            self.delivery.send_shared(port.router, bytes, time, Origin::Wire, &mut self.stock, &self.poller);
+        }
+        self.stock.give(packet.into_frame());
+    }
+
+    /// Sends a batch of copied group frames to this worker's routers. True if there was anything.
+    fn copies(&mut self, nic: usize) -> bool {
+        let Arrival { copies, ports, flood, .. } = &mut self.arrivals[nic];
+        let count = copies.peek();
+        if count == 0 {
+            return false;
+        }
+        self.delivery.send_copies(copies, count, ports, flood.as_ref(), &mut self.stock, &self.poller);
+        copies.release();
+        true
+    }
+
+    fn read(&mut self, pseudo: usize) {
+        let mut reading = Reading {
+            nics: &mut self.nics,
+            receiver: &mut self.receiver,
+            delivery: &mut self.delivery,
+            stock: &mut self.stock,
+            poller: &self.poller,
+            counts: &self.counts,
+            latency: &mut self.latencies.to_nics,
+        };
+        reading.read(&mut self.pseudos[pseudo]);
+    }
+
+    /// How long to wait for events. Before a real wait the XDP programs are told to wake this worker for group
+    /// frames, and the rings are looked at once more: see `copy_to_worker` in bpf/steer.bpf.c.
+    fn timeout(&mut self, busy: bool) -> Option<Duration> {
+        if busy || self.poll == Poll::Busy {
+            return Some(Duration::ZERO);
+        }
+        for arrival in &self.arrivals {
+            asleep(&arrival.lan, self.index).store(1, Ordering::Relaxed);
+        }
+        std::sync::atomic::fence(Ordering::SeqCst);
+        let idle = self.arrivals.iter_mut().all(|arrival| {
+            arrival.copies.is_empty() && arrival.queues.iter_mut().all(|queue| queue.rx.is_empty())
+        });
+        if !idle {
+            return Some(Duration::ZERO);
+        }
+        if self.nics.iter().any(|nic| nic.unsent) || self.owes() {
+            Some(RETRY)
+        } else if self.delivery.is_waiting() {
+            Some(UPKEEP)
+        } else {
+            None
+        }
+    }
+
+    fn awake(&self) {
+        if self.poll == Poll::Adaptive {
+            for arrival in &self.arrivals {
+                asleep(&arrival.lan, self.index).store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn owes(&self) -> bool {
+        self.arrivals.iter().flat_map(|arrival| &arrival.queues).any(|queue| queue.owed > 0)
+    }
+
+    /// What is due now and then.
+    fn upkeep(&mut self) {
+        if self.nics.iter().any(|nic| nic.unsent) || self.owes() {
+            for nic in &mut self.nics {
+                transmit(nic, &mut self.stock, &self.counts, &mut self.latencies.to_nics);
+            }
+            for queue in self.arrivals.iter_mut().flat_map(|arrival| &mut arrival.queues) {
+                if queue.owed > 0 {
+                    queue.owed -= queue.rings.refill(&mut self.stock, queue.owed);
+                }
+            }
+        }
+        self.stock.balance();
+        if self.delivery.is_waiting() {
+            let now = clock::monotonic();
+            if now >= self.next_upkeep {
+                self.delivery.expire(now, &mut self.stock, &self.poller);
+                self.next_upkeep = now + UPKEEP.as_nanos() as u64;
+            }
+        }
+    }
+
+    /// Carries out what the control thread ordered. True if it is to stop.
+    fn obey(&mut self) -> bool {
+        woken(&self.wake);
+        while let Ok(order) = self.orders.try_recv() {
+            match order {
+                Order::Router { router, socket } => {
+                    self.delivery.set_socket(router, socket, &mut self.stock, &self.poller);
+                }
+                Order::Stop => return true,
+            }
+        }
+        false
+    }
+
+    fn end(mut self) -> Remains {
+        self.delivery.drain(&mut self.stock);
+        for nic in &mut self.nics {
+            nic.rings.reap(&mut self.stock);
+        }
+        for frame in self.receiver.into_frames() {
+            self.stock.give(frame);
+        }
+        let mut sockets = Vec::new();
+        for queue in self.arrivals.iter_mut().flat_map(|arrival| &mut arrival.queues) {
+            let faults = queue.rx.faults() + queue.rings.faults();
+            sockets.push((queue.rx.statistics().unwrap_or_default(), faults));
+        }
+        let chunks = self.stock.free.len();
+        self.stock.surrender();
+        self.latencies.to_routers = std::mem::take(&mut self.delivery.latency);
+        Remains { latencies: self.latencies, chunks, sockets }
+    }
+}
+
+fn asleep(lan: &Lan, worker: usize) -> &AtomicU32 {
+    &lan.tables.shared.asleep[worker]
+}
+
+fn group_port(plan: &Plan, port: usize) -> GroupPort {
+    GroupPort { port, router: plan.ports[port].router, header: plan.ports[port].to_router.0 }
+}
+
+fn membership(plan: &Plan, router: usize, worker: usize) -> Membership {
+    let on = |lan: &usize| plan.lans[*lan].ports.iter().any(|port| plan.ports[*port].router == router);
+    Membership {
+        owned: plan.routers[router].worker == worker,
+        lans: (0..plan.lans.len()).filter(on).collect(),
+    }
+}
+
+fn pseudo(plan: &Plan, index: usize, socket: OwnedFd) -> Pseudo {
+    let planned = &plan.pseudos[index];
+    let mut by_interface = Box::new([0u16; 256]);
+    let mut links = Vec::new();
+    for link in planned.links.iter().map(|link| &plan.links[*link]) {
+        let sources = link.ports.iter().map(|port| {
+            let planned = &plan.ports[*port];
+            Source::new(*port, planned.from_router, planned.neighbours.clone())
+        });
+        links.push(PseudoLink { nic: link.lan, sources: sources.collect() });
+        by_interface[usize::from(link.endpoint.interface.0)] = links.len() as u16;
+    }
+    Pseudo { socket, id: planned.id.get(), by_interface, links }
+}
+
+/// Chunks that no backlog may take: what the RX rings of `workers` workers can hold of `queues` queues, and two
+/// batches a worker.
+#[must_use]
+pub const fn reserve(queues: usize, fill_size: usize, workers: usize) -> usize {
+    queues * fill_size + 2 * BATCH * workers
+}
+
+const _: () = assert!(MAX_STEERED + HEAD + 256 == af_xdp::CHUNK);

@@ -1,0 +1,154 @@
+//! Free chunks: a pool for the process, and a stock that each worker keeps at hand.
+
+use af_xdp::{Frame, Umem};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A stock above this gives half of it to the pool...
+const HIGH: usize = 512;
+/// ...and an empty one takes this many.
+const REFILL: usize = 128;
+
+/// Chunks that no worker has at hand.
+#[derive(Debug)]
+pub struct Pool {
+    umem: Arc<Umem>,
+    free: Mutex<Vec<Frame>>,
+    /// How many there are, to be read without the lock.
+    count: AtomicUsize,
+}
+
+impl Pool {
+    /// A pool of `free` chunks of `umem`.
+    #[must_use]
+    pub fn new(umem: Arc<Umem>, free: Vec<Frame>) -> Self {
+        let count = AtomicUsize::new(free.len());
+        Self { umem, free: Mutex::new(free), count }
+    }
+
+    /// The memory.
+    #[must_use]
+    pub fn umem(&self) -> &Arc<Umem> {
+        &self.umem
+    }
+
+    /// Number of chunks in it.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    /// True if it has none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Moves up to `max` chunks to `to`.
+    pub fn take(&self, to: &mut Vec<Frame>, max: usize) {
+        let mut free = self.lock();
+        let from = free.len().saturating_sub(max);
+        to.extend(free.drain(from..));
+        self.count.store(free.len(), Relaxed);
+    }
+
+    /// Moves the chunks from index `keep` on out of `from`.
+    pub fn give(&self, from: &mut Vec<Frame>, keep: usize) {
+        let mut free = self.lock();
+        free.extend(from.drain(keep.min(from.len())..));
+        self.count.store(free.len(), Relaxed);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Frame>> {
+        // Every state of the list is a good one: a thread that panicked in between changes nothing.
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A worker's own free chunks.
+#[derive(Debug)]
+pub(super) struct Stock {
+    pool: Arc<Pool>,
+    /// The chunks; rings take from it and reap into it directly.
+    pub(super) free: Vec<Frame>,
+}
+
+impl Stock {
+    /// An empty stock beside `pool`.
+    #[must_use]
+    pub(super) fn new(pool: Arc<Pool>) -> Self {
+        let free = Vec::with_capacity(pool.umem().chunks());
+        Self { pool, free }
+    }
+
+    /// The memory.
+    #[must_use]
+    pub(super) fn umem(&self) -> &Arc<Umem> {
+        self.pool.umem()
+    }
+
+    /// A free chunk, if the process has one.
+    pub(super) fn take(&mut self) -> Option<Frame> {
+        if self.free.is_empty() {
+            self.pool.take(&mut self.free, REFILL);
+        }
+        self.free.pop()
+    }
+
+    /// Makes sure of `count` chunks at hand, as far as the process has them.
+    pub(super) fn fetch(&mut self, count: usize) {
+        let missing = count.saturating_sub(self.free.len());
+        if missing > 0 {
+            self.pool.take(&mut self.free, missing + REFILL);
+        }
+    }
+
+    /// Puts a chunk back.
+    pub(super) fn give(&mut self, frame: Frame) {
+        self.free.push(frame);
+    }
+
+    /// Free chunks in the process, other workers' stocks apart.
+    #[must_use]
+    pub(super) fn available(&self) -> usize {
+        self.free.len() + self.pool.len()
+    }
+
+    /// Gives the pool everything.
+    pub(super) fn surrender(&mut self) {
+        self.pool.give(&mut self.free, 0);
+    }
+
+    /// Gives the pool what is more than a stock needs.
+    pub(super) fn balance(&mut self) {
+        if self.free.len() > HIGH {
+            self.pool.give(&mut self.free, HIGH / 2);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_go_round_between_stocks() {
+        let (umem, frames) = Umem::new(2000).unwrap();
+        let pool = Arc::new(Pool::new(Arc::new(umem), frames));
+        let (mut a, mut b) = (Stock::new(pool.clone()), Stock::new(pool.clone()));
+        let mut held = Vec::new();
+        while let Some(frame) = a.take() {
+            held.push(frame);
+        }
+        assert_eq!((held.len(), a.available()), (2000, 0));
+        assert!(b.take().is_none());
+        for frame in held {
+            a.give(frame);
+        }
+        a.balance();
+        assert_eq!((a.free.len(), pool.len()), (256, 1744));
+        b.fetch(300);
+        assert!(b.free.len() >= 300);
+        assert_eq!(a.free.len() + b.free.len() + pool.len(), 2000);
+    }
+}

@@ -1,0 +1,339 @@
+//! From the routers: datagrams straight into UMEM chunks, checked, and on to a NIC or another router.
+
+use super::poller::Poller;
+use super::pool::Stock;
+use super::to_routers::{Datagram, Delivery, GroupPort, Origin};
+use super::{BATCH, Rings, clock};
+use crate::ethernet::{self, View};
+use crate::fdb::{Learned, Station};
+use crate::iou::header::{self, Header, TYPE_DATA};
+use crate::lan::{Lan, explain};
+use crate::stats::{Fault, Latency, Loss, WorkerCounts};
+use crate::sys::mmsg::Receiver;
+use af_xdp::{Kick, Packet, RingFull, Tx};
+use rustc_hash::FxHashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+/// Where in its chunk a datagram is put, in bytes: the frame then begins on a cache line.
+pub(super) const DATAGRAM_OFFSET: usize = 56;
+/// Batches read from one pseudo socket before others get their turn.
+const BATCHES: usize = 4;
+/// How long a source that was looked up needs no look-up again, ns. Short enough for the table's reckoning of what
+/// was used last, and for a refused source to get another chance.
+const SOURCE_GOOD_FOR: u64 = 1_000_000_000;
+/// Stations whose place a worker remembers, for each LAN.
+const REMEMBERED: usize = 4096;
+/// Kicks in a row that may bring nothing before what is left stays for the next turn.
+const IDLE_KICKS: usize = 64;
+
+/// One of our pseudo instances: a socket that routers send to.
+pub(super) struct Pseudo {
+    pub(super) socket: OwnedFd,
+    /// Its id.
+    pub(super) id: u16,
+    /// By destination interface: index into `links`, plus one.
+    pub(super) by_interface: Box<[u16; 256]>,
+    pub(super) links: Vec<PseudoLink>,
+}
+
+/// A link of a pseudo instance.
+pub(super) struct PseudoLink {
+    /// Index into the worker's NICs.
+    pub(super) nic: usize,
+    pub(super) sources: Vec<Source>,
+}
+
+/// A router's interface, as a sender.
+pub(super) struct Source {
+    /// Index of the port in the plan.
+    pub(super) port: usize,
+    /// The whole header of a data frame from it, as one word.
+    pub(super) word: u64,
+    /// Ports that hear it without us, ascending.
+    pub(super) neighbours: Vec<usize>,
+    checked: Checked,
+}
+
+/// The last source address of a port, which then needs no look-up for a while.
+#[derive(Clone, Copy)]
+struct Checked {
+    station: Option<Station>,
+    generation: u64,
+    until: u64,
+}
+
+impl Source {
+    pub(super) fn new(port: usize, header: Header, neighbours: Vec<usize>) -> Self {
+        let checked = Checked { station: None, generation: 0, until: 0 };
+        Self { port, word: header.word(), neighbours, checked }
+    }
+}
+
+/// A NIC, as a place to send to.
+pub(super) struct NicSide {
+    pub(super) lan: Arc<Lan>,
+    pub(super) tx: Tx,
+    /// The rings of the queue that `tx` is on.
+    pub(super) rings: Arc<Rings>,
+    /// All ports of the LAN.
+    pub(super) ports: Vec<GroupPort>,
+    /// Where in `ports` a port of the plan is.
+    pub(super) port_at: FxHashMap<u32, usize>,
+    pub(super) flood: Option<usize>,
+    /// When the frames of this batch came into their queue: `CLOCK_REALTIME`, ns.
+    times: Vec<u64>,
+    remembered: Remembered,
+    /// Something is in the TX ring that the kernel has not taken.
+    pub(super) unsent: bool,
+}
+
+/// A worker's memory of where stations are.
+struct Remembered {
+    generation: u64,
+    places: FxHashMap<Station, Option<u32>>,
+}
+
+impl NicSide {
+    pub(super) fn new(
+        lan: Arc<Lan>,
+        tx: Tx,
+        rings: Arc<Rings>,
+        ports: Vec<GroupPort>,
+        flood: Option<usize>,
+    ) -> Self {
+        let port_at = ports.iter().enumerate().map(|(at, port)| (port.port as u32, at)).collect();
+        Self {
+            lan,
+            tx,
+            rings,
+            ports,
+            port_at,
+            flood,
+            times: Vec::with_capacity(BATCH),
+            remembered: Remembered {
+                generation: u64::MAX,
+                places: FxHashMap::with_capacity_and_hasher(REMEMBERED, rustc_hash::FxBuildHasher),
+            },
+            unsent: false,
+        }
+    }
+
+    /// The port that `station` is behind, from memory if nothing has changed.
+    fn place_of(&mut self, station: &Station) -> Option<u32> {
+        let generation = self.lan.generation();
+        let Remembered { generation: known, places } = &mut self.remembered;
+        if *known != generation || places.len() >= REMEMBERED {
+            places.clear();
+            *known = generation;
+        }
+        *places.entry(*station).or_insert_with(|| self.lan.lookup(station))
+    }
+}
+
+/// What a frame from a router meets on its way; one a worker.
+pub(super) struct Reading<'a> {
+    pub(super) nics: &'a mut [NicSide],
+    pub(super) receiver: &'a mut Receiver,
+    pub(super) delivery: &'a mut Delivery,
+    pub(super) stock: &'a mut Stock,
+    pub(super) poller: &'a Poller,
+    pub(super) counts: &'a WorkerCounts,
+    pub(super) latency: &'a mut Latency,
+}
+
+impl Reading<'_> {
+    /// Reads what waits in the socket of `pseudo`, a few batches of it.
+    pub(super) fn read(&mut self, pseudo: &mut Pseudo) {
+        for _ in 0..BATCHES {
+            let Ok(count) = self.receiver.receive(pseudo.socket.as_fd()) else { break };
+            self.stock.fetch(count);
+            let now = clock::monotonic();
+            for n in 0..count {
+                if let Err(why) = self.forward(pseudo, n, now) {
+                    self.counts.lose(why, 1);
+                }
+            }
+            self.delivery.send_runs(self.stock, self.poller);
+            for nic in &mut *self.nics {
+                transmit(nic, self.stock, self.counts, self.latency);
+            }
+            if count < BATCH {
+                break;
+            }
+        }
+    }
+
+    fn forward(&mut self, pseudo: &mut Pseudo, n: usize, now: u64) -> Result<(), Loss> {
+        let received = self.receiver.received(n);
+        if received.truncated {
+            return Err(Loss::TooLong);
+        }
+        let len = received.len;
+        let bytes = self.receiver.bytes_mut(n);
+        let datagram = &bytes[..len];
+        let (Some(header), Some(view)) =
+            (Header::read(datagram), datagram.get(header::LEN..).and_then(View::read))
+        else {
+            return Err(Loss::Short);
+        };
+        let (link, source) = check(pseudo, header)?;
+        let link = &mut pseudo.links[link];
+        let source = &mut link.sources[source];
+        let nic = &mut self.nics[link.nic];
+        learn(&nic.lan, source, view.source, now);
+
+        if view.destination.mac.is_group() {
+            for port in &nic.ports {
+                if source.neighbours.binary_search(&port.port).is_err() {
+                    bytes[..header::LEN].copy_from_slice(&port.header);
+                    self.delivery.send_shared(
+                        port.router,
+                        &bytes[..len],
+                        now,
+                        Origin::Router,
+                        self.stock,
+                        self.poller,
+                    );
+                }
+            }
+        } else {
+            match nic.place_of(&view.destination) {
+                Some(port) if source.neighbours.binary_search(&(port as usize)).is_ok() => {
+                    self.counts.neighbour.add(1);
+                    return Ok(());
+                }
+                Some(port) => {
+                    let Some(port) = nic.port_at.get(&port).map(|at| nic.ports[*at]) else { return Ok(()) };
+                    bytes[..header::LEN].copy_from_slice(&port.header);
+                    let fresh = self.stock.take().ok_or(Loss::NoChunk)?;
+                    let packet = Packet::new(self.receiver.replace(n, fresh), DATAGRAM_OFFSET, len);
+                    self.delivery.queue(port.router, Datagram { packet, time: now, origin: Origin::Router });
+                    return Ok(());
+                }
+                None => {
+                    if let Some(port) = nic.flood.map(|at| nic.ports[at])
+                        && source.neighbours.binary_search(&port.port).is_err()
+                    {
+                        bytes[..header::LEN].copy_from_slice(&port.header);
+                        self.delivery.send_shared(
+                            port.router,
+                            &bytes[..len],
+                            now,
+                            Origin::Router,
+                            self.stock,
+                            self.poller,
+                        );
+                    }
+                }
+            }
+        }
+
+        let mut frame_len = len - header::LEN;
+        if !nic.lan.up.load(Relaxed) {
+            return Err(Loss::NicDown);
+        }
+        if frame_len > ethernet::HEADER + view.tags + nic.lan.mtu.load(Relaxed) as usize {
+            return Err(Loss::AboveMtu);
+        }
+        if frame_len < ethernet::SHORTEST {
+            bytes[len..header::LEN + ethernet::SHORTEST].fill(0);
+            frame_len = ethernet::SHORTEST;
+        }
+        let fresh = self.stock.take().ok_or(Loss::NoChunk)?;
+        let frame = self.receiver.replace(n, fresh);
+        let mut packet = Packet::new(frame, DATAGRAM_OFFSET + header::LEN, frame_len);
+        for last in [false, true] {
+            match nic.tx.push(packet) {
+                Ok(()) => break,
+                Err(RingFull(back)) if last => {
+                    self.stock.give(back.into_frame());
+                    return Err(Loss::NicRefused);
+                }
+                Err(RingFull(back)) => {
+                    packet = back;
+                    self.counts.fault(Fault::TxRingFull, 1);
+                    transmit(nic, self.stock, self.counts, self.latency);
+                }
+            }
+        }
+        self.counts.to_nics.add(1, (len - header::LEN) as u64);
+        nic.times.push(received.time);
+        nic.unsent = true;
+        Ok(())
+    }
+}
+
+/// The link and the source that `header` names, by index, or what is wrong with it.
+fn check(pseudo: &Pseudo, header: Header) -> Result<(usize, usize), Loss> {
+    let word = header.word();
+    let link = usize::from(pseudo.by_interface[usize::from(header.destination_interface().0)]);
+    let known = link.checked_sub(1).map(|link| &pseudo.links[link].sources);
+    if let Some(source) = known.and_then(|sources| sources.iter().position(|source| source.word == word)) {
+        return Ok((link - 1, source));
+    }
+    Err(if header.destination_id() != pseudo.id {
+        Loss::WrongId
+    } else if header.message_type() != TYPE_DATA {
+        Loss::WrongType
+    } else if known.is_none() {
+        Loss::WrongInterface
+    } else {
+        Loss::WrongSource
+    })
+}
+
+/// Learns where `station` is, unless this port said so a moment ago.
+fn learn(lan: &Lan, source: &mut Source, station: Station, now: u64) {
+    let generation = lan.generation();
+    let Checked { station: known, generation: then, until } = source.checked;
+    if known == Some(station) && then == generation && now < until {
+        return;
+    }
+    match lan.learn(station, source.port as u32, Duration::from_nanos(now)) {
+        Learned::Known => {}
+        Learned::New { .. } => tracing::debug!("{}: {} is behind port {}", lan.nic, station.mac, source.port),
+        Learned::Moved { from } => {
+            tracing::info!("{}: {} moved from port {from} to port {}", lan.nic, station.mac, source.port);
+        }
+        Learned::Refused(why) => {
+            tracing::debug!("{}: {} is not learned: {}", lan.nic, station.mac, explain(why))
+        }
+    }
+    source.checked =
+        Checked { station: Some(station), generation: lan.generation(), until: now + SOURCE_GOOD_FOR };
+}
+
+/// Hands what was pushed to the kernel: one kick, more only where it takes no more at a time.
+pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCounts, latency: &mut Latency) {
+    if !nic.unsent {
+        return;
+    }
+    nic.tx.publish();
+    if !nic.times.is_empty() {
+        let now = clock::realtime();
+        // A clock that was set back makes a frame younger than nothing: that counts as no time at all.
+        for time in nic.times.drain(..) {
+            latency.record(now.saturating_sub(time), 1);
+        }
+    }
+    nic.unsent = true;
+    for _ in 0..IDLE_KICKS {
+        match nic.tx.kick() {
+            Ok(Kick::Taken) => {
+                nic.unsent = false;
+                break;
+            }
+            Ok(Kick::Again) => nic.rings.reap(stock),
+            Ok(Kick::Dropped) => counts.lose(Loss::NicRefused, 1),
+            Ok(Kick::Down) => break,
+            Err(error) => {
+                tracing::warn!("{}: cannot send: {error}", nic.lan.nic);
+                break;
+            }
+        }
+    }
+    nic.rings.reap(stock);
+}

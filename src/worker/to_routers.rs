@@ -1,0 +1,535 @@
+//! Towards the routers: runs of frames to one socket, group frames to many, backlogs of those that do not read.
+
+use super::backlog::{Backlog, Pause, bound};
+use super::poller::{Poller, Token};
+use super::pool::Stock;
+use super::{BATCH, Report, Reports, clock};
+use crate::iou::header;
+use crate::lan::Lan;
+use crate::stats::{Latency, Loss, WorkerCounts};
+use crate::steer::layout::{Copied, CopyKind, RouterState};
+use crate::sys::mmsg::Sender;
+use crate::sys::ringbuf::RingBuffer;
+use af_xdp::{CHUNK, Packet};
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// Where a frame for a router came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    /// From the wire.
+    Wire,
+    /// From another router of the LAN.
+    Router,
+}
+
+/// A datagram for a router: header and frame in a chunk of UMEM.
+#[derive(Debug)]
+pub(super) struct Datagram {
+    pub(super) packet: Packet,
+    /// When its frame arrived: `CLOCK_MONOTONIC`, ns.
+    pub(super) time: u64,
+    pub(super) origin: Origin,
+}
+
+/// A router's interface, as a destination of group frames.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GroupPort {
+    /// Index in the plan.
+    pub(super) port: usize,
+    /// The router.
+    pub(super) router: usize,
+    /// What the router wants in front.
+    pub(super) header: [u8; header::LEN],
+}
+
+/// What this worker keeps of a router.
+struct Side {
+    /// The connected socket; `None` while the router has none.
+    socket: Option<OwnedFd>,
+    /// Datagrams of the current batch.
+    run: Vec<Datagram>,
+    backlog: Backlog<Datagram>,
+    /// This worker gets what arrives for it from the wire: it tells the XDP program about it.
+    owned: bool,
+    /// LANs it is on.
+    lans: Vec<usize>,
+}
+
+/// Sends to the routers. One a worker.
+pub(super) struct Delivery {
+    sides: Vec<Side>,
+    /// Routers with a run, in order of their first datagram.
+    touched: Vec<usize>,
+    /// Routers with a backlog.
+    waiting: Vec<usize>,
+    sender: Sender,
+    lans: Vec<Arc<Lan>>,
+    counts: Arc<WorkerCounts>,
+    /// Chunks that no backlog may take.
+    reserve: usize,
+    reports: Reports,
+    /// Which records of a batch of copies are group frames.
+    group_records: Vec<usize>,
+    pub(super) latency: Latency,
+}
+
+/// A router for [`Delivery::new`]: whether this worker owns it, and its LANs.
+pub(super) struct Membership {
+    pub(super) owned: bool,
+    pub(super) lans: Vec<usize>,
+}
+
+impl Delivery {
+    pub(super) fn new(
+        routers: impl Iterator<Item = Membership>,
+        lans: Vec<Arc<Lan>>,
+        counts: Arc<WorkerCounts>,
+        reserve: usize,
+        reports: Reports,
+    ) -> Self {
+        let sides: Vec<Side> = routers
+            .map(|router| Side {
+                socket: None,
+                run: Vec::with_capacity(BATCH),
+                backlog: Backlog::default(),
+                owned: router.owned,
+                lans: router.lans,
+            })
+            .collect();
+        Self {
+            touched: Vec::with_capacity(sides.len()),
+            waiting: Vec::with_capacity(sides.len()),
+            group_records: Vec::with_capacity(BATCH),
+            sides,
+            sender: Sender::new(BATCH),
+            lans,
+            counts,
+            reserve,
+            reports,
+            latency: Latency::default(),
+        }
+    }
+
+    /// Number of routers in the plan.
+    pub(super) fn routers(&self) -> usize {
+        self.sides.len()
+    }
+
+    /// Adds a datagram to the run of `router`; [`send_runs`](Self::send_runs) sends it.
+    pub(super) fn queue(&mut self, router: usize, datagram: Datagram) {
+        let run = &mut self.sides[router].run;
+        if run.is_empty() {
+            self.touched.push(router);
+        }
+        run.push(datagram);
+    }
+
+    /// Sends all runs: a `send` for a single datagram, a `sendmmsg` for more.
+    pub(super) fn send_runs(&mut self, stock: &mut Stock, poller: &Poller) {
+        for n in 0..self.touched.len() {
+            self.send_run(self.touched[n], stock, poller);
+        }
+        self.touched.clear();
+    }
+
+    fn send_run(&mut self, router: usize, stock: &mut Stock, poller: &Poller) {
+        let side = &mut self.sides[router];
+        let mut run = std::mem::take(&mut side.run);
+        let mut sent = 0;
+        let mut refused = None;
+        if side.backlog.is_empty() {
+            while let Some(socket) = &side.socket {
+                let rest = &run[sent..];
+                let result = match rest {
+                    [] => break,
+                    [one] => send_one(socket.as_fd(), stock.umem().data(&one.packet)).map(|()| 1),
+                    _ => {
+                        let datagrams = rest.iter().map(|datagram| stock.umem().data(&datagram.packet));
+                        self.sender.send(socket.as_fd(), datagrams)
+                    }
+                };
+                match result {
+                    Ok(count) => sent += count,
+                    Err(Errno::AGAIN) => break,
+                    Err(errno) => {
+                        refused = Some(errno);
+                        break;
+                    }
+                }
+            }
+        }
+        if sent > 0 {
+            let now = clock::monotonic();
+            for datagram in run.drain(..sent) {
+                self.delivered(datagram, now, stock);
+            }
+        }
+        let mut rest = run.drain(..);
+        if let Some(errno) = refused
+            && !self.refused(router, errno)
+            && let Some(datagram) = rest.next()
+        {
+            // Only the first is to blame: the others get their chance through the backlog.
+            self.counts.lose(Loss::SendFailed, 1);
+            stock.give(datagram.packet.into_frame());
+        }
+        for datagram in rest {
+            self.hold(router, datagram, stock, poller);
+        }
+        self.sides[router].run = run;
+    }
+
+    /// Sends the group frames among the `count` records of `copies` to each of `ports`, and frames to unknown
+    /// stations to `flood`.
+    pub(super) fn send_copies(
+        &mut self,
+        copies: &RingBuffer,
+        count: usize,
+        ports: &[GroupPort],
+        flood: Option<&GroupPort>,
+        stock: &mut Stock,
+        poller: &Poller,
+    ) {
+        let mut group_records = std::mem::take(&mut self.group_records);
+        group_records.clear();
+        for n in 0..count {
+            match (Copied::read(copies.record(n)), flood) {
+                (Some(Copied { kind: CopyKind::Group, .. }), _) => group_records.push(n),
+                (Some(Copied { kind: CopyKind::Unknown, frame, time }), Some(port)) => {
+                    self.send_framed(port.router, &port.header, frame, time, Origin::Wire, stock, poller);
+                }
+                _ => {}
+            }
+        }
+        for port in ports {
+            self.send_group(copies, &group_records, port, stock, poller);
+        }
+        self.group_records = group_records;
+    }
+
+    fn send_group(
+        &mut self,
+        copies: &RingBuffer,
+        records: &[usize],
+        port: &GroupPort,
+        stock: &mut Stock,
+        poller: &Poller,
+    ) {
+        let copied = |n: usize| Copied::read(copies.record(records[n]));
+        let side = &self.sides[port.router];
+        let mut sent = 0;
+        let mut refused = None;
+        if let Some(socket) = &side.socket
+            && side.backlog.is_empty()
+        {
+            let frames = (0..records.len()).filter_map(copied).map(|copied| copied.frame);
+            let mut loaded = self.sender.load(frames);
+            while sent < loaded.len() {
+                match loaded.send(socket.as_fd(), &port.header, sent) {
+                    Ok(count) => sent += count,
+                    Err(Errno::AGAIN) => break,
+                    Err(errno) => {
+                        refused = Some(errno);
+                        break;
+                    }
+                }
+            }
+        }
+        if sent > 0 {
+            let now = clock::monotonic();
+            for copied in (0..sent).filter_map(copied) {
+                self.counts.to_routers.add(1, copied.frame.len() as u64);
+                self.latency.record(now.saturating_sub(copied.time), 1);
+            }
+        }
+        if let Some(errno) = refused
+            && !self.refused(port.router, errno)
+        {
+            self.counts.lose(Loss::SendFailed, 1);
+            sent += 1;
+        }
+        for copied in (sent..records.len()).filter_map(copied) {
+            self.hold_copy(port.router, &port.header, copied.frame, copied.time, Origin::Wire, stock, poller);
+        }
+    }
+
+    /// Sends one frame that lies elsewhere behind `header`, at once or by way of the backlog.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a frame and its circumstances; a struct would be made for one call"
+    )]
+    fn send_framed(
+        &mut self,
+        router: usize,
+        header: &[u8],
+        frame: &[u8],
+        time: u64,
+        origin: Origin,
+        stock: &mut Stock,
+        poller: &Poller,
+    ) {
+        let side = &self.sides[router];
+        if let Some(socket) = &side.socket
+            && side.backlog.is_empty()
+        {
+            match self.sender.load(std::iter::once(frame)).send(socket.as_fd(), header, 0) {
+                Ok(_) => return self.count(frame.len(), time, origin, clock::monotonic()),
+                Err(Errno::AGAIN) => {}
+                Err(errno) => {
+                    if !self.refused(router, errno) {
+                        return self.counts.lose(Loss::SendFailed, 1);
+                    }
+                }
+            }
+        }
+        self.hold_copy(router, header, frame, time, origin, stock, poller);
+    }
+
+    /// Sends a datagram whose chunk is needed further, at once or by way of a copy in the backlog.
+    pub(super) fn send_shared(
+        &mut self,
+        router: usize,
+        datagram: &[u8],
+        time: u64,
+        origin: Origin,
+        stock: &mut Stock,
+        poller: &Poller,
+    ) {
+        let side = &self.sides[router];
+        if let Some(socket) = &side.socket
+            && side.backlog.is_empty()
+        {
+            match send_one(socket.as_fd(), datagram) {
+                Ok(()) => return self.count(datagram.len() - header::LEN, time, origin, clock::monotonic()),
+                Err(Errno::AGAIN) => {}
+                Err(errno) => {
+                    if !self.refused(router, errno) {
+                        return self.counts.lose(Loss::SendFailed, 1);
+                    }
+                }
+            }
+        }
+        let (header, frame) = datagram.split_at(header::LEN);
+        self.hold_copy(router, header, frame, time, origin, stock, poller);
+    }
+
+    /// Puts a copy of a frame that cannot be kept where it is into the backlog.
+    #[expect(clippy::too_many_arguments, reason = "as in send_framed")]
+    fn hold_copy(
+        &mut self,
+        router: usize,
+        header: &[u8],
+        frame: &[u8],
+        time: u64,
+        origin: Origin,
+        stock: &mut Stock,
+        poller: &Poller,
+    ) {
+        let side = &self.sides[router];
+        let len = header.len() + frame.len();
+        let why = if side.socket.is_none() {
+            Loss::RouterDown
+        } else if len > CHUNK {
+            Loss::TooLarge
+        } else if side.backlog.len() >= bound(stock.available(), self.reserve) {
+            Loss::RouterFull
+        } else if let Some(chunk) = stock.take() {
+            let mut packet = Packet::new(chunk, 0, len);
+            let (front, back) = stock.umem().data_mut(&mut packet).split_at_mut(header.len());
+            front.copy_from_slice(header);
+            back.copy_from_slice(frame);
+            return self.hold(router, Datagram { packet, time, origin }, stock, poller);
+        } else {
+            Loss::RouterFull
+        };
+        self.counts.lose(why, 1);
+    }
+
+    /// Puts a datagram into the backlog, or drops it: the bound, or no socket.
+    fn hold(&mut self, router: usize, datagram: Datagram, stock: &mut Stock, poller: &Poller) {
+        let side = &mut self.sides[router];
+        let Some(socket) = &side.socket else {
+            self.counts.lose(Loss::RouterDown, 1);
+            return stock.give(datagram.packet.into_frame());
+        };
+        let bound = bound(stock.available(), self.reserve);
+        let first = side.backlog.is_empty();
+        if let Err(datagram) = side.backlog.push(datagram.time, datagram, bound) {
+            self.counts.lose(Loss::RouterFull, 1);
+            stock.give(datagram.packet.into_frame());
+        } else if first {
+            // Watched only while there is a backlog: the kernel would wake us for every datagram a router reads.
+            self.waiting.push(router);
+            poller.watch_room(socket.as_fd(), Token::Router(router));
+        }
+        self.pause(router, bound);
+    }
+
+    /// A router that was full has room: sends what waits.
+    pub(super) fn room(&mut self, router: usize, stock: &mut Stock, poller: &Poller) {
+        loop {
+            let side = &mut self.sides[router];
+            let Some(socket) = &side.socket else { break };
+            if side.backlog.is_empty() {
+                break;
+            }
+            let datagrams = side.backlog.iter().map(|datagram| stock.umem().data(&datagram.packet));
+            match self.sender.send(socket.as_fd(), datagrams) {
+                Ok(count) => {
+                    let now = clock::monotonic();
+                    for _ in 0..count {
+                        let Some(datagram) = self.sides[router].backlog.pop() else { break };
+                        self.delivered(datagram, now, stock);
+                    }
+                }
+                Err(Errno::AGAIN) => break,
+                Err(errno) => {
+                    if self.refused(router, errno) {
+                        break;
+                    }
+                    self.counts.lose(Loss::SendFailed, 1);
+                    if let Some(datagram) = self.sides[router].backlog.pop() {
+                        stock.give(datagram.packet.into_frame());
+                    }
+                }
+            }
+        }
+        self.settle(router, stock, poller);
+    }
+
+    /// Throws away what waited too long. Returns whether anything still waits.
+    pub(super) fn expire(&mut self, now: u64, stock: &mut Stock, poller: &Poller) -> bool {
+        for n in (0..self.waiting.len()).rev() {
+            let router = self.waiting[n];
+            let mut stale = 0;
+            while let Some(datagram) = self.sides[router].backlog.pop_stale(now) {
+                stock.give(datagram.packet.into_frame());
+                stale += 1;
+            }
+            self.counts.lose(Loss::Stale, stale);
+            self.settle(router, stock, poller);
+        }
+        !self.waiting.is_empty()
+    }
+
+    /// True if frames wait for a router.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// The router's socket is this one from now on, or it has none. What waits goes to the new one.
+    pub(super) fn set_socket(
+        &mut self,
+        router: usize,
+        socket: Option<OwnedFd>,
+        stock: &mut Stock,
+        poller: &Poller,
+    ) {
+        let side = &mut self.sides[router];
+        if !side.backlog.is_empty() {
+            if let Some(old) = &side.socket {
+                poller.forget(old.as_fd());
+            }
+            if let Some(new) = &socket {
+                poller.watch_room(new.as_fd(), Token::Router(router));
+            }
+        }
+        side.socket = socket;
+        let state = if side.socket.is_some() { RouterState::Ready } else { RouterState::Down };
+        self.tell(router, state);
+        self.room(router, stock, poller);
+    }
+
+    /// Takes all datagrams back, at the end.
+    pub(super) fn drain(&mut self, stock: &mut Stock) {
+        for side in &mut self.sides {
+            for datagram in side.run.drain(..) {
+                stock.give(datagram.packet.into_frame());
+            }
+            while let Some(datagram) = side.backlog.pop() {
+                self.counts.lose(Loss::Stale, 1);
+                stock.give(datagram.packet.into_frame());
+            }
+        }
+    }
+
+    /// What the kernel said of a send, other than "full". True if the router's socket is gone, with its backlog's
+    /// hope; false if only this datagram was refused.
+    fn refused(&mut self, router: usize, errno: Errno) -> bool {
+        let gone = matches!(
+            errno,
+            Errno::CONNREFUSED
+                | Errno::NOTCONN
+                | Errno::CONNRESET
+                | Errno::PIPE
+                | Errno::NOENT
+                | Errno::DESTADDRREQ
+        );
+        if gone {
+            self.sides[router].socket = None;
+            self.tell(router, RouterState::Down);
+            self.reports.send(Report::RouterGone { router });
+        }
+        gone
+    }
+
+    /// After the backlog shrank or the socket went: what follows for the poller and the XDP program.
+    fn settle(&mut self, router: usize, stock: &mut Stock, poller: &Poller) {
+        let side = &mut self.sides[router];
+        if side.socket.is_none() {
+            while let Some(datagram) = side.backlog.pop() {
+                self.counts.lose(Loss::RouterDown, 1);
+                stock.give(datagram.packet.into_frame());
+            }
+        }
+        if side.backlog.is_empty() {
+            if let Some(socket) = &side.socket {
+                poller.forget(socket.as_fd());
+            }
+            self.waiting.retain(|other| *other != router);
+        }
+        self.pause(router, bound(stock.available(), self.reserve));
+    }
+
+    fn pause(&mut self, router: usize, bound: usize) {
+        let side = &mut self.sides[router];
+        match side.backlog.pause(bound) {
+            None => {}
+            Some(_) if side.socket.is_none() => {}
+            Some(Pause::Begin) => self.tell(router, RouterState::Paused),
+            Some(Pause::End) => self.tell(router, RouterState::Ready),
+        }
+    }
+
+    fn tell(&self, router: usize, state: RouterState) {
+        let side = &self.sides[router];
+        if side.owned {
+            for lan in &side.lans {
+                self.lans[*lan].set_router_state(router, state);
+            }
+        }
+    }
+
+    fn delivered(&mut self, datagram: Datagram, now: u64, stock: &mut Stock) {
+        let Datagram { packet, time, origin } = datagram;
+        self.count(packet.len() - header::LEN, time, origin, now);
+        stock.give(packet.into_frame());
+    }
+
+    fn count(&mut self, bytes: usize, time: u64, origin: Origin, now: u64) {
+        match origin {
+            Origin::Wire => {
+                self.counts.to_routers.add(1, bytes as u64);
+                self.latency.record(now.saturating_sub(time), 1);
+            }
+            Origin::Router => self.counts.between.add(1, bytes as u64),
+        }
+    }
+}
+
+fn send_one(socket: BorrowedFd<'_>, datagram: &[u8]) -> Result<(), Errno> {
+    rustix::net::send(socket, datagram, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).map(|_| ())
+}
