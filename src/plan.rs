@@ -159,7 +159,9 @@ pub enum Error {
     #[error("no network card: give one with -i, for example -i eth0")]
     NoBinding,
     /// Two bindings take the rest.
-    #[error("-i {0} and -i {1} both take every pseudo endpoint: name the endpoints of one of them, as in -i {1}=513:0/1")]
+    #[error(
+        "-i {0} and -i {1} both take every pseudo endpoint: name the endpoints of one of them, as in -i {1}=513:0/1"
+    )]
     TwoCatchAll(String, String),
     /// A binding names what is no pseudo endpoint.
     #[error("-i {nic}={what}: {file} has no such pseudo endpoint; it has {known}")]
@@ -184,7 +186,9 @@ pub enum Error {
         second: String,
     },
     /// A pseudo endpoint stands on two lines.
-    #[error("{file}:{second}: {endpoint} stands on line {first} already: a frame for it could come from either")]
+    #[error(
+        "{file}:{second}: {endpoint} stands on line {first} already: a frame for it could come from either"
+    )]
     TwoLines {
         /// The NETMAP.
         file: String,
@@ -196,7 +200,9 @@ pub enum Error {
         second: u32,
     },
     /// Two pseudo endpoints on a line.
-    #[error("{file}:{line}: {first} and {second} are both pseudo endpoints: a line can have one, or routers would hear everything twice")]
+    #[error(
+        "{file}:{line}: {first} and {second} are both pseudo endpoints: a line can have one, or routers would hear everything twice"
+    )]
     TwoPseudo {
         /// The NETMAP.
         file: String,
@@ -208,7 +214,9 @@ pub enum Error {
         second: Endpoint,
     },
     /// An interface on two links of one LAN.
-    #[error("{file}:{second}: {endpoint} is joined to {nic} on line {first} already: it would hear everything twice")]
+    #[error(
+        "{file}:{second}: {endpoint} is joined to {nic} on line {first} already: it would hear everything twice"
+    )]
     Double {
         /// The NETMAP.
         file: String,
@@ -222,7 +230,9 @@ pub enum Error {
         nic: String,
     },
     /// Nothing to do for a NIC.
-    #[error("nothing would be on {nic}: {file} has no line that joins a pseudo endpoint bound to it with a router")]
+    #[error(
+        "nothing would be on {nic}: {file} has no line that joins a pseudo endpoint bound to it with a router"
+    )]
     Empty {
         /// The NIC.
         nic: String,
@@ -239,7 +249,9 @@ pub enum Error {
     #[error("{0} workers are more than {max}", max = MAX_WORKERS)]
     TooManyWorkers(usize),
     /// Two labs' routers would have the same address on one LAN.
-    #[error("{mac} would be both {first} and {second} on {nic}: two labs with the same instance ids need a LAN each")]
+    #[error(
+        "{mac} would be both {first} and {second} on {nic}: two labs with the same instance ids need a LAN each"
+    )]
     SameMac {
         /// The address.
         mac: Mac,
@@ -322,8 +334,10 @@ impl Plan {
                 }
                 if request.remote.contains(&(segment_index, end_index)) {
                     let host = end.host.as_deref().unwrap_or("?");
-                    self.notes
-                        .push(format!("{place}: {} is on host {host}: remote, and not yet carried", end.endpoint));
+                    self.notes.push(format!(
+                        "{place}: {} is on host {host}: remote, and not yet carried",
+                        end.endpoint
+                    ));
                     continue;
                 }
                 local.push(end.endpoint);
@@ -372,8 +386,13 @@ impl Plan {
             }
         }
         for segment in &netmap.segments {
-            let on_line: Vec<usize> =
-                segment.ends.iter().filter_map(|end| ports_of.get(&end.endpoint)).flatten().copied().collect();
+            let on_line: Vec<usize> = segment
+                .ends
+                .iter()
+                .filter_map(|end| ports_of.get(&end.endpoint))
+                .flatten()
+                .copied()
+                .collect();
             for port in &on_line {
                 self.ports[*port].neighbours.extend(&on_line);
             }
@@ -572,8 +591,10 @@ impl FromStr for Binding {
     fn from_str(text: &str) -> Result<Self, String> {
         let (nic, choice) = match text.split_once('=') {
             None => (text, None),
-            Some((_, "")) => return Err(format!("\"{text}\": an endpoint is missing after ="),),
-            Some((nic, choices)) => (nic, Some(choices.split(',').map(str::parse).collect::<Result<_, _>>()?)),
+            Some((_, "")) => return Err(format!("\"{text}\": an endpoint is missing after =")),
+            Some((nic, choices)) => {
+                (nic, Some(choices.split(',').map(str::parse).collect::<Result<_, _>>()?))
+            }
         };
         // IFNAMSIZ is 16 with the final NUL.
         if nic.is_empty() || nic.len() > 15 || nic.contains(['/', ' ']) {
@@ -642,7 +663,8 @@ mod tests {
 
     #[test]
     fn what_no_nic_takes_is_left_alone_with_a_note() {
-        let plan = plan("513:0/0 1:0/0\n514:0/0 2:0/0\n515:0/0", &[513, 514, 515], &["eth0=513,515"]).unwrap();
+        let plan =
+            plan("513:0/0 1:0/0\n514:0/0 2:0/0\n515:0/0", &[513, 514, 515], &["eth0=513,515"]).unwrap();
         assert_eq!(plan.links.len(), 1);
         assert_eq!(plan.notes.len(), 2, "{:?}", plan.notes);
         assert!(plan.notes[0].starts_with("NETMAP:2: 514:0/0 is bound to no"), "{}", plan.notes[0]);
@@ -660,17 +682,28 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
-        let error = |netmap, pseudo: &[u16], bindings: &[&str]| plan(netmap, pseudo, bindings).unwrap_err().to_string();
+        let error = |netmap, pseudo: &[u16], bindings: &[&str]| {
+            plan(netmap, pseudo, bindings).unwrap_err().to_string()
+        };
         let one = "513:0/0 1:0/0";
         assert!(error(one, &[513], &[]).contains("-i eth0"));
         assert!(error(one, &[513], &["eth0", "eth1"]).contains("both take every"));
         assert!(error(one, &[513], &["eth0=513:0/1"]).contains("it has 513:0/0"));
         assert!(error(one, &[513], &["eth0=513", "eth1=513:0/0"]).contains("bound to eth0 and to eth1"));
         assert!(error(one, &[513], &["eth0", "eth1=513"]).contains("nothing would be on eth0"));
-        assert!(error("513:0/0 1:0/0\n513:0/0 2:0/0", &[513], &["eth0"]).starts_with("NETMAP:2: 513:0/0 stands on line 1"));
-        assert!(error("513:0/0 514:0/0 1:0/0", &[513, 514], &["eth0"]).starts_with("NETMAP:1: 513:0/0 and 514:0/0"));
+        assert!(
+            error("513:0/0 1:0/0\n513:0/0 2:0/0", &[513], &["eth0"])
+                .starts_with("NETMAP:2: 513:0/0 stands on line 1")
+        );
+        assert!(
+            error("513:0/0 514:0/0 1:0/0", &[513, 514], &["eth0"])
+                .starts_with("NETMAP:1: 513:0/0 and 514:0/0")
+        );
         assert!(error("513:0/0 514:0/0 1:0/0", &[513, 514], &["eth0"]).contains("twice"));
-        assert!(error("513:0/0 1:0/0\n514:0/0 1:0/0", &[513, 514], &["eth0"]).starts_with("NETMAP:2: 1:0/0 is joined to eth0 on line 1"));
+        assert!(
+            error("513:0/0 1:0/0\n514:0/0 1:0/0", &[513, 514], &["eth0"])
+                .starts_with("NETMAP:2: 1:0/0 is joined to eth0 on line 1")
+        );
     }
 
     #[test]
@@ -712,7 +745,15 @@ mod tests {
 
     #[test]
     fn bindings_that_make_no_sense_say_why() {
-        for (text, why) in [("", "no name"), ("=513", "no name"), ("eth0=", "missing"), ("eth0=x", "neither"), ("eth0=2000", "neither"), ("eth0=513:0", "BAY/UNIT"), ("a-very-long-name0", "no name")] {
+        for (text, why) in [
+            ("", "no name"),
+            ("=513", "no name"),
+            ("eth0=", "missing"),
+            ("eth0=x", "neither"),
+            ("eth0=2000", "neither"),
+            ("eth0=513:0", "BAY/UNIT"),
+            ("a-very-long-name0", "no name"),
+        ] {
             let error = text.parse::<Binding>().unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
         }
