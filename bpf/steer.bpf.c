@@ -318,9 +318,11 @@ int steer(struct xdp_md *ctx)
 	__builtin_memcpy(&header, port->header, sizeof(header));
 	stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)port->router << STAMP_ROUTER_SHIFT;
 	worker = port->worker;
+	if (redirect(ctx, stamp, header, worker, counters) != XDP_REDIRECT)
+		return XDP_DROP;
 	counters->count[COUNT_STEERED]++;
 	counters->count[COUNT_STEERED_BYTES] += len;
-	return redirect(ctx, stamp, header, worker, counters);
+	return XDP_REDIRECT;
 
 unknown:
 	if (shared->flood_unknown) {
