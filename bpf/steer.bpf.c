@@ -75,9 +75,26 @@ struct {
 	__uint(max_entries, 1 << 16);
 } moves SEC(".maps");
 
-/* For the BTF that the layout test reads: types that appear in no map's definition. */
-const struct copy_head *layout_copy_head __attribute__((unused));
-const struct moved *layout_moved __attribute__((unused));
+/* For the BTF that the layout test reads: types and numbers that appear in no map's definition. */
+enum layout {
+	LAYOUT_MAX_ROUTERS = MAX_ROUTERS,
+	LAYOUT_MAX_WORKERS = MAX_WORKERS,
+	LAYOUT_STAMP_ROUTER_SHIFT = STAMP_ROUTER_SHIFT,
+	LAYOUT_STAMP_GROUP = STAMP_GROUP,
+	LAYOUT_STEER_HEAD = STEER_HEAD,
+	LAYOUT_MAX_STEERED = MAX_STEERED,
+	LAYOUT_COPY_SMALL = COPY_SMALL,
+	LAYOUT_COPY_LARGE = COPY_LARGE,
+};
+
+const struct layout_types {
+	struct copy_head copy_head;
+	struct moved moved;
+	enum copy_kind copy_kind;
+	enum router_state router_state;
+	enum counter counter;
+	enum layout layout;
+} *layout_types __attribute__((unused));
 
 struct tag {
 	__be16 tci;
@@ -301,9 +318,11 @@ int steer(struct xdp_md *ctx)
 	__builtin_memcpy(&header, port->header, sizeof(header));
 	stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)port->router << STAMP_ROUTER_SHIFT;
 	worker = port->worker;
+	if (redirect(ctx, stamp, header, worker, counters) != XDP_REDIRECT)
+		return XDP_DROP;
 	counters->count[COUNT_STEERED]++;
 	counters->count[COUNT_STEERED_BYTES] += len;
-	return redirect(ctx, stamp, header, worker, counters);
+	return XDP_REDIRECT;
 
 unknown:
 	if (shared->flood_unknown) {

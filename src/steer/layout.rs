@@ -17,7 +17,13 @@ pub const MAX_WORKERS: usize = 64;
 pub const STAMP_GROUP: u16 = u16::MAX;
 /// Bytes in front of a frame that was copied into a ring buffer.
 pub const COPY_HEAD: usize = 16;
-/// Bytes of a ring buffer for copies, one for each worker of a NIC: 512 frames of up to 2 kB.
+/// The largest frame, in bytes, whose copy takes 2 kB of a ring buffer: less the kernel's header of 8 and
+/// [`COPY_HEAD`].
+pub const COPY_SMALL: usize = 2048 - COPY_HEAD - 8;
+/// The largest frame, in bytes, that is copied; above [`COPY_SMALL`] each takes 16 kB.
+pub const COPY_LARGE: usize = 16384 - COPY_HEAD - 8;
+/// Bytes of a ring buffer for copies, one for each worker of a NIC: 511 frames of up to [`COPY_SMALL`] (the kernel
+/// never fills a ring buffer to its last byte).
 pub const COPY_RING: u32 = 1 << 20;
 /// Bytes of the ring buffer for moved stations.
 pub const MOVES_RING: usize = 1 << 16;

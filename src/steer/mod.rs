@@ -134,9 +134,10 @@ impl Steering {
         self.object.progs().find(|program| program.name() == "steer").ok_or(Error::Missing("program steer"))
     }
 
-    /// The loaded object, for tests that run the program.
-    pub fn object_mut(&mut self) -> &mut Object {
-        &mut self.object
+    /// The loaded object, for tests that run the program or read its BTF.
+    #[must_use]
+    pub const fn object(&self) -> &Object {
+        &self.object
     }
 
     /// What is changed and read while the program runs.

@@ -90,6 +90,7 @@ impl RingBuffer {
     /// given back by [`release`](Self::release).
     pub fn peek(&mut self) -> usize {
         debug_assert!(self.batch.is_empty(), "the batch before was not released");
+        let before = self.position;
         let producer = self.producer_position().load(Ordering::Acquire);
         while self.position != producer && self.batch.len() < self.max {
             let at = self.position as usize & (self.size - 1);
@@ -102,6 +103,10 @@ impl RingBuffer {
                 self.batch.push((at + RECORD_HEADER, len));
             }
             self.position += (len + RECORD_HEADER).next_multiple_of(8) as u64;
+        }
+        if self.batch.is_empty() && self.position != before {
+            // Nothing but discarded records: a caller that has no batch has nothing to release.
+            self.release();
         }
         self.batch.len()
     }
@@ -134,5 +139,112 @@ impl RingBuffer {
     fn length_word(&self, at: usize) -> &AtomicU32 {
         // SAFETY: at < size and a multiple of 8 (records are rounded up to 8): within the data area, aligned.
         unsafe { self.producer_and_data.base.add(self.page + at).cast().as_ref() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+    use rustix::io::{pread, pwrite};
+    use std::os::fd::{AsFd, OwnedFd};
+
+    /// A ring buffer without a kernel behind it: consumer page, producer page, data. The second mapping of the
+    /// data is only zeros here, so no record may go round the end; tests/steer.rs has those of the kernel.
+    struct Paper {
+        file: OwnedFd,
+        page: usize,
+        produced: u64,
+    }
+
+    impl Paper {
+        fn new() -> Self {
+            let file = memfd_create("ring", MemfdFlags::CLOEXEC).unwrap();
+            let page = rustix::param::page_size();
+            ftruncate(&file, 4 * page as u64).unwrap();
+            Self { file, page, produced: 0 }
+        }
+
+        /// Puts a record's header with these `flags` and its content, and moves the producer on.
+        fn put(&mut self, content: &[u8], flags: u32) {
+            let at = 2 * self.page as u64 + self.produced;
+            pwrite(&self.file, &(content.len() as u32 | flags).to_ne_bytes(), at).unwrap();
+            pwrite(&self.file, content, at + RECORD_HEADER as u64).unwrap();
+            self.produced += (content.len() + RECORD_HEADER).next_multiple_of(8) as u64;
+            pwrite(&self.file, &self.produced.to_ne_bytes(), self.page as u64).unwrap();
+        }
+
+        /// Takes the flags off the header of the record that begins at `at`.
+        fn commit(&self, at: u64, len: u32) {
+            pwrite(&self.file, &len.to_ne_bytes(), 2 * self.page as u64 + at).unwrap();
+        }
+
+        fn consumed(&self) -> u64 {
+            let mut position = [0; 8];
+            pread(&self.file, &mut position, 0).unwrap();
+            u64::from_ne_bytes(position)
+        }
+
+        fn ring(&self, max: usize) -> RingBuffer {
+            RingBuffer::new(self.file.as_fd(), self.page, max).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_batch_stays_until_it_is_released() {
+        let mut paper = Paper::new();
+        let mut ring = paper.ring(2);
+        assert!(ring.is_empty());
+        for record in [&b"one"[..], b"two two two", b"three"] {
+            paper.put(record, 0);
+        }
+        assert!(!ring.is_empty());
+        assert_eq!(ring.peek(), 2);
+        assert_eq!((ring.record(0), ring.record(1)), (&b"one"[..], &b"two two two"[..]));
+        assert_eq!(paper.consumed(), 0);
+        ring.release();
+        assert_eq!(paper.consumed(), 16 + 24);
+        assert_eq!(ring.peek(), 1);
+        assert_eq!(ring.record(0), b"three");
+        ring.release();
+        assert_eq!(paper.consumed(), paper.produced);
+        assert!(ring.is_empty());
+        assert_eq!(ring.peek(), 0);
+    }
+
+    #[test]
+    fn a_record_that_is_being_written_is_waited_for_and_not_overtaken() {
+        let mut paper = Paper::new();
+        let mut ring = paper.ring(8);
+        paper.put(b"ready", 0);
+        paper.put(b"later", BUSY);
+        paper.put(b"behind", 0);
+        assert_eq!(ring.peek(), 1);
+        ring.release();
+        // Somebody is writing: no time to sleep.
+        assert!(!ring.is_empty());
+        assert_eq!(ring.peek(), 0);
+        assert_eq!(paper.consumed(), 16);
+        paper.commit(16, 5);
+        assert_eq!(ring.peek(), 2);
+        assert_eq!((ring.record(0), ring.record(1)), (&b"later"[..], &b"behind"[..]));
+    }
+
+    #[test]
+    fn discarded_records_are_skipped_and_their_room_is_given_back() {
+        let mut paper = Paper::new();
+        let mut ring = paper.ring(8);
+        paper.put(&[0; 100], DISCARDED);
+        paper.put(b"kept", 0);
+        paper.put(&[0; 60], DISCARDED);
+        assert_eq!(ring.peek(), 1);
+        assert_eq!(ring.record(0), b"kept");
+        ring.release();
+        assert_eq!(paper.consumed(), paper.produced);
+        // No batch, so nobody releases: it is given back all the same.
+        paper.put(&[0; 100], DISCARDED);
+        assert_eq!(ring.peek(), 0);
+        assert!(ring.is_empty());
+        assert_eq!(paper.consumed(), paper.produced);
     }
 }
