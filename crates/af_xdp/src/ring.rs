@@ -43,9 +43,9 @@ impl<T: Copy> Shared<T> {
         assert!(size.is_power_of_two(), "a ring has a power of two of places");
         assert!(layout.bytes::<T>(size) <= memory.len(), "the ring does not fit into its mapping");
         for at in [layout.producer, layout.consumer, layout.flags] {
-            assert!(at as usize + 4 <= memory.len() && at % 4 == 0, "an index outside the mapping");
+            assert!(at as usize + 4 <= memory.len() && at.is_multiple_of(4), "an index outside the mapping");
         }
-        assert!(layout.descriptors as usize % align_of::<T>() == 0, "misaligned descriptors");
+        assert!((layout.descriptors as usize).is_multiple_of(align_of::<T>()), "misaligned descriptors");
         Self { memory, layout, size, descriptor: PhantomData }
     }
 

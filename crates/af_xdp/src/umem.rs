@@ -56,10 +56,6 @@ impl Umem {
 
     /// The bytes of `packet`, to write.
     #[must_use]
-    #[expect(
-        clippy::mut_from_ref,
-        reason = "the right to write comes with the token, which is borrowed mutably"
-    )]
     pub fn data_mut<'a>(&'a self, packet: &'a mut Packet) -> &'a mut [u8] {
         let base = self.chunk_base(&packet.frame);
         // SAFETY: as in `data`; the token is borrowed mutably, so these are the only references into the chunk.
@@ -68,10 +64,6 @@ impl Umem {
 
     /// All [`CHUNK`] bytes of `frame`, to write.
     #[must_use]
-    #[expect(
-        clippy::mut_from_ref,
-        reason = "the right to write comes with the token, which is borrowed mutably"
-    )]
     pub fn chunk_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8; CHUNK] {
         let base = self.chunk_base(frame);
         // SAFETY: `chunk_base` gives CHUNK bytes of this UMEM; the token is borrowed mutably for 'a.

@@ -1,0 +1,210 @@
+//! A scene for end-to-end tests: a host and a wire in namespaces of their own, a veth pair as the network card, a
+//! netio folder, and the real `iou-fast` as a process.
+//!
+//! ```text
+//!   namespace "wire"                     namespace "host"
+//!   Station on eth0 ──── veth pair ──── eth0 ◄─ iou-fast ─► netio folder ◄─► Router, iou-sim
+//! ```
+
+#![allow(dead_code, unreachable_pub, reason = "a module of each test program, which uses a part of it")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use testbed::{Bin, Namespace, Process, Signal, Station, VethOptions, veth};
+
+/// How long a program may take to start or end, also on a machine that is busy with other tests.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// Namespaces, network cards and a lab's folder. Everything goes when it is dropped.
+pub struct Scene {
+    /// Where `iou-fast` runs.
+    pub host: Namespace,
+    /// Where the other ends of the veth pairs are, under the same names.
+    pub wire: Namespace,
+    folder: tempfile::TempDir,
+}
+
+impl Scene {
+    /// One network card, eth0, with an MTU of 1500.
+    pub fn new() -> Self {
+        Self::with_cards(&["eth0"], &VethOptions::default())
+    }
+
+    /// The given network cards, all alike.
+    pub fn with_cards(names: &[&str], options: &VethOptions) -> Self {
+        testbed::require_root().unwrap();
+        let (host, wire) = (Namespace::new("host").unwrap(), Namespace::new("wire").unwrap());
+        for name in names {
+            veth((&wire, name), (&host, name), options).unwrap();
+        }
+        // Memory-backed: an ext4 folder takes milliseconds for a socket file.
+        let folder = tempfile::Builder::new().prefix("iouf").tempdir_in("/dev/shm").unwrap();
+        std::fs::create_dir(folder.path().join("netio")).unwrap();
+        Self { host, wire, folder }
+    }
+
+    /// Where the routers' sockets are.
+    pub fn netio(&self) -> PathBuf {
+        self.folder.path().join("netio")
+    }
+
+    /// The NETMAP's path.
+    pub fn netmap_file(&self) -> PathBuf {
+        self.folder.path().join("NETMAP")
+    }
+
+    /// The scene's folder, for other files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes the NETMAP.
+    pub fn netmap(&self, text: &str) {
+        std::fs::write(self.netmap_file(), text).unwrap();
+    }
+
+    /// `iou-fast` with this scene's NETMAP and folder, and `arguments`.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.host.command(Bin::find("iou-fast").unwrap());
+        command
+            .arg("--netmap")
+            .arg(self.netmap_file())
+            .arg("--netio-dir")
+            .arg(self.netio())
+            .arg("--state-dir")
+            .arg(self.folder.path().join("state"))
+            .args(["--uid", "0"])
+            .args(arguments)
+            .env_remove("SUDO_UID");
+        command
+    }
+
+    /// Starts `iou-fast` and waits until it is ready.
+    pub fn start(&self, arguments: &[&str]) -> Running {
+        let mut process = Process::spawn(&mut self.command(arguments)).unwrap();
+        process.wait_for_line(|line| line == "ready", SOON).unwrap();
+        Running { process }
+    }
+
+    /// Runs `iou-fast` that must refuse to start; returns what it said on standard error.
+    pub fn refused(&self, arguments: &[&str]) -> String {
+        let mut process = Process::spawn(&mut self.command(arguments)).unwrap();
+        let status = process.wait(SOON).unwrap();
+        assert!(!status.success(), "it did not refuse:\n{}", process.dump());
+        assert!(!process.stdout().contains("ready"), "{}", process.dump());
+        process.stderr()
+    }
+
+    /// A raw station on the wire's end of eth0.
+    pub fn station(&self) -> Station {
+        Station::new(&self.wire, "eth0").unwrap()
+    }
+
+    /// Starts `iou-sim`, which needs the scene's NETMAP, with `arguments`, and waits until it is ready.
+    pub fn simulate(&self, ids: &str, arguments: &[&str]) -> Process {
+        let mut command = self.host.command(Bin::find("iou-sim").unwrap());
+        command.arg("-n").arg(self.netmap_file()).arg("--netio-dir").arg(self.netio());
+        command.args(["--ids", ids, "--ipv4", "10.10.0.0/16", "--ipv6", "fd00:10::/64"]).args(arguments);
+        let mut process = Process::spawn(&mut command).unwrap();
+        process.wait_for_line(|line| line == "ready", SOON).unwrap();
+        process
+    }
+}
+
+/// A running `iou-fast`; killed when dropped.
+pub struct Running {
+    /// The process.
+    pub process: Process,
+}
+
+impl Running {
+    /// Ends it as a user does and returns its summary. No chunk of UMEM may be missing.
+    pub fn stop(mut self) -> Summary {
+        self.process.signal(Signal::INT);
+        let status = self.process.wait(SOON).unwrap();
+        assert!(status.success(), "{status}\n{}", self.process.dump());
+        let summary = Summary::read(&self.process.stdout());
+        let (found, all) = summary.chunks;
+        assert!(all > 0 && found == all, "{found} of {all} chunks\n{}", self.process.dump());
+        summary
+    }
+
+    /// Ends it with SIGKILL.
+    pub fn kill(mut self) {
+        self.process.signal(Signal::KILL);
+        self.process.wait(SOON).unwrap();
+    }
+}
+
+/// What `iou-fast` prints at its end.
+#[derive(Debug, Default)]
+pub struct Summary {
+    /// Frames, bytes.
+    pub to_routers: (u64, u64),
+    /// Frames, bytes.
+    pub to_nics: (u64, u64),
+    /// Frames, bytes.
+    pub between: (u64, u64),
+    /// By name.
+    pub dropped: Vec<(String, u64)>,
+    /// By name.
+    pub faults: Vec<(String, u64)>,
+    /// Found, of how many.
+    pub chunks: (u64, u64),
+    /// As it was printed.
+    pub text: String,
+}
+
+impl Summary {
+    /// Reads it out of everything that was printed.
+    pub fn read(output: &str) -> Self {
+        let mut summary = Self { text: output.to_string(), ..Self::default() };
+        let numbers = |text: &str| -> Vec<u64> {
+            text.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).collect()
+        };
+        let pair = |text: &str| {
+            let numbers = numbers(text);
+            (numbers[0], numbers[1])
+        };
+        let list = |text: &str| -> Vec<(String, u64)> {
+            let items = text.split(", ").filter_map(|item| item.rsplit_once(' '));
+            items.map(|(name, count)| (name.to_string(), count.parse().unwrap())).collect()
+        };
+        for line in output.lines() {
+            let Some((name, rest)) = line.split_once(": ") else { continue };
+            match name {
+                "to routers" => summary.to_routers = pair(rest),
+                "to network cards" => summary.to_nics = pair(rest),
+                "between routers" => summary.between = pair(rest),
+                "dropped" => summary.dropped = list(rest),
+                "faults" => summary.faults = list(rest),
+                "chunks" => summary.chunks = pair(rest),
+                _ => {}
+            }
+        }
+        summary
+    }
+
+    /// How many frames were dropped for `reason`.
+    pub fn drops(&self, reason: &str) -> u64 {
+        self.dropped.iter().find(|(name, _)| name == reason).map_or(0, |(_, count)| *count)
+    }
+
+    /// Nothing was dropped and nothing went wrong.
+    pub fn assert_clean(&self) {
+        assert!(self.dropped.is_empty() && self.faults.is_empty(), "{}", self.text);
+    }
+}
+
+/// The MAC of a router's interface, as current images make it.
+pub fn router_mac(id: u16, bay: u8, unit: u8) -> [u8; 6] {
+    let [high, low] = id.to_be_bytes();
+    [0xaa, 0xbb, 0xcc, high, low, bay | unit << 4]
+}
+
+/// The header of a data frame.
+pub fn header(to: u16, to_interface: u8, from: u16, from_interface: u8) -> [u8; 8] {
+    let (to, from) = (to.to_be_bytes(), from.to_be_bytes());
+    [to[0], to[1], from[0], from[1], to_interface, from_interface, 1, 0]
+}
