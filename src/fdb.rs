@@ -192,6 +192,15 @@ impl Fdb {
         })
     }
 
+    /// All entries: station and whether it is by pattern. For the seldom case that they must be compared with the
+    /// XDP program's.
+    #[must_use]
+    pub fn entries(&self) -> Vec<(Station, bool)> {
+        let by_pattern = self.predicted.iter().filter(|(_, (_, stands))| *stands);
+        let by_pattern = by_pattern.map(|(mac, _)| (Station { mac: *mac, outer_vid: 0, inner_vid: 0 }, true));
+        by_pattern.chain(self.learned.keys().map(|station| (*station, false))).collect()
+    }
+
     /// Number of learned stations.
     #[must_use]
     pub fn learned(&self) -> usize {

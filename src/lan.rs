@@ -96,6 +96,25 @@ impl Lan {
         port
     }
 
+    /// Compares the database with the XDP program's maps, after news of moves were lost: what is missing there has
+    /// moved to the wire. Returns how many stations that were.
+    pub fn resync(&self, now: Duration) -> usize {
+        let mut fdb = self.lock();
+        let missing: Vec<(Station, bool)> = fdb
+            .entries()
+            .into_iter()
+            .filter(|(station, predicted)| match predicted {
+                true => !self.tables.has_predicted(station.mac),
+                false => !self.tables.has_learned(station),
+            })
+            .collect();
+        for (station, predicted) in &missing {
+            fdb.moved_to_wire(*station, *predicted, now);
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+        missing.len()
+    }
+
     /// Tells the XDP program what to do with frames for `router`.
     pub fn set_router_state(&self, router: usize, state: RouterState) {
         if let Some(byte) = self.tables.shared.router_state.get(router) {

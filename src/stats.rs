@@ -73,6 +73,8 @@ reasons! {
         RouterDown => "router-down",
         /// Towards a router: it waited for more than a second.
         Stale => "stale",
+        /// Towards a router: it waited when iou-fast was stopped.
+        Stopped => "stopped",
         /// Towards a router: more than a chunk, or more than a copy can be.
         TooLarge => "too-large",
         /// Towards routers: a copy of a group frame found no room.

@@ -251,8 +251,8 @@ impl Forwarder {
             let orders: Vec<&Orders> = self.workers.iter().map(|worker| &worker.orders).collect();
             if reported {
                 worker::woken(&self.wake);
-                while let Ok(Report::RouterGone { router }) = self.reports.try_recv() {
-                    self.connections.gone(router, &orders);
+                while let Ok(Report::RouterGone { router, inode }) = self.reports.try_recv() {
+                    self.connections.gone(router, inode, &orders);
                 }
             }
             if folder {
@@ -263,6 +263,11 @@ impl Forwarder {
             if sweep {
                 self.last_check = Instant::now();
                 self.follow_links();
+                self.follow_moves();
+                let now = self.started.elapsed();
+                for (card, lan) in self.cards.iter_mut().zip(&self.lans) {
+                    card.check_moves(lan, now);
+                }
                 self.report_faults();
             }
         }
@@ -275,18 +280,14 @@ impl Forwarder {
         for lan in &self.lans {
             lan.tables.shared.live.store(0, Relaxed);
         }
-        let mut summary = Summary::default();
-        for card in &self.cards {
-            if let Some(counts) = card.counts() {
-                summary.add_steering(&counts);
-            }
-        }
         for worker in &self.workers {
             worker.orders.give(Order::Stop);
         }
+        let mut summary = Summary::default();
         for worker in self.workers {
+            let joined = worker.thread.join();
             summary.add_worker(&worker.counts);
-            match worker.thread.join() {
+            match joined {
                 Ok(remains) => {
                     summary.latency.to_routers.merge(&remains.latencies.to_routers);
                     summary.latency.to_nics.merge(&remains.latencies.to_nics);
@@ -294,15 +295,16 @@ impl Forwarder {
                         summary.add_fault(Fault::RxRingFull, statistics.ring_full);
                         summary.add_fault(Fault::RxDropped, statistics.dropped);
                         summary.add_fault(Fault::BadDescriptor, faults);
-                        // Counted by queue, not by socket: every socket of a queue says the same.
-                        let empty = statistics.fill_ring_empty.max(summary.faults(Fault::FillRingEmpty));
-                        summary.add_fault(Fault::FillRingEmpty, empty - summary.faults(Fault::FillRingEmpty));
+                        summary.add_fault(Fault::FillRingEmpty, statistics.fill_ring_empty);
                     }
                 }
                 Err(_) => {
                     tracing::error!("a worker panicked: its frames and latencies are not in the summary")
                 }
             }
+        }
+        for counts in self.cards.iter().filter_map(Card::counts) {
+            summary.add_steering(&counts);
         }
         let umem = self.pool.umem();
         summary.chunks = (self.pool.len() + umem.lent(), umem.chunks());

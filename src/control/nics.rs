@@ -8,7 +8,7 @@ use crate::nic::offload::Offloads;
 use crate::nic::promisc::Promiscuous;
 use crate::nic::{LinkState, Nic};
 use crate::plan::Plan;
-use crate::steer::layout::{COUNTS, mac_word};
+use crate::steer::layout::{COUNTS, Count, mac_word};
 use crate::steer::{self, Steering};
 use crate::sys::ringbuf::RingBuffer;
 use crate::worker::{BATCH, NicPart, Rings, reserve};
@@ -17,6 +17,7 @@ use libbpf_rs::MapHandle;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 /// Chunks for the backlogs of routers that do not read, for all NICs together: 16 MiB.
 pub(super) const BACKLOG: usize = 4096;
@@ -40,6 +41,8 @@ pub(super) struct Card {
     nic: Nic,
     state: Option<LinkState>,
     zero_copy: bool,
+    /// Moves of stations that the XDP program has told of.
+    moves_read: u64,
     options: steer::Options,
 }
 
@@ -98,6 +101,7 @@ impl Card {
             nic,
             state: None,
             zero_copy: false,
+            moves_read: 0,
             options: steer_options,
         })
     }
@@ -229,6 +233,20 @@ impl Card {
             .ok()
     }
 
+    /// If the program found no room to tell of a move, the LAN's database is compared with the program's maps.
+    pub(super) fn check_moves(&mut self, lan: &Lan, now: Duration) {
+        let Some(counts) = self.counts() else { return };
+        let moved = counts[Count::Moved as usize];
+        if moved > self.moves_read {
+            let stations = lan.resync(now);
+            self.moves_read = moved;
+            tracing::warn!(
+                "{}: so many stations move that news were lost; {stations} entries mended",
+                lan.nic
+            );
+        }
+    }
+
     pub(super) fn moves_fd(&self) -> Option<BorrowedFd<'_>> {
         self.moves.as_ref().map(|(_, map)| map.as_fd())
     }
@@ -241,6 +259,7 @@ impl Card {
             for n in 0..count {
                 each(ring.record(n));
             }
+            self.moves_read += count as u64;
             ring.release();
             if count == 0 {
                 break;

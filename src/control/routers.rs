@@ -108,10 +108,12 @@ impl Connections {
     }
 
     /// A worker found a router's socket gone.
-    pub(super) fn gone(&mut self, router: usize, orders: &[&Orders]) {
-        if self.routers[router].connected.take().is_some() {
-            tracing::info!("router {} is gone", self.routers[router].id);
+    pub(super) fn gone(&mut self, router: usize, inode: u64, orders: &[&Orders]) {
+        if self.routers[router].connected != Some(inode) {
+            return; // it is back already, and connected
         }
+        self.routers[router].connected = None;
+        tracing::info!("router {} is gone", self.routers[router].id);
         // Other workers may hold sockets to it that they have not tried; and a new file may be there already.
         for order in orders {
             order.give(Order::Router { router, socket: None });
@@ -152,7 +154,7 @@ impl Connections {
             Ok(sockets) if sockets.windows(2).all(|pair| pair[0].inode == pair[1].inode) => {
                 let inode = sockets.first().map(|socket| socket.inode);
                 for (order, socket) in orders.iter().zip(sockets) {
-                    order.give(Order::Router { router, socket: Some(socket.fd) });
+                    order.give(Order::Router { router, socket: Some((socket.fd, socket.inode)) });
                 }
                 let again = connected.is_some();
                 tracing::info!("router {id} is {}", if again { "replaced" } else { "there" });

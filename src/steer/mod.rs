@@ -206,6 +206,18 @@ impl Tables {
             .map_err(|source| Error::Map { map: "learned", source })
     }
 
+    /// Whether `station` has an entry. What cannot be read counts as there.
+    #[must_use]
+    pub fn has_learned(&self, station: &Station) -> bool {
+        !matches!(self.learned.lookup(&station_key(station), MapFlags::ANY), Ok(None))
+    }
+
+    /// Whether `mac` has an entry. What cannot be read counts as there.
+    #[must_use]
+    pub fn has_predicted(&self, mac: Mac) -> bool {
+        !matches!(self.predicted.lookup(&mac_word(mac).to_ne_bytes(), MapFlags::ANY), Ok(None))
+    }
+
     /// `mac` is at `entry`, in any VLAN.
     ///
     /// # Errors

@@ -89,10 +89,16 @@ impl RingBuffer {
     /// Reads the next batch of committed records; returns how many there are. The batch before must have been
     /// given back by [`release`](Self::release).
     pub fn peek(&mut self) -> usize {
+        self.peek_up_to(self.max)
+    }
+
+    /// As [`peek`](Self::peek), at most `max` records, but one if there is any.
+    pub fn peek_up_to(&mut self, max: usize) -> usize {
+        let max = max.clamp(1, self.max);
         debug_assert!(self.batch.is_empty(), "the batch before was not released");
         let before = self.position;
         let producer = self.producer_position().load(Ordering::Acquire);
-        while self.position != producer && self.batch.len() < self.max {
+        while self.position != producer && self.batch.len() < max {
             let at = self.position as usize & (self.size - 1);
             let word = self.length_word(at).load(Ordering::Acquire);
             if word & BUSY != 0 {

@@ -40,6 +40,10 @@ use to_routers::{Datagram, Delivery, GroupPort, Membership, Origin};
 
 /// Frames taken at a time, from a ring or a socket.
 pub const BATCH: usize = 64;
+/// Queue-fulls of 64 frames taken from a queue before group frames get their turn.
+const TURNS: usize = 8;
+/// Datagrams with group frames sent before unicast gets its turn again: one group frame is one for each router.
+const GROUP_SENDS: usize = 128;
 /// While frames wait for routers, this often the worker looks for stale ones.
 const UPKEEP: Duration = Duration::from_millis(100);
 /// While a NIC has not taken what is in its TX ring, this often it is told again.
@@ -99,8 +103,8 @@ pub enum Order {
     Router {
         /// Index in the plan.
         router: usize,
-        /// A connected datagram socket.
-        socket: Option<OwnedFd>,
+        /// A connected datagram socket, and the inode of its file.
+        socket: Option<(OwnedFd, u64)>,
     },
     /// The worker ends.
     Stop,
@@ -113,6 +117,8 @@ pub enum Report {
     RouterGone {
         /// Index in the plan.
         router: usize,
+        /// Inode of the socket's file.
+        inode: u64,
     },
 }
 
@@ -330,9 +336,8 @@ impl Worker {
         let mut events = Events::new();
         loop {
             let mut busy = false;
-            for n in 0..self.arrivals.len() {
-                busy |= self.receive(n);
-                busy |= self.copies(n);
+            for nic in 0..self.arrivals.len() {
+                busy |= self.arrive(nic);
             }
             let timeout = self.timeout(busy);
             self.poller.wait(&mut events, timeout);
@@ -351,6 +356,19 @@ impl Worker {
             }
             self.upkeep();
         }
+    }
+
+    /// Takes what arrived on a NIC to the routers: unicast first, then a bounded share of the group frames, so that
+    /// a storm of those delays unicast by little. True if there was anything.
+    fn arrive(&mut self, nic: usize) -> bool {
+        let mut busy = false;
+        for _ in 0..TURNS {
+            if !self.receive(nic) {
+                break;
+            }
+            busy = true;
+        }
+        busy | self.copies(nic)
     }
 
     /// Takes a batch from each queue of a NIC to the routers. True if there was anything.
@@ -406,7 +424,7 @@ impl Worker {
     /// Sends a batch of copied group frames to this worker's routers. True if there was anything.
     fn copies(&mut self, nic: usize) -> bool {
         let Arrival { copies, ports, flood, .. } = &mut self.arrivals[nic];
-        let count = copies.peek();
+        let count = copies.peek_up_to(GROUP_SENDS / ports.len().max(1));
         if count == 0 {
             return false;
         }
@@ -501,7 +519,14 @@ impl Worker {
         false
     }
 
+    /// Delivers what has arrived already, and gives everything back.
     fn end(mut self) -> Remains {
+        for nic in 0..self.arrivals.len() {
+            while self.arrive(nic) {}
+        }
+        for pseudo in 0..self.pseudos.len() {
+            self.read(pseudo);
+        }
         self.delivery.drain(&mut self.stock);
         for nic in &mut self.nics {
             nic.rings.reap(&mut self.stock);
@@ -511,8 +536,15 @@ impl Worker {
         }
         let mut sockets = Vec::new();
         for queue in self.arrivals.iter_mut().flat_map(|arrival| &mut arrival.queues) {
-            let faults = queue.rx.faults() + queue.rings.faults();
-            sockets.push((queue.rx.statistics().unwrap_or_default(), faults));
+            let mut statistics = queue.rx.statistics().unwrap_or_default();
+            let mut faults = queue.rx.faults();
+            // What a queue's sockets share is counted once.
+            if self.index == 0 {
+                faults += queue.rings.faults();
+            } else {
+                statistics.fill_ring_empty = 0;
+            }
+            sockets.push((statistics, faults));
         }
         let chunks = self.stock.free.len();
         self.stock.surrender();

@@ -49,6 +49,8 @@ pub(super) struct GroupPort {
 struct Side {
     /// The connected socket; `None` while the router has none.
     socket: Option<OwnedFd>,
+    /// Inode of its file.
+    inode: u64,
     /// Datagrams of the current batch.
     run: Vec<Datagram>,
     backlog: Backlog<Datagram>,
@@ -93,6 +95,7 @@ impl Delivery {
         let sides: Vec<Side> = routers
             .map(|router| Side {
                 socket: None,
+                inode: 0,
                 run: Vec::with_capacity(BATCH),
                 backlog: Backlog::default(),
                 owned: router.owned,
@@ -424,7 +427,7 @@ impl Delivery {
     pub(super) fn set_socket(
         &mut self,
         router: usize,
-        socket: Option<OwnedFd>,
+        socket: Option<(OwnedFd, u64)>,
         stock: &mut Stock,
         poller: &Poller,
     ) {
@@ -433,11 +436,11 @@ impl Delivery {
             if let Some(old) = &side.socket {
                 poller.forget(old.as_fd());
             }
-            if let Some(new) = &socket {
+            if let Some((new, _)) = &socket {
                 poller.watch_room(new.as_fd(), Token::Router(router));
             }
         }
-        side.socket = socket;
+        (side.socket, side.inode) = socket.map_or((None, 0), |(socket, inode)| (Some(socket), inode));
         let state = if side.socket.is_some() { RouterState::Ready } else { RouterState::Down };
         self.tell(router, state);
         self.room(router, stock, poller);
@@ -450,7 +453,7 @@ impl Delivery {
                 stock.give(datagram.packet.into_frame());
             }
             while let Some(datagram) = side.backlog.pop() {
-                self.counts.lose(Loss::Stale, 1);
+                self.counts.lose(Loss::Stopped, 1);
                 stock.give(datagram.packet.into_frame());
             }
         }
@@ -471,7 +474,7 @@ impl Delivery {
         if gone {
             self.sides[router].socket = None;
             self.tell(router, RouterState::Down);
-            self.reports.send(Report::RouterGone { router });
+            self.reports.send(Report::RouterGone { router, inode: self.sides[router].inode });
         }
         gone
     }
