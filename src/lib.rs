@@ -1,4 +1,18 @@
-//! Puts Cisco IOU/IOL routers on a real network through AF_XDP.
+//! Puts Cisco IOU/IOL routers on a real network through AF_XDP. The map of the house:
+//!
+//! ```text
+//!   cli ──► control::labs ──► netmap, iou ──► plan        what is to be connected with what
+//!                                              │
+//!   control ──► nic (a card), steer (its XDP program), iou::socket (the routers' folder)
+//!      │
+//!      └──► worker, one a CPU:  wire ─► steer ─► AF_XDP ─► worker::to_routers ─► router's socket
+//!                               router ─► pseudo socket ─► worker::to_nics ─► AF_XDP ─► wire
+//!                               lan, fdb: which station is behind which port
+//!                               stats: what happened
+//! ```
+//!
+//! The life of a frame is in `bpf/steer.bpf.c` and [`worker`]. [`netmap`], [`iou::header`], [`iou::mac`], [`plan`],
+//! [`fdb`] and the backlog's policy are pure. `docs/design.md` says why it is built so.
 
 pub mod cli;
 pub mod control;
