@@ -14,6 +14,8 @@
 //! The life of a frame is in `bpf/steer.bpf.c` and [`worker`]. [`netmap`], [`iou::header`], [`iou::mac`], [`plan`],
 //! [`fdb`] and the backlog's policy are pure. `docs/design.md` says why it is built so.
 
+#![allow(rustdoc::private_intra_doc_links, reason = "the documentation is for whoever carries this on")]
+
 pub mod cli;
 pub mod control;
 pub mod ethernet;
