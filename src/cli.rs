@@ -47,7 +47,7 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE")]
     pub netmap: Option<PathBuf>,
 
-    /// Folder of the routers' sockets [default: `/tmp/netio<uid>`]
+    /// Folder of the routers' sockets, if it is not `/tmp/netio<uid>`
     #[arg(long, value_name = "DIR")]
     pub netio_dir: Option<PathBuf>,
 

@@ -148,13 +148,14 @@ fn pass_everything(name: &std::ffi::CStr) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Another process of this program that does `task` with the card of `namespace` until it is killed.
+/// Another process of this program, running the same `test`, that does `task` with the card of `namespace` until it is
+/// killed: see [`maybe_other`].
 struct Other(Child);
 
 impl Other {
-    fn start(task: &str, namespace: &Namespace, state: &Path) -> Self {
+    fn start(test: &str, task: &str, namespace: &Namespace, state: &Path) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "other_process", "--nocapture"])
+            .args(["--exact", test, "--nocapture"])
             .env("NIC_TEST_TASK", task)
             .env("NIC_TEST_NAMESPACE", &namespace.0)
             .env("NIC_TEST_STATE", state)
@@ -185,10 +186,12 @@ impl Drop for Other {
     }
 }
 
-#[test]
-#[ignore = "no test: what other tests start as their second process"]
-fn other_process() {
-    let variable = |name| std::env::var(name).expect("only other tests start this");
+/// In the process that [`Other::start`] made: does its task and never returns. Elsewhere it does nothing.
+fn maybe_other() {
+    if std::env::var_os("NIC_TEST_TASK").is_none() {
+        return;
+    }
+    let variable = |name| std::env::var(name).expect("Other::start sets it");
     enter(&variable("NIC_TEST_NAMESPACE"));
     let nic = card();
     let hold = Hold::take_in(&nic, Path::new(&variable("NIC_TEST_STATE"))).unwrap();
@@ -332,9 +335,10 @@ fn a_card_is_held_once() {
 
 #[test]
 fn another_process_that_holds_the_card_is_named_and_its_end_frees_it() {
+    maybe_other();
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
-    let mut other = Other::start("hold", &namespace, state.path());
+    let mut other = Other::start("another_process_that_holds_the_card_is_named_and_its_end_frees_it", "hold", &namespace, state.path());
     namespace.inside(|| {
         let error = Hold::take_in(&card(), state.path()).unwrap_err();
         let expected = format!("card is held by iou-fast, pid {}:", other.pid());
@@ -388,12 +392,13 @@ fn offloads_of_a_card_that_is_gone_leave_nothing_behind() {
 
 #[test]
 fn after_a_kill_the_next_run_gives_back_what_the_killed_one_took() {
+    maybe_other();
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
     namespace.ethtool(&["-K", "card", "gro", "on"]);
     let before = namespace.ethtool(&["-k", "card"]);
     let killed = || {
-        let mut other = Other::start("hold", &namespace, state.path());
+        let mut other = Other::start("after_a_kill_the_next_run_gives_back_what_the_killed_one_took", "hold", &namespace, state.path());
         assert!(!namespace.is_on(VLAN) && !namespace.is_on(GRO));
         other.kill();
     };
@@ -443,6 +448,7 @@ fn after_a_kill_the_next_run_gives_back_what_the_killed_one_took() {
 
 #[test]
 fn promiscuous_while_it_lives() {
+    maybe_other();
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
     let promiscuity = |n: u32| {
@@ -459,7 +465,7 @@ fn promiscuous_while_it_lives() {
         drop((one, two));
         assert!(promiscuity(0));
     });
-    let mut other = Other::start("hold", &namespace, state.path());
+    let mut other = Other::start("promiscuous_while_it_lives", "hold", &namespace, state.path());
     assert!(promiscuity(1));
     other.kill();
     soon("promiscuous mode gone with the process", || promiscuity(0));
@@ -518,6 +524,7 @@ fn a_veth_with_too_few_queues_is_explained() {
 
 #[test]
 fn a_program_that_is_there_already_is_named_with_the_way_to_remove_it() {
+    maybe_other();
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
     let ours = pass_everything(c"ours");
@@ -530,7 +537,7 @@ fn a_program_that_is_there_already_is_named_with_the_way_to_remove_it() {
     };
 
     // By a link of another process: in either mode, and never answered by taking the other.
-    let mut other = Other::start("attach", &namespace, state.path());
+    let mut other = Other::start("a_program_that_is_there_already_is_named_with_the_way_to_remove_it", "attach", &namespace, state.path());
     for choice in [XdpModeChoice::Auto, XdpModeChoice::Native, XdpModeChoice::Generic] {
         let error = refused(choice);
         let holder = format!("held by pid {} (", other.pid());
@@ -558,11 +565,12 @@ fn a_program_that_is_there_already_is_named_with_the_way_to_remove_it() {
 
 #[test]
 fn starting_again_right_after_a_kill_works_every_time() {
+    maybe_other();
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
     for _ in 0..10 {
         // Killed and not waited for: it is being taken down while we start.
-        let mut other = Other::start("attach", &namespace, state.path());
+        let mut other = Other::start("starting_again_right_after_a_kill_works_every_time", "attach", &namespace, state.path());
         other.kill();
         namespace.inside(|| {
             let nic = card();

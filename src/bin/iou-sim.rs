@@ -25,7 +25,7 @@ struct Arguments {
     /// The NETMAP file that wires the routers; `@host` is ignored, all are here
     #[arg(short = 'n', long, value_name = "FILE", default_value = "NETMAP")]
     netmap: PathBuf,
-    /// The netio folder [default: /tmp/netio<uid>]; made if it is not there
+    /// The netio folder, if it is not `/tmp/netio<uid>`; made if it is not there
     #[arg(long, value_name = "DIR")]
     netio_dir: Option<PathBuf>,
     /// Whose netio folder, without --netio-dir [default: your own uid]
