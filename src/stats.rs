@@ -115,6 +115,8 @@ reasons! {
         RxDropped => "rx-dropped",
         /// A TX ring was full.
         TxRingFull => "tx-ring-full",
+        /// A worker slept although frames waited.
+        LostWakeup => "lost-wakeup",
         /// The XDP program found no ring.
         NoRing => "no-ring",
         /// A ring held what made no sense.

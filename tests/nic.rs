@@ -338,7 +338,12 @@ fn another_process_that_holds_the_card_is_named_and_its_end_frees_it() {
     maybe_other();
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
-    let mut other = Other::start("another_process_that_holds_the_card_is_named_and_its_end_frees_it", "hold", &namespace, state.path());
+    let mut other = Other::start(
+        "another_process_that_holds_the_card_is_named_and_its_end_frees_it",
+        "hold",
+        &namespace,
+        state.path(),
+    );
     namespace.inside(|| {
         let error = Hold::take_in(&card(), state.path()).unwrap_err();
         let expected = format!("card is held by iou-fast, pid {}:", other.pid());
@@ -398,7 +403,12 @@ fn after_a_kill_the_next_run_gives_back_what_the_killed_one_took() {
     namespace.ethtool(&["-K", "card", "gro", "on"]);
     let before = namespace.ethtool(&["-k", "card"]);
     let killed = || {
-        let mut other = Other::start("after_a_kill_the_next_run_gives_back_what_the_killed_one_took", "hold", &namespace, state.path());
+        let mut other = Other::start(
+            "after_a_kill_the_next_run_gives_back_what_the_killed_one_took",
+            "hold",
+            &namespace,
+            state.path(),
+        );
         assert!(!namespace.is_on(VLAN) && !namespace.is_on(GRO));
         other.kill();
     };
@@ -537,7 +547,12 @@ fn a_program_that_is_there_already_is_named_with_the_way_to_remove_it() {
     };
 
     // By a link of another process: in either mode, and never answered by taking the other.
-    let mut other = Other::start("a_program_that_is_there_already_is_named_with_the_way_to_remove_it", "attach", &namespace, state.path());
+    let mut other = Other::start(
+        "a_program_that_is_there_already_is_named_with_the_way_to_remove_it",
+        "attach",
+        &namespace,
+        state.path(),
+    );
     for choice in [XdpModeChoice::Auto, XdpModeChoice::Native, XdpModeChoice::Generic] {
         let error = refused(choice);
         let holder = format!("held by pid {} (", other.pid());
@@ -570,7 +585,12 @@ fn starting_again_right_after_a_kill_works_every_time() {
     let state = tempfile::tempdir().unwrap();
     for _ in 0..10 {
         // Killed and not waited for: it is being taken down while we start.
-        let mut other = Other::start("starting_again_right_after_a_kill_works_every_time", "attach", &namespace, state.path());
+        let mut other = Other::start(
+            "starting_again_right_after_a_kill_works_every_time",
+            "attach",
+            &namespace,
+            state.path(),
+        );
         other.kill();
         namespace.inside(|| {
             let nic = card();

@@ -17,6 +17,7 @@ mod poller;
 mod pool;
 mod to_nics;
 mod to_routers;
+mod turns;
 
 pub use pool::Pool;
 
@@ -37,6 +38,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use to_nics::{DATAGRAM_OFFSET, NicSide, Pseudo, PseudoLink, Reading, Source, transmit};
 use to_routers::{Datagram, Delivery, GroupPort, Membership, Origin};
+use turns::{Turns, Way};
 
 /// Frames taken at a time, from a ring or a socket.
 pub const BATCH: usize = 64;
@@ -46,6 +48,8 @@ const TURNS: usize = 8;
 const GROUP_SENDS: usize = 128;
 /// While frames wait for routers, this often the worker looks for stale ones.
 const UPKEEP: Duration = Duration::from_millis(100);
+/// A worker with nothing to do looks this often whether it should have been woken.
+const SLEEP: Duration = Duration::from_secs(1);
 /// While a NIC has not taken what is in its TX ring, this often it is told again.
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -251,6 +255,9 @@ pub struct Worker {
     counts: Arc<WorkerCounts>,
     latencies: Latencies,
     next_upkeep: u64,
+    turns: Turns,
+    /// The XDP programs were told to wake this worker.
+    sleeping: bool,
 }
 
 impl Worker {
@@ -327,6 +334,8 @@ impl Worker {
             counts,
             latencies: Latencies::default(),
             next_upkeep: 0,
+            turns: Turns::default(),
+            sleeping: false,
         };
         Ok((worker, Orders { channel: send, wake }))
     }
@@ -340,8 +349,11 @@ impl Worker {
                 busy |= self.arrive(nic);
             }
             let timeout = self.timeout(busy);
-            self.poller.wait(&mut events, timeout);
+            let in_vain = self.poller.wait(&mut events, timeout);
             self.awake();
+            if in_vain && timeout == SLEEP && self.frames_wait() {
+                self.counts.fault(Fault::LostWakeup, 1);
+            }
             for n in 0..events.len() {
                 match events.token(n) {
                     Token::Ring => {}
@@ -383,6 +395,7 @@ impl Worker {
             busy = true;
             side.owed += count;
             let now = clock::monotonic();
+            self.turns.saw(Way::ToRouter, now);
             let mut packets = std::mem::take(&mut self.packets);
             for packet in packets.drain(..) {
                 self.sort(nic, packet, now);
@@ -434,6 +447,7 @@ impl Worker {
     }
 
     fn read(&mut self, pseudo: usize) {
+        self.turns.saw(Way::FromRouter, clock::monotonic());
         let mut reading = Reading {
             nics: &mut self.nics,
             receiver: &mut self.receiver,
@@ -448,31 +462,35 @@ impl Worker {
 
     /// How long to wait for events. Before a real wait the XDP programs are told to wake this worker for group
     /// frames, and the rings are looked at once more: see `copy_to_worker` in bpf/steer.bpf.c.
-    fn timeout(&mut self, busy: bool) -> Option<Duration> {
-        if busy || self.poll == Poll::Busy {
-            return Some(Duration::ZERO);
+    fn timeout(&mut self, busy: bool) -> Duration {
+        if busy || self.poll == Poll::Busy || self.turns.expects_answer(clock::monotonic()) {
+            return Duration::ZERO;
         }
+        self.sleeping = true;
         for arrival in &self.arrivals {
             asleep(&arrival.lan, self.index).store(1, Ordering::Relaxed);
         }
         std::sync::atomic::fence(Ordering::SeqCst);
-        let idle = self.arrivals.iter_mut().all(|arrival| {
-            arrival.copies.is_empty() && arrival.queues.iter_mut().all(|queue| queue.rx.is_empty())
-        });
-        if !idle {
-            return Some(Duration::ZERO);
-        }
-        if self.nics.iter().any(|nic| nic.unsent) || self.owes() {
-            Some(RETRY)
+        if self.frames_wait() {
+            Duration::ZERO
+        } else if self.nics.iter().any(|nic| nic.unsent) || self.owes() {
+            RETRY
         } else if self.delivery.is_waiting() {
-            Some(UPKEEP)
+            UPKEEP
         } else {
-            None
+            SLEEP
         }
     }
 
-    fn awake(&self) {
-        if self.poll == Poll::Adaptive {
+    /// True if something is in a ring.
+    fn frames_wait(&mut self) -> bool {
+        self.arrivals.iter_mut().any(|arrival| {
+            !arrival.copies.is_empty() || arrival.queues.iter_mut().any(|queue| !queue.rx.is_empty())
+        })
+    }
+
+    fn awake(&mut self) {
+        if std::mem::take(&mut self.sleeping) {
             for arrival in &self.arrivals {
                 asleep(&arrival.lan, self.index).store(0, Ordering::Relaxed);
             }

@@ -94,15 +94,16 @@ impl Poller {
         let _ = epoll::delete(&self.epoll, fd);
     }
 
-    /// Waits until something is ready, at most `timeout`; `None` waits for ever.
-    pub(super) fn wait(&self, events: &mut Events, timeout: Option<Duration>) {
+    /// Waits until something is ready, at most `timeout`. True if nothing was in all that time.
+    pub(super) fn wait(&self, events: &mut Events, timeout: Duration) -> bool {
         events.0.clear();
-        let timeout = timeout.map(|timeout| rustix::event::Timespec {
+        let timeout = rustix::event::Timespec {
             tv_sec: timeout.as_secs() as i64,
             tv_nsec: i64::from(timeout.subsec_nanos()),
-        });
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events.0), timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
+        };
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events.0), Some(&timeout)) {
+            Ok(count) => count == 0,
+            Err(Errno::INTR) => false,
             Err(errno) => unreachable!("epoll_wait on a descriptor of ours: {errno}"),
         }
     }
