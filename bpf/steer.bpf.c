@@ -147,9 +147,10 @@ static __always_inline void report_move(const struct station *station, __u32 pre
 }
 
 /* A source that we hold to be behind a router speaks from the wire: it is there now, and not captured. */
-static __always_inline void follow_source(const struct station *source, struct counters *counters)
+static __always_inline void follow_source(const struct station *source, const struct shared *shared,
+					  struct counters *counters)
 {
-	if (bpf_map_lookup_elem(&learned, source)) {
+	if (shared->any_learned && bpf_map_lookup_elem(&learned, source)) {
 		if (bpf_map_delete_elem(&learned, source) == 0) {
 			counters->count[COUNT_MOVED]++;
 			report_move(source, 0);
@@ -279,7 +280,7 @@ int steer(struct xdp_md *ctx)
 
 	read_vlans(data, end, &station);
 	__builtin_memcpy(station.mac, eth->h_source, ETH_ALEN);
-	follow_source(&station, counters);
+	follow_source(&station, shared, counters);
 
 	len = bpf_xdp_get_buff_len(ctx);
 	if (eth->h_dest[0] & 1) {
@@ -300,7 +301,7 @@ int steer(struct xdp_md *ctx)
 	if (word == shared->nic_mac)
 		goto host;
 	__builtin_memcpy(station.mac, eth->h_dest, ETH_ALEN);
-	port = bpf_map_lookup_elem(&learned, &station);
+	port = shared->any_learned ? bpf_map_lookup_elem(&learned, &station) : NULL;
 	if (!port && may_be_predicted(eth->h_dest))
 		port = bpf_map_lookup_elem(&predicted, &word);
 	if (!port)

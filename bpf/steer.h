@@ -57,6 +57,8 @@ struct shared {
 	__u32 flood_worker;        /* with flood_unknown: the worker of that port */
 	__u32 flood_unknown;       /* 1: unknown unicast is copied to flood_worker's ring as well */
 	__u32 group_owner;         /* with --exclusive: the worker that gets group frames by redirect */
+	__u32 any_learned;         /* 0: no station was ever learned, so none is looked up */
+	__u32 zero;
 };
 
 /* In the stamp of a group frame that was redirected, in place of a router. */

@@ -339,6 +339,8 @@ fn the_layout_is_that_of_the_header_file() {
         ("flood_worker", offset_of!(SteerShared, flood_worker)),
         ("flood_unknown", offset_of!(SteerShared, flood_unknown)),
         ("group_owner", offset_of!(SteerShared, group_owner)),
+        ("any_learned", offset_of!(SteerShared, any_learned)),
+        ("zero", offset_of!(SteerShared, zero)),
     ]);
     assert_eq!(shared, expected);
 

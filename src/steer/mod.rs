@@ -12,6 +12,7 @@ use layout::{COPY_RING, COUNTS, Count, MOVES_RING, PortEntry, mac_word, station_
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, Object, ObjectBuilder};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// The compiled program, as build.rs left it.
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
@@ -192,6 +193,7 @@ impl Tables {
     /// # Errors
     /// [`Error::Map`].
     pub fn insert_learned(&self, station: &Station, entry: &PortEntry) -> Result<(), Error> {
+        self.shared.any_learned.store(1, Relaxed);
         self.learned
             .update(&station_key(station), &entry.bytes(), MapFlags::ANY)
             .map_err(|source| Error::Map { map: "learned", source })

@@ -80,6 +80,10 @@ pub struct SteerShared {
     pub flood_unknown: AtomicU32,
     /// With `--exclusive`: the worker that gets group frames by redirect.
     pub group_owner: AtomicU32,
+    /// 0: no station was ever learned, so none is looked up.
+    pub any_learned: AtomicU32,
+    /// To a multiple of eight bytes.
+    pub zero: AtomicU32,
 }
 
 // SAFETY: repr(C), atomics only; a test compares it with the BTF of the program.
