@@ -37,24 +37,9 @@ pub enum Error {
         /// The router.
         id: InstanceId,
     },
-    /// The lock is taken.
-    #[error("id {id} is in use: {path} is locked by {holder}; stop that or take another id", path = path.display())]
-    Locked {
-        /// The router.
-        id: InstanceId,
-        /// The lock file.
-        path: PathBuf,
-        /// Who holds it.
-        holder: String,
-    },
-    /// The lock file cannot be made.
-    #[error("cannot lock {path}: {source}; does the netio folder exist, and is it yours?", path = path.display())]
-    Lock {
-        /// The lock file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// The lock is taken, or cannot be made.
+    #[error(transparent)]
+    Lock(#[from] crate::iou::lock::Error),
     /// The socket cannot be bound, or its path is too long for a socket address.
     #[error("socket {path}: {source}", path = path.display())]
     Bind {

@@ -3,14 +3,12 @@
 
 use super::Error;
 use crate::iou::InstanceId;
-use rustix::fs::{FlockOperation, fcntl_lock};
-use rustix::io::Errno;
-use rustix::process::{Flock, FlockType, fcntl_getlk};
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use crate::iou::lock::Lock;
+use rustix::process::geteuid;
+use std::fs;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
@@ -27,7 +25,7 @@ pub(super) struct Socket {
 impl Socket {
     pub(super) fn bind(folder: &Path, id: InstanceId) -> Result<Self, Error> {
         let path = folder.join(id.to_string());
-        let lock = Lock::take(id, &path)?;
+        let lock = Lock::take(&path, geteuid())?;
         let failed = |source| Error::Bind { path: path.clone(), source };
         // Under the lock a file that is there was left behind by a router that was killed.
         match fs::remove_file(&path) {
@@ -60,54 +58,6 @@ impl AsFd for Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         unlink_own(&self.path, self.inode);
-    }
-}
-
-#[derive(Debug)]
-struct Lock {
-    file: File,
-    path: PathBuf,
-}
-
-impl Lock {
-    fn take(id: InstanceId, socket: &Path) -> Result<Self, Error> {
-        let mut name = OsString::from(socket);
-        name.push(".lck");
-        let path = PathBuf::from(name);
-        let failed = |source| Error::Lock { path: path.clone(), source };
-        loop {
-            let mut options = File::options();
-            options.read(true).write(true).create(true).truncate(false).mode(0o600);
-            let mut file = options.open(&path).map_err(failed)?;
-            match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::AGAIN | Errno::ACCESS) => {
-                    return Err(Error::Locked { id, path: path.clone(), holder: holder(&file) });
-                }
-                Err(e) => return Err(failed(e.into())),
-            }
-            // The last holder may have unlinked the file between our open and our lock: then that lock is worth
-            // nothing, and the next round makes a new file.
-            if inode(file.metadata()) == inode(fs::metadata(&path)) {
-                file.set_len(0).map_err(failed)?;
-                writeln!(file, "{}", std::process::id()).map_err(failed)?;
-                return Ok(Self { file, path });
-            }
-        }
-    }
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        unlink_own(&self.path, inode(self.file.metadata()));
-    }
-}
-
-/// Who holds the lock on `file`, for the error message.
-fn holder(file: &File) -> String {
-    match fcntl_getlk(file, &Flock::from(FlockType::WriteLock)) {
-        Ok(Some(Flock { pid: Some(pid), .. })) => format!("process {}", pid.as_raw_nonzero()),
-        _ => "another process".into(),
     }
 }
 

@@ -1,4 +1,5 @@
-//! `F_GETLK`, which rustix does not have: who holds a POSIX lock on a file?
+//! `F_GETLK`: who holds a POSIX lock on a file? rustix has it too, but takes the kernel's -1 (a lock that belongs to
+//! an open file description) for a process id, which it asserts is none.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};

@@ -187,17 +187,7 @@ impl Reading<'_> {
 
         if view.destination.mac.is_group() {
             for port in &nic.ports {
-                if source.neighbours.binary_search(&port.port).is_err() {
-                    bytes[..header::LEN].copy_from_slice(&port.header);
-                    self.delivery.send_shared(
-                        port.router,
-                        &bytes[..len],
-                        now,
-                        Origin::Router,
-                        self.stock,
-                        self.poller,
-                    );
-                }
+                replicate(port, source, &mut bytes[..len], now, self.delivery, self.stock, self.poller);
             }
         } else {
             match nic.place_of(&view.destination) {
@@ -214,15 +204,13 @@ impl Reading<'_> {
                     return Ok(());
                 }
                 None => {
-                    if let Some(port) = nic.flood.map(|at| nic.ports[at])
-                        && source.neighbours.binary_search(&port.port).is_err()
-                    {
-                        bytes[..header::LEN].copy_from_slice(&port.header);
-                        self.delivery.send_shared(
-                            port.router,
-                            &bytes[..len],
+                    if let Some(port) = nic.flood.map(|at| nic.ports[at]) {
+                        replicate(
+                            &port,
+                            source,
+                            &mut bytes[..len],
                             now,
-                            Origin::Router,
+                            self.delivery,
                             self.stock,
                             self.poller,
                         );
@@ -263,6 +251,22 @@ impl Reading<'_> {
         nic.times.push(received.time);
         nic.unsent = true;
         Ok(())
+    }
+}
+
+/// Sends a datagram to `port` as well, unless `source` reaches that by itself.
+fn replicate(
+    port: &GroupPort,
+    source: &Source,
+    datagram: &mut [u8],
+    now: u64,
+    delivery: &mut Delivery,
+    stock: &mut Stock,
+    poller: &Poller,
+) {
+    if source.neighbours.binary_search(&port.port).is_err() {
+        datagram[..header::LEN].copy_from_slice(&port.header);
+        delivery.send_shared(port.router, datagram, now, Origin::Router, stock, poller);
     }
 }
 

@@ -60,6 +60,13 @@ struct Side {
     lans: Vec<usize>,
 }
 
+impl Side {
+    /// The socket, if nothing waits that would have to go first.
+    fn ready(&self) -> Option<BorrowedFd<'_>> {
+        self.socket.as_ref().filter(|_| self.backlog.is_empty()).map(AsFd::as_fd)
+    }
+}
+
 /// Sends to the routers. One a worker.
 pub(super) struct Delivery {
     sides: Vec<Side>,
@@ -143,26 +150,13 @@ impl Delivery {
         let mut run = std::mem::take(&mut side.run);
         let mut sent = 0;
         let mut refused = None;
-        if side.backlog.is_empty() {
-            while let Some(socket) = &side.socket {
-                let rest = &run[sent..];
-                let result = match rest {
-                    [] => break,
-                    [one] => send_one(socket.as_fd(), stock.umem().data(&one.packet)).map(|()| 1),
-                    _ => {
-                        let datagrams = rest.iter().map(|datagram| stock.umem().data(&datagram.packet));
-                        self.sender.send(socket.as_fd(), datagrams)
-                    }
-                };
-                match result {
-                    Ok(count) => sent += count,
-                    Err(Errno::AGAIN) => break,
-                    Err(errno) => {
-                        refused = Some(errno);
-                        break;
-                    }
+        if let Some(socket) = side.ready() {
+            (sent, refused) = send_all(run.len(), |from| match &run[from..] {
+                [one] => send_one(socket, stock.umem().data(&one.packet)).map(|()| 1),
+                rest => {
+                    self.sender.send(socket, rest.iter().map(|datagram| stock.umem().data(&datagram.packet)))
                 }
-            }
+            });
         }
         if sent > 0 {
             let now = clock::monotonic();
@@ -225,21 +219,10 @@ impl Delivery {
         let side = &self.sides[port.router];
         let mut sent = 0;
         let mut refused = None;
-        if let Some(socket) = &side.socket
-            && side.backlog.is_empty()
-        {
+        if let Some(socket) = side.ready() {
             let frames = (0..records.len()).filter_map(copied).map(|copied| copied.frame);
             let mut loaded = self.sender.load(frames);
-            while sent < loaded.len() {
-                match loaded.send(socket.as_fd(), &port.header, sent) {
-                    Ok(count) => sent += count,
-                    Err(Errno::AGAIN) => break,
-                    Err(errno) => {
-                        refused = Some(errno);
-                        break;
-                    }
-                }
-            }
+            (sent, refused) = send_all(loaded.len(), |from| loaded.send(socket, &port.header, from));
         }
         if sent > 0 {
             let now = clock::monotonic();
@@ -274,21 +257,12 @@ impl Delivery {
         stock: &mut Stock,
         poller: &Poller,
     ) {
-        let side = &self.sides[router];
-        if let Some(socket) = &side.socket
-            && side.backlog.is_empty()
-        {
-            match self.sender.load(std::iter::once(frame)).send(socket.as_fd(), header, 0) {
-                Ok(_) => return self.count(frame.len(), time, origin, clock::monotonic()),
-                Err(Errno::AGAIN) => {}
-                Err(errno) => {
-                    if !self.refused(router, errno) {
-                        return self.counts.lose(Loss::SendFailed, 1);
-                    }
-                }
-            }
+        let send = |sender: &mut Sender, socket: BorrowedFd<'_>| {
+            sender.load(std::iter::once(frame)).send(socket, header, 0).map(|_| ())
+        };
+        if !self.attempt(router, frame.len(), time, origin, send) {
+            self.hold_copy(router, header, frame, time, origin, stock, poller);
         }
-        self.hold_copy(router, header, frame, time, origin, stock, poller);
     }
 
     /// Sends a datagram whose chunk is needed further, at once or by way of a copy in the backlog.
@@ -301,22 +275,29 @@ impl Delivery {
         stock: &mut Stock,
         poller: &Poller,
     ) {
-        let side = &self.sides[router];
-        if let Some(socket) = &side.socket
-            && side.backlog.is_empty()
-        {
-            match send_one(socket.as_fd(), datagram) {
-                Ok(()) => return self.count(datagram.len() - header::LEN, time, origin, clock::monotonic()),
-                Err(Errno::AGAIN) => {}
-                Err(errno) => {
-                    if !self.refused(router, errno) {
-                        return self.counts.lose(Loss::SendFailed, 1);
-                    }
-                }
-            }
-        }
         let (header, frame) = datagram.split_at(header::LEN);
-        self.hold_copy(router, header, frame, time, origin, stock, poller);
+        if !self.attempt(router, frame.len(), time, origin, |_, socket| send_one(socket, datagram)) {
+            self.hold_copy(router, header, frame, time, origin, stock, poller);
+        }
+    }
+
+    /// Tries to send one datagram now. False if it has to wait, or to be dropped for want of a socket.
+    fn attempt(
+        &mut self,
+        router: usize,
+        bytes: usize,
+        time: u64,
+        origin: Origin,
+        send: impl FnOnce(&mut Sender, BorrowedFd<'_>) -> Result<(), Errno>,
+    ) -> bool {
+        let Some(socket) = self.sides[router].ready() else { return false };
+        match send(&mut self.sender, socket) {
+            Ok(()) => self.count(bytes, time, origin, clock::monotonic()),
+            Err(Errno::AGAIN) => return false,
+            Err(errno) if self.refused(router, errno) => return false,
+            Err(_) => self.counts.lose(Loss::SendFailed, 1),
+        }
+        true
     }
 
     /// Puts a copy of a frame that cannot be kept where it is into the backlog.
@@ -531,6 +512,20 @@ impl Delivery {
             Origin::Router => self.counts.between.add(1, bytes as u64),
         }
     }
+}
+
+/// Has `send` send from a given number on until all of `total` are out, or the kernel takes no more. Returns how many
+/// it took, and the error it gave unless that was just a full queue.
+fn send_all(total: usize, mut send: impl FnMut(usize) -> Result<usize, Errno>) -> (usize, Option<Errno>) {
+    let mut sent = 0;
+    while sent < total {
+        match send(sent) {
+            Ok(count) => sent += count,
+            Err(Errno::AGAIN) => break,
+            Err(errno) => return (sent, Some(errno)),
+        }
+    }
+    (sent, None)
 }
 
 fn send_one(socket: BorrowedFd<'_>, datagram: &[u8]) -> Result<(), Errno> {
