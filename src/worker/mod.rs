@@ -110,6 +110,8 @@ pub enum Order {
         /// A connected datagram socket, and the inode of its file.
         socket: Option<(OwnedFd, u64)>,
     },
+    /// The worker is to answer: it has carried out every order before this one.
+    Answer(crossbeam::channel::Sender<()>),
     /// The worker ends.
     Stop,
 }
@@ -184,6 +186,8 @@ pub struct NicPart {
     pub lan: Arc<Lan>,
     /// This worker's socket on each queue, with what it shares there.
     pub queues: Vec<(Socket, Arc<Rings>)>,
+    /// How many of them can send, 1 or more: a NIC may have fewer queues to send than to receive.
+    pub tx_queues: usize,
     /// The ring buffer of group frames, and the descriptor to wait on.
     pub copies: (RingBuffer, OwnedFd),
 }
@@ -283,7 +287,7 @@ impl Worker {
             let own = |port: &&GroupPort| plan.routers[port.router].worker == index;
             poller.watch_edge(nic.copies.1.as_fd(), Token::Ring)?;
             // Frames leave by one queue, so that their order is kept; workers spread over the queues.
-            let tx_queue = index % nic.queues.len().max(1);
+            let tx_queue = index % nic.queues.len().clamp(1, nic.tx_queues.max(1));
             let (mut queues, mut tx) = (Vec::new(), None);
             for (number, (socket, rings)) in nic.queues.into_iter().enumerate() {
                 poller.watch_edge(socket.rx.as_fd(), Token::Ring)?;
@@ -530,6 +534,9 @@ impl Worker {
             match order {
                 Order::Router { router, socket } => {
                     self.delivery.set_socket(router, socket, &mut self.stock, &self.poller);
+                }
+                Order::Answer(to) => {
+                    let _ = to.send(());
                 }
                 Order::Stop => return true,
             }
