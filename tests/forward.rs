@@ -93,8 +93,8 @@ fn header_bytes_are_exact_however_the_netmap_writes_an_endpoint() {
 
 #[test]
 fn frames_of_every_size_arrive_whole_both_ways() {
-    // The kernel's veth carries MTU + 18 bytes: 1522 for the largest frame with two tags.
-    let scene = Scene::silent(&["eth0"], &mtu(1504));
+    // A raw socket sends up to MTU + 14 bytes, 18 behind an 802.1Q tag: 1508 for an 802.1ad frame of 1522.
+    let scene = Scene::silent(&["eth0"], &mtu(1508));
     scene.netmap("1:0/0 501:0/0\n");
     let mut router = scene.deep_router(1);
     let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
@@ -329,7 +329,12 @@ fn routers_on_one_card_hear_each_other() {
     routers[2].send(503, from_3, &sent).unwrap();
     station.hear_this(&sent);
     for at in [0, 0, 1, 4] {
-        assert_eq!(routers[at].recv(ARRIVAL).map(|(_, frame)| frame), Some(sent.clone()), "router {}", at + 1);
+        assert_eq!(
+            routers[at].recv(ARRIVAL).map(|(_, frame)| frame),
+            Some(sent.clone()),
+            "router {}",
+            at + 1
+        );
     }
 
     // Unicast to a neighbour on a common line: the sender has delivered it itself.
