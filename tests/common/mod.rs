@@ -74,7 +74,7 @@ impl Scene {
             .arg(self.netio())
             .arg("--state-dir")
             .arg(self.folder.path().join("state"))
-            .args(["--uid", "0"])
+            .args(if arguments.contains(&"--uid") { &[][..] } else { &["--uid", "0"] })
             .args(arguments)
             .env_remove("SUDO_UID");
         command
