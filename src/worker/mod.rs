@@ -36,7 +36,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use to_nics::{DATAGRAM_OFFSET, NicSide, Pseudo, PseudoLink, Reading, Source, transmit};
+use to_nics::{DATAGRAM_OFFSET, NicSide, Pseudo, PseudoLink, Reading, Source, give_up, transmit};
 use to_routers::{Datagram, Delivery, GroupPort, Membership, Origin};
 use turns::{Turns, Way};
 
@@ -554,6 +554,7 @@ impl Worker {
         }
         self.delivery.drain(&mut self.stock);
         for nic in &mut self.nics {
+            give_up(nic, &self.counts);
             nic.rings.reap(&mut self.stock);
         }
         for frame in self.receiver.into_frames() {
