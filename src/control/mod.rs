@@ -184,6 +184,7 @@ impl Forwarder {
         forwarder
             .connections
             .connect_all(&forwarder.workers.iter().map(|worker| &worker.orders).collect::<Vec<_>>());
+        forwarder.await_workers();
         for lan in &forwarder.lans {
             lan.tables.shared.live.store(1, Relaxed);
         }
@@ -326,6 +327,18 @@ impl Forwarder {
             sockets.push((index, descriptor));
         }
         Ok(sockets)
+    }
+
+    /// Waits until every worker has carried out its orders. Only then are the routers that are there connected: to
+    /// the XDP program they are down before, and who reads "ready" would lose frames.
+    fn await_workers(&self) {
+        let (answer, answers) = channel::unbounded();
+        for worker in &self.workers {
+            worker.orders.give(Order::Answer(answer.clone()));
+        }
+        drop(answer);
+        // Ends when all have answered, or ended without.
+        while answers.recv().is_ok() {}
     }
 
     fn start_worker(&mut self, setup: Setup, counts: Arc<WorkerCounts>) -> Result<(), Error> {

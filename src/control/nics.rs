@@ -159,7 +159,12 @@ impl Card {
         for (worker, (part, queues)) in parts.iter_mut().zip(queues).enumerate() {
             let (ring, fd) = self.steering.copies(worker).map_err(steer_error)?;
             let fd = fd.try_clone_to_owned().map_err(|error| Error::System("a ring buffer", error))?;
-            part.push(NicPart { lan: lan.clone(), queues, copies: (ring, fd) });
+            part.push(NicPart {
+                lan: lan.clone(),
+                queues,
+                tx_queues: self.nic.tx_queues() as usize,
+                copies: (ring, fd),
+            });
         }
         self.moves = Some(self.steering.moves().map_err(steer_error)?);
         Ok(lan)

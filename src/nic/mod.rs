@@ -165,6 +165,7 @@ pub struct Nic {
     mac: Mac,
     found: LinkState,
     rx_queues: u32,
+    tx_queues: u32,
     driver: String,
     namespace: u64,
 }
@@ -210,6 +211,7 @@ impl Nic {
             found: link_state(&socket, &name).map_err(query("state"))?,
             // What has no queues to speak of has one.
             rx_queues: socket.rx_queues(&name).unwrap_or(1).max(1),
+            tx_queues: socket.tx_queues(&name).unwrap_or(1).max(1),
             driver: socket.driver(&name).unwrap_or_default(),
             namespace: socket.namespace().map_err(query("network namespace"))?,
             name,
@@ -251,6 +253,13 @@ impl Nic {
     #[must_use]
     pub const fn rx_queues(&self) -> u32 {
         self.rx_queues
+    }
+
+    /// The number of its transmit queues, 1 or more, 1 where the driver does not say. The kernel sends nothing, and
+    /// does not say so, from an AF_XDP socket on a queue beyond them (`xsk_generic_xmit`).
+    #[must_use]
+    pub const fn tx_queues(&self) -> u32 {
+        self.tx_queues
     }
 
     /// Its driver as `ethtool -i` names it, empty where it has no name: `ixgbe`, `virtio_net`, `veth`.

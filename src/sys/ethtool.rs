@@ -49,16 +49,29 @@ impl DeviceSocket {
     /// # Errors
     /// `EOPNOTSUPP`: the driver knows no queues, or does not say how many.
     pub fn rx_queues(&self, name: &str) -> Result<u32, Errno> {
-        let mut channels = [0u32; 9];
-        channels[0] = ETHTOOL_GCHANNELS;
-        // SAFETY: `struct ethtool_channels` has 9 words.
-        match unsafe { self.ethtool(name, &mut channels) } {
-            // [_, max_rx, max_tx, max_other, max_combined, rx, tx, other, combined]
-            Ok(()) => Ok(channels[5].saturating_add(channels[8])),
+        match self.channels(name) {
+            Ok(channels) => Ok(channels[5].saturating_add(channels[8])),
             // Some drivers, ixgbevf for one, answer only the older question.
             Err(Errno::OPNOTSUPP) => self.rx_rings(name),
             Err(error) => Err(error),
         }
+    }
+
+    /// The number of transmit queues in use: those for sending alone and those for both directions.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`: the driver does not say.
+    pub fn tx_queues(&self, name: &str) -> Result<u32, Errno> {
+        self.channels(name).map(|channels| channels[6].saturating_add(channels[8]))
+    }
+
+    /// [_, max_rx, max_tx, max_other, max_combined, rx, tx, other, combined]
+    fn channels(&self, name: &str) -> Result<[u32; 9], Errno> {
+        let mut channels = [0u32; 9];
+        channels[0] = ETHTOOL_GCHANNELS;
+        // SAFETY: `struct ethtool_channels` has 9 words.
+        unsafe { self.ethtool(name, &mut channels) }?;
+        Ok(channels)
     }
 
     fn rx_rings(&self, name: &str) -> Result<u32, Errno> {

@@ -36,7 +36,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use to_nics::{DATAGRAM_OFFSET, NicSide, Pseudo, PseudoLink, Reading, Source, transmit};
+use to_nics::{DATAGRAM_OFFSET, NicSide, Pseudo, PseudoLink, Reading, Source, give_up, transmit};
 use to_routers::{Datagram, Delivery, GroupPort, Membership, Origin};
 use turns::{Turns, Way};
 
@@ -110,6 +110,8 @@ pub enum Order {
         /// A connected datagram socket, and the inode of its file.
         socket: Option<(OwnedFd, u64)>,
     },
+    /// The worker is to answer: it has carried out every order before this one.
+    Answer(crossbeam::channel::Sender<()>),
     /// The worker ends.
     Stop,
 }
@@ -184,6 +186,8 @@ pub struct NicPart {
     pub lan: Arc<Lan>,
     /// This worker's socket on each queue, with what it shares there.
     pub queues: Vec<(Socket, Arc<Rings>)>,
+    /// How many of them can send, 1 or more: a NIC may have fewer queues to send than to receive.
+    pub tx_queues: usize,
     /// The ring buffer of group frames, and the descriptor to wait on.
     pub copies: (RingBuffer, OwnedFd),
 }
@@ -283,7 +287,7 @@ impl Worker {
             let own = |port: &&GroupPort| plan.routers[port.router].worker == index;
             poller.watch_edge(nic.copies.1.as_fd(), Token::Ring)?;
             // Frames leave by one queue, so that their order is kept; workers spread over the queues.
-            let tx_queue = index % nic.queues.len().max(1);
+            let tx_queue = index % nic.queues.len().clamp(1, nic.tx_queues.max(1));
             let (mut queues, mut tx) = (Vec::new(), None);
             for (number, (socket, rings)) in nic.queues.into_iter().enumerate() {
                 poller.watch_edge(socket.rx.as_fd(), Token::Ring)?;
@@ -531,6 +535,9 @@ impl Worker {
                 Order::Router { router, socket } => {
                     self.delivery.set_socket(router, socket, &mut self.stock, &self.poller);
                 }
+                Order::Answer(to) => {
+                    let _ = to.send(());
+                }
                 Order::Stop => return true,
             }
         }
@@ -547,6 +554,7 @@ impl Worker {
         }
         self.delivery.drain(&mut self.stock);
         for nic in &mut self.nics {
+            give_up(nic, &self.counts);
             nic.rings.reap(&mut self.stock);
         }
         for frame in self.receiver.into_frames() {

@@ -88,6 +88,9 @@ pub(super) struct NicSide {
     remembered: Remembered,
     /// Something is in the TX ring that the kernel has not taken.
     pub(super) unsent: bool,
+    /// Frames and bytes put into the TX ring since it was last empty, and how many of them the driver threw away.
+    pushed: (u64, u64),
+    refused: u64,
 }
 
 /// A worker's memory of where stations are.
@@ -118,6 +121,8 @@ impl NicSide {
                 places: FxHashMap::with_capacity_and_hasher(REMEMBERED, rustc_hash::FxBuildHasher),
             },
             unsent: false,
+            pushed: (0, 0),
+            refused: 0,
         }
     }
 
@@ -247,7 +252,7 @@ impl Reading<'_> {
                 }
             }
         }
-        self.counts.to_nics.add(1, (len - header::LEN) as u64);
+        nic.pushed = (nic.pushed.0 + 1, nic.pushed.1 + (len - header::LEN) as u64);
         nic.times.push(received.time);
         nic.unsent = true;
         Ok(())
@@ -331,7 +336,7 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
                 break;
             }
             Ok(Kick::Again) => nic.rings.reap(stock),
-            Ok(Kick::Dropped) => counts.lose(Loss::NicRefused, 1),
+            Ok(Kick::Dropped) => nic.refused += 1,
             Ok(Kick::Down) => break,
             Err(error) => {
                 tracing::warn!("{}: cannot send: {error}", nic.lan.nic);
@@ -340,4 +345,25 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
         }
     }
     nic.rings.reap(stock);
+    if !nic.unsent {
+        settle(nic, counts);
+    }
+}
+
+/// Counts what was put into the TX ring, now that it is empty. Which frames the driver threw away it does not tell:
+/// their bytes go by the mean.
+fn settle(nic: &mut NicSide, counts: &WorkerCounts) {
+    let (frames, bytes) = std::mem::take(&mut nic.pushed);
+    let refused = std::mem::take(&mut nic.refused).min(frames);
+    let sent = frames - refused;
+    counts.lose(Loss::NicRefused, refused as usize);
+    counts.to_nics.add(sent, bytes * sent / frames.max(1));
+}
+
+/// At the end: what is left in the TX ring the NIC has not taken.
+pub(super) fn give_up(nic: &mut NicSide, counts: &WorkerCounts) {
+    if nic.unsent {
+        nic.refused += nic.tx.pending() as u64;
+        settle(nic, counts);
+    }
 }

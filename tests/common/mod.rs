@@ -74,7 +74,7 @@ impl Scene {
             .arg(self.netio())
             .arg("--state-dir")
             .arg(self.folder.path().join("state"))
-            .args(["--uid", "0"])
+            .args(if arguments.contains(&"--uid") { &[][..] } else { &["--uid", "0"] })
             .args(arguments)
             .env_remove("SUDO_UID");
         command
@@ -207,4 +207,110 @@ pub fn router_mac(id: u16, bay: u8, unit: u8) -> [u8; 6] {
 pub fn header(to: u16, to_interface: u8, from: u16, from_interface: u8) -> [u8; 8] {
     let (to, from) = (to.to_be_bytes(), from.to_be_bytes());
     [to[0], to[1], from[0], from[1], to_interface, from_interface, 1, 0]
+}
+
+/// To every station of a LAN.
+pub const BROADCAST: [u8; 6] = [0xff; 6];
+
+/// How long a frame may take, also on a machine that is busy with other tests.
+pub const ARRIVAL: Duration = Duration::from_secs(10);
+
+/// How long nothing must come where nothing is to come. What comes later still shows in the summary.
+pub const SILENCE: Duration = Duration::from_millis(100);
+
+/// A test frame without tags: numbered, and every byte of it can be checked.
+pub fn plain(to: [u8; 6], from: [u8; 6], len: usize, number: u64) -> Vec<u8> {
+    tagged(to, from, &[], len, number)
+}
+
+/// A test frame with tags.
+pub fn tagged(to: [u8; 6], from: [u8; 6], tags: &[testbed::Tag], len: usize, number: u64) -> Vec<u8> {
+    testbed::frame(to, from, tags, testbed::frame::ETHERTYPE, len, number)
+}
+
+/// Whether a frame is one of the tests' and not the kernel's own (router solicitations, MLD).
+pub fn is_test_frame(frame: &[u8]) -> bool {
+    let ethertype = testbed::frame::ETHERTYPE.to_be_bytes();
+    [12, 16, 20].iter().any(|at| frame.get(*at..at + 2) == Some(&ethertype))
+}
+
+impl Scene {
+    /// Network cards on which the kernel itself says nothing, so that every frame can be counted.
+    pub fn silent(names: &[&str], options: &VethOptions) -> Self {
+        let scene = Self::with_cards(names, options);
+        for name in names {
+            for namespace in [&scene.host, &scene.wire] {
+                namespace.sysctl(&format!("net.ipv6.conf.{name}.disable_ipv6"), "1").unwrap();
+            }
+        }
+        scene
+    }
+
+    /// What the host itself sees arrive on eth0.
+    pub fn host_station(&self) -> Station {
+        Station::new(&self.host, "eth0").unwrap()
+    }
+
+    /// A router whose queue holds whatever a test sends.
+    pub fn deep_router(&self, id: u16) -> testbed::Router {
+        let options = testbed::RouterOptions { max_dgram_qlen: 8192, ..testbed::RouterOptions::default() };
+        testbed::Router::with(&self.netio(), id, &options).unwrap()
+    }
+}
+
+/// Who hears test frames: a station or a router.
+pub trait Listener {
+    /// The next frame, whatever it is.
+    fn next(&mut self, timeout: Duration) -> Option<Vec<u8>>;
+
+    /// The next test frame; `None` if there is none within `timeout`.
+    fn next_test_frame(&mut self, timeout: Duration) -> Option<Vec<u8>> {
+        let end = std::time::Instant::now() + timeout;
+        loop {
+            let frame = self.next(end.saturating_duration_since(std::time::Instant::now()))?;
+            if is_test_frame(&frame) {
+                return Some(frame);
+            }
+        }
+    }
+
+    /// The next `count` test frames, each whole, as their numbers.
+    #[track_caller]
+    fn hear(&mut self, count: usize) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        while numbers.len() < count {
+            let Some(frame) = self.next_test_frame(ARRIVAL) else {
+                panic!("{} of {count} frames, the last of them {:?}", numbers.len(), numbers.last());
+            };
+            numbers.push(testbed::frame::check(&frame).unwrap().seq);
+        }
+        numbers
+    }
+
+    /// The very next test frame is this one.
+    #[track_caller]
+    fn hear_this(&mut self, sent: &[u8]) {
+        let Some(frame) = self.next_test_frame(ARRIVAL) else { panic!("nothing came") };
+        testbed::frame::same(sent, &frame).unwrap();
+    }
+
+    /// No test frame comes.
+    #[track_caller]
+    fn hear_nothing(&mut self) {
+        if let Some(frame) = self.next_test_frame(SILENCE) {
+            panic!("astray: {:?}", testbed::frame::check(&frame));
+        }
+    }
+}
+
+impl Listener for Station {
+    fn next(&mut self, timeout: Duration) -> Option<Vec<u8>> {
+        self.recv(timeout)
+    }
+}
+
+impl Listener for testbed::Router {
+    fn next(&mut self, timeout: Duration) -> Option<Vec<u8>> {
+        self.recv(timeout).map(|(_, frame)| frame)
+    }
 }
