@@ -186,10 +186,23 @@ impl Forwarder {
         forwarder
             .connections
             .connect_all(&forwarder.workers.iter().map(|worker| &worker.orders).collect::<Vec<_>>());
+        forwarder.settle();
         for lan in &forwarder.lans {
             lan.tables.shared.live.store(1, Relaxed);
         }
         Ok(forwarder)
+    }
+
+    /// Waits until the workers have done what they were told so far: a frame that arrives right after `ready` finds
+    /// its router up.
+    fn settle(&self) {
+        let (sender, done) = channel::bounded(1);
+        for worker in &self.workers {
+            worker.orders.give(Order::Done(sender.clone()));
+        }
+        drop(sender);
+        // An error: the last worker has dropped its sender, one that has ended too.
+        while done.recv().is_ok() {}
     }
 
     /// What was connected and what was got, a line each.

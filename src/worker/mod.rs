@@ -106,6 +106,8 @@ pub enum Order {
         /// A connected datagram socket, and the inode of its file.
         socket: Option<(OwnedFd, u64)>,
     },
+    /// All orders before this one are obeyed: the worker drops the sender, by which the other end knows.
+    Done(crossbeam::channel::Sender<()>),
     /// The worker ends.
     Stop,
 }
@@ -513,6 +515,7 @@ impl Worker {
                 Order::Router { router, socket } => {
                     self.delivery.set_socket(router, socket, &mut self.stock, &self.poller);
                 }
+                Order::Done(sender) => drop(sender),
                 Order::Stop => return true,
             }
         }
