@@ -3,7 +3,7 @@
 use clap::Parser;
 use iou_fast::cli::Args;
 use iou_fast::control::{Forwarder, Options, labs};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -11,7 +11,10 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let args = Args::parse();
     let filter = EnvFilter::try_from_env("IOU_FAST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    // Colours are for people: in a file or a journal they are noise.
+    let ansi = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(ansi);
+    log.with_writer(std::io::stderr).init();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -11,7 +11,7 @@ use crate::fdb::Port as PortIndex;
 use crate::iou::header::Header;
 use crate::iou::mac::{self, Mac};
 use crate::iou::{Endpoint, InstanceId};
-use crate::netmap::Netmap;
+use crate::netmap::{End, Netmap};
 use crate::steer::layout::{MAX_WORKERS, PortEntry, STAMP_GROUP};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -231,13 +231,16 @@ pub enum Error {
     },
     /// Nothing to do for a NIC.
     #[error(
-        "nothing would be on {nic}: {file} has no line that joins a pseudo endpoint bound to it with a router"
+        "nothing would be on {nic}: {file} has no line that joins a pseudo endpoint bound to it with a router{}",
+        notes.iter().map(|note| format!("\n{note}")).collect::<String>()
     )]
     Empty {
         /// The NIC.
         nic: String,
         /// The NETMAP.
         file: String,
+        /// What was left out.
+        notes: Vec<String>,
     },
     /// The endpoint of --flood-unknown is none that is bridged.
     #[error("--flood-unknown {0}: no router interface of this name is bridged; the bridged ones are {1}")]
@@ -291,7 +294,7 @@ impl Plan {
         }
         let files = || labs.iter().map(|lab| lab.file.display().to_string()).collect::<Vec<_>>().join(", ");
         if let Some(lan) = plan.lans.iter().find(|lan| lan.ports.is_empty()) {
-            return Err(Error::Empty { nic: lan.nic.clone(), file: files() });
+            return Err(Error::Empty { nic: lan.nic.clone(), file: files(), notes: plan.notes });
         }
         if let Some(endpoint) = flood {
             plan.set_flood(endpoint)?;
@@ -323,6 +326,18 @@ impl Plan {
                 return Err(Error::TwoLines { file, endpoint, first, second: segment.line });
             }
             let place = format!("{file}:{}", segment.line);
+            let remote = |index: usize, end: &End| {
+                let host = end.host.as_deref().unwrap_or("?");
+                let note =
+                    || format!("{place}: {} is on host {host}: remote, and not yet carried", end.endpoint);
+                request.remote.contains(&(segment_index, index)).then(note)
+            };
+            // Its routers send to the forwarder of that host.
+            let pseudo_end = segment.ends.iter().enumerate().find(|(_, end)| end.endpoint == endpoint);
+            if let Some(note) = pseudo_end.and_then(|(index, end)| remote(index, end)) {
+                self.notes.push(note);
+                continue;
+            }
             let Some(lan) = self.lan_of(endpoint, bindings)? else {
                 self.notes.push(format!("{place}: {endpoint} is bound to no network card and is left alone"));
                 continue;
@@ -332,18 +347,15 @@ impl Plan {
                 if is_pseudo(&end.endpoint) {
                     continue;
                 }
-                if request.remote.contains(&(segment_index, end_index)) {
-                    let host = end.host.as_deref().unwrap_or("?");
-                    self.notes.push(format!(
-                        "{place}: {} is on host {host}: remote, and not yet carried",
-                        end.endpoint
-                    ));
-                    continue;
+                match remote(end_index, end) {
+                    Some(note) => self.notes.push(note),
+                    None => local.push(end.endpoint),
                 }
-                local.push(end.endpoint);
             }
             if local.is_empty() {
-                self.notes.push(format!("{place}: {endpoint} has no router on its line"));
+                if segment.ends.len() == 1 {
+                    self.notes.push(format!("{place}: {endpoint} has no router on its line"));
+                }
                 continue;
             }
             let pseudo = *pseudos.entry(endpoint.id).or_insert_with(|| {
@@ -678,6 +690,21 @@ mod tests {
         let plan = Plan::new(&[request], &["eth0".parse().unwrap()], 1, None).unwrap();
         assert_eq!(plan.ports.len(), 1);
         assert_eq!(plan.notes, ["NETMAP:1: 1:0/0 is on host far: remote, and not yet carried"]);
+
+        // The routers of the line send to the forwarder of the host that it names.
+        let mut request = lab("513:0/0@far 1:0/0\n513:0/1 2:0/0", &[513]);
+        request.remote.insert((0, 0));
+        let plan = Plan::new(&[request], &["eth0".parse().unwrap()], 1, None).unwrap();
+        assert_eq!(plan.ports.len(), 1);
+        assert_eq!(plan.notes, ["NETMAP:1: 513:0/0 is on host far: remote, and not yet carried"]);
+
+        let mut request = lab("513:0/0 1:0/0@far", &[513]);
+        request.remote.insert((0, 1));
+        let error = Plan::new(&[request], &["eth0".parse().unwrap()], 1, None).unwrap_err().to_string();
+        assert!(
+            error.ends_with("with a router\nNETMAP:1: 1:0/0 is on host far: remote, and not yet carried"),
+            "{error}"
+        );
     }
 
     #[test]

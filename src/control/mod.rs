@@ -103,6 +103,7 @@ pub struct Forwarder {
     pool: Arc<Pool>,
     started: Instant,
     cpus: Vec<usize>,
+    poll: Poll,
     faults: [u64; 2],
     last_check: Instant,
 }
@@ -162,6 +163,7 @@ impl Forwarder {
             pool: pool.clone(),
             started: Instant::now(),
             cpus,
+            poll: options.poll,
             faults: [0; 2],
             last_check: Instant::now(),
         };
@@ -202,7 +204,7 @@ impl Forwarder {
             let mac = crate::iou::mac::current(port.endpoint);
             lines.push(format!("{nic}: router {} via {}, MAC {mac}", port.endpoint, link.endpoint));
         }
-        let workers = match self.cpus.as_slice() {
+        let mut workers = match self.cpus.as_slice() {
             [] => "1 worker, not pinned".to_string(),
             [cpu] => format!("1 worker on CPU {cpu}"),
             cpus => {
@@ -210,6 +212,9 @@ impl Forwarder {
                 format!("{} workers on CPUs {}", cpus.len(), list.join(","))
             }
         };
+        if self.poll == Poll::Busy {
+            workers.push_str(", polls busily");
+        }
         lines.extend(self.cards.iter().map(|card| card.describe(&workers)));
         lines
     }

@@ -1,0 +1,515 @@
+//! The host stays whole: its own traffic on the card is undisturbed while `iou-fast` runs, and whatever way that
+//! ends, the card is as it was before.
+
+mod common;
+
+use common::{SOON, Scene, header, router_mac};
+use iou_fast::steer::{Options, Steering};
+use libbpf_rs::{Xdp, XdpFlags};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+use testbed::{Bin, Namespace, Process, Router, Signal, Tag, VethOptions, frame, wait_until};
+
+const STATION: [u8; 6] = [2, 0, 0, 0, 0, 9];
+const BROADCAST: [u8; 6] = [0xff; 6];
+const WAIT: Duration = Duration::from_secs(5);
+const NO_TAG: &[Tag] = &[];
+
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
+const WIRE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+
+/// A card with addresses of the host's own, and a neighbour on the wire.
+fn addressed_scene() -> Scene {
+    let scene = Scene::new();
+    scene.host.ip(&format!("addr add {HOST}/24 dev eth0")).unwrap();
+    scene.host.ip("addr add fd09::2/64 dev eth0").unwrap();
+    scene.wire.ip(&format!("addr add {WIRE}/24 dev eth0")).unwrap();
+    scene.wire.ip("addr add fd09::1/64 dev eth0").unwrap();
+    scene.netmap("1:0/0 501:0/0\n");
+    scene
+}
+
+/// Only our own frames on the wire, to count them exactly.
+fn quiet(scene: &Scene) {
+    for namespace in [&scene.host, &scene.wire] {
+        namespace.sysctl("net.ipv6.conf.all.disable_ipv6", "1").unwrap();
+    }
+}
+
+#[track_caller]
+fn ping(from: &Namespace, address: &str) {
+    let arguments = ["-q", "-c3", "-i0.05", "-W3", address];
+    from.run("ping", arguments).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// 1 MiB over TCP to `server` and back, whole.
+#[track_caller]
+fn tcp(client: &Namespace, server: &Namespace, address: Ipv4Addr) {
+    let listener = server.enter(|| TcpListener::bind((address, 0)).unwrap()).unwrap();
+    let to: SocketAddr = listener.local_addr().unwrap();
+    let client = client.enter(|| TcpStream::connect_timeout(&to, WAIT).unwrap()).unwrap();
+    let (server, _) = listener.accept().unwrap();
+    for stream in [&client, &server] {
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+        stream.set_write_timeout(Some(WAIT)).unwrap();
+    }
+    let data: Vec<u8> = (0..1_u32 << 18).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_be_bytes()).collect();
+    let across = |mut from: &TcpStream, mut to: &TcpStream| {
+        let mut got = Vec::new();
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| from.write_all(&data).and_then(|()| from.shutdown(Shutdown::Write)));
+            to.read_to_end(&mut got).unwrap();
+            sender.join().unwrap().unwrap();
+        });
+        assert!(got == data, "{} bytes of {} arrived, or others", got.len(), data.len());
+    };
+    across(&client, &server);
+    across(&server, &client);
+}
+
+/// Everything the host does with its card, both ways.
+#[track_caller]
+fn the_host_works(scene: &Scene) {
+    // So that ARP and neighbour discovery have to work, too.
+    for namespace in [&scene.host, &scene.wire] {
+        namespace.ip("neigh flush dev eth0").unwrap();
+    }
+    ping(&scene.wire, &HOST.to_string());
+    ping(&scene.host, &WIRE.to_string());
+    ping(&scene.wire, "fd09::2");
+    ping(&scene.host, "fd09::1");
+    tcp(&scene.wire, &scene.host, HOST);
+    tcp(&scene.host, &scene.wire, WIRE);
+}
+
+/// What can be seen of a card from outside.
+fn state_of(namespace: &Namespace, card: &str) -> String {
+    let see = |program: &str, arguments: &[&str]| {
+        String::from_utf8(namespace.run(program, arguments).unwrap().stdout).unwrap()
+    };
+    let link = see("ip", &["-d", "link", "show", "dev", card]);
+    link + &see("ethtool", &["-k", card]) + &see("bpftool", &["net", "show", "dev", card])
+}
+
+/// One frame to router 1 on 501:0/0, which must get it, and one back.
+#[track_caller]
+fn carries(scene: &Scene, router: &mut Router, seq: u64) {
+    let mut station = scene.station();
+    let sent = frame(router_mac(1, 0, 0), STATION, NO_TAG, frame::ETHERTYPE, 64, seq);
+    station.send(&sent).unwrap();
+    let got = router.recv_where(WAIT, |_, frame| frame == sent).expect("the frame at the router");
+    assert_eq!(got.0, header(1, 0, 501, 0));
+    let answer = frame(STATION, router_mac(1, 0, 0), NO_TAG, frame::ETHERTYPE, 64, seq);
+    router.send(501, header(501, 0, 1, 0), &answer).unwrap();
+    station.recv_where(WAIT, |frame| frame == answer).expect("the answer on the wire");
+}
+
+fn is_empty(folder: &Path) -> bool {
+    folder.read_dir().map_or(true, |mut entries| entries.next().is_none())
+}
+
+fn state_folder(scene: &Scene) -> std::path::PathBuf {
+    scene.folder().join("state")
+}
+
+#[test]
+fn the_host_s_own_traffic_is_undisturbed_before_during_and_after() {
+    let scene = addressed_scene();
+    let mut router = Router::new(&scene.netio(), 1).unwrap();
+    the_host_works(&scene);
+    for mode in ["native", "generic"] {
+        let iou_fast = scene.start(&["-i", "eth0", "-p", "501", "--xdp-mode", mode]);
+        // The router has its own traffic all the while, and gets every frame of it.
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let station = scene.station();
+        let (sent, received) = std::thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                let mut sent = 0;
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let frame = frame(router_mac(1, 0, 0), STATION, NO_TAG, frame::ETHERTYPE, 400, sent);
+                    station.send(&frame).unwrap();
+                    sent += 1;
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                sent
+            });
+            let reader = scope.spawn(|| {
+                let mut received = 0;
+                while let Some((_, bytes)) = router.recv(Duration::from_secs(2)) {
+                    let seen = frame::check(&bytes).ok();
+                    if let Some(seen) = seen.filter(|seen| seen.ethertype == frame::ETHERTYPE) {
+                        assert_eq!(seen.seq, received, "lost, doubled or out of order");
+                        received += 1;
+                    }
+                }
+                received
+            });
+            the_host_works(&scene);
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            (sender.join().unwrap(), reader.join().unwrap())
+        });
+        assert!(sent > 50, "{sent}");
+        assert_eq!(received, sent, "{mode}");
+        iou_fast.stop().assert_clean();
+        the_host_works(&scene);
+    }
+}
+
+#[test]
+fn unicast_that_is_not_ours_reaches_the_host_untouched_and_no_router() {
+    let scene = addressed_scene();
+    quiet(&scene);
+    let mut router = Router::new(&scene.netio(), 1).unwrap();
+    let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
+    let mut host = testbed::Station::new(&scene.host, "eth0").unwrap();
+    let station = scene.station();
+    let own = scene.host.mac("eth0").unwrap();
+    let (mut seq, mut bytes) = (0, Vec::new());
+    // The host's own, a stranger's, and one that looks like a router's but is of none in NETMAP.
+    for mac in [own, [2, 0, 0, 0, 0, 0x77], router_mac(1, 0, 1), router_mac(2, 0, 0)] {
+        for (len, tags) in
+            [(60, NO_TAG), (1514, NO_TAG), (64, &[Tag::vlan(7)]), (1518, &[Tag::vlan(3), Tag::vlan(7)])]
+        {
+            let sent = frame(mac, STATION, tags, frame::ETHERTYPE, len, seq);
+            station.send(&sent).unwrap();
+            host.recv_where(WAIT, |frame| frame == sent)
+                .unwrap_or_else(|| panic!("{len} bytes for {mac:02x?} at the host"));
+            bytes.push(sent);
+            seq += 1;
+        }
+    }
+    carries(&scene, &mut router, 1000);
+    // Each once, and the router's own frame not at all.
+    assert_eq!(host.recv_where(Duration::from_millis(200), |frame| frame::check(frame).is_ok()), None);
+    assert_eq!(router.drain(), 0);
+    let summary = iou_fast.stop();
+    assert_eq!(summary.to_routers.0, 1, "{}", summary.text);
+    summary.assert_clean();
+}
+
+#[test]
+fn group_frames_reach_the_host_and_the_routers() {
+    let scene = addressed_scene();
+    quiet(&scene);
+    let mut router = Router::new(&scene.netio(), 1).unwrap();
+    for mode in ["native", "generic"] {
+        let iou_fast = scene.start(&["-i", "eth0", "-p", "501", "--xdp-mode", mode]);
+        let mut host = testbed::Station::new(&scene.host, "eth0").unwrap();
+        let station = scene.station();
+        let groups = [BROADCAST, [0x33, 0x33, 0, 0, 0, 1], [1, 0, 0x5e, 0, 0, 5], [1, 0x80, 0xc2, 0, 0, 0]];
+        for (seq, group) in groups.into_iter().enumerate() {
+            for tags in [NO_TAG, &[Tag::vlan(7)]] {
+                let sent = frame(group, STATION, tags, frame::ETHERTYPE, 90, seq as u64);
+                station.send(&sent).unwrap();
+                host.recv_where(WAIT, |frame| frame == sent).expect("a group frame at the host");
+                let (header_seen, _) =
+                    router.recv_where(WAIT, |_, frame| frame == sent).expect("a group frame at the router");
+                assert_eq!(header_seen, header(1, 0, 501, 0));
+            }
+        }
+        assert_eq!(host.recv_where(Duration::from_millis(200), |frame| frame::check(frame).is_ok()), None);
+        assert_eq!(router.drain(), 0);
+        let summary = iou_fast.stop();
+        assert_eq!(summary.to_routers.0, 2 * groups.len() as u64, "{}", summary.text);
+    }
+}
+
+/// Sends `count` broadcasts, no more at a time than a veth queues (256), and returns once the host has them all.
+#[track_caller]
+fn storm(station: &testbed::Station, host: &mut testbed::Station, count: u64) {
+    const AT_ONCE: u64 = 128;
+    for first in (0..count).step_by(AT_ONCE as usize) {
+        let of = |seq| frame(BROADCAST, STATION, NO_TAG, frame::ETHERTYPE, 300, seq);
+        let frames: Vec<Vec<u8>> = (first..count.min(first + AT_ONCE)).map(of).collect();
+        station.send_batch(&frames).unwrap();
+        for sent in frames {
+            let got = host.recv_where(WAIT, |frame| frame::check(frame).is_ok());
+            assert!(got.as_ref() == Some(&sent), "the host's copy of a broadcast is missing");
+        }
+    }
+}
+
+#[test]
+fn a_storm_of_group_frames_never_costs_the_host_its_copy() {
+    let scene = addressed_scene();
+    quiet(&scene);
+    // A router that does not read, and one that does.
+    scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
+    let _stuck = Router::new(&scene.netio(), 2).unwrap();
+    let mut router = Router::new(&scene.netio(), 1).unwrap();
+    let mut iou_fast = scene.start(&["-i", "eth0", "-p", "501-502"]);
+    let mut host = testbed::Station::new(&scene.host, "eth0").unwrap();
+    let station = scene.station();
+    storm(&station, &mut host, 10_000);
+    router.drain();
+
+    // Also while nobody takes the copies for the routers: 3000 are more than there is room for.
+    iou_fast.process.signal(Signal::STOP);
+    storm(&station, &mut host, 3_000);
+    ping(&scene.wire, &HOST.to_string());
+    iou_fast.process.signal(Signal::CONT);
+    assert!(wait_until(WAIT, || {
+        router.drain();
+        iou_fast.process.stderr().contains("copies of group frames for routers were dropped")
+    }));
+    assert_eq!(host.lost().unwrap(), 0);
+    carries(&scene, &mut router, 1 << 40);
+    let summary = iou_fast.stop();
+    assert!(summary.drops("group-surplus") > 1000, "{}", summary.text);
+}
+
+#[test]
+fn after_its_end_the_card_is_as_before() {
+    let scene = addressed_scene();
+    // As on a network card; on a veth it is off.
+    scene.host.run("ethtool", ["-K", "eth0", "gro", "on"]).unwrap();
+    let before = [state_of(&scene.host, "eth0"), state_of(&scene.wire, "eth0")];
+    assert!(before[0].contains("promiscuity 0 "), "{}", before[0]);
+    assert!(before[0].contains("rx-vlan-offload: on"), "there is nothing to restore:\n{}", before[0]);
+    for (mode, signal) in [("native", Signal::INT), ("generic", Signal::TERM)] {
+        let mut iou_fast = scene.start(&["-i", "eth0", "-p", "501", "--xdp-mode", mode]);
+        let during = state_of(&scene.host, "eth0");
+        assert!(during.contains("promiscuity 1 ") && during.contains("prog/xdp"), "{during}");
+        assert!(during.contains("rx-vlan-offload: off"), "{during}");
+        assert_eq!(during.contains("generic-receive-offload: off"), mode == "generic", "{during}");
+        iou_fast.process.signal(signal);
+        assert!(iou_fast.process.wait(SOON).unwrap().success());
+        assert_eq!([state_of(&scene.host, "eth0"), state_of(&scene.wire, "eth0")], before, "{mode}");
+        assert!(is_empty(&state_folder(&scene)));
+        assert_eq!(scene.netio().read_dir().unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn after_sigkill_the_kernel_takes_back_what_it_can_and_the_next_run_the_rest() {
+    let scene = addressed_scene();
+    scene.host.run("ethtool", ["-K", "eth0", "gro", "on"]).unwrap();
+    let before = state_of(&scene.host, "eth0");
+    for mode in ["native", "generic"] {
+        scene.start(&["-i", "eth0", "-p", "501", "--xdp-mode", mode]).kill();
+        let link = || String::from_utf8(scene.host.ip("-d link show dev eth0").unwrap().stdout).unwrap();
+        assert!(wait_until(WAIT, || before.starts_with(&link())), "{mode}:\n{}", link());
+        the_host_works(&scene);
+        let left = state_of(&scene.host, "eth0");
+        assert!(left.contains("rx-vlan-offload: off"), "{left}");
+        assert!(!is_empty(&state_folder(&scene)));
+
+        // In the other mode, which does not need the same offloads off.
+        scene.start(&["-i", "eth0", "-p", "501"]).stop();
+        assert_eq!(state_of(&scene.host, "eth0"), before, "{mode}");
+        assert!(is_empty(&state_folder(&scene)));
+    }
+}
+
+#[test]
+fn it_starts_again_at_once_after_a_kill_twenty_times_in_a_row() {
+    let scene = addressed_scene();
+    let mut router = Router::new(&scene.netio(), 1).unwrap();
+    let host = HOST.to_string();
+    let mut pings =
+        Process::spawn(scene.wire.command("ping").args(["-i", "0.02", "-W", "3", &host])).unwrap();
+    let mut iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
+    for seq in 0..20 {
+        carries(&scene, &mut router, seq);
+        // The next one starts while the kernel still takes this one down.
+        iou_fast.process.signal(Signal::KILL);
+        iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
+    }
+    carries(&scene, &mut router, 20);
+    iou_fast.stop();
+
+    pings.signal(Signal::INT);
+    pings.wait(SOON).unwrap();
+    let text = pings.stdout();
+    let summary = text.lines().find(|line| line.contains("packets transmitted")).expect("a summary");
+    println!("{summary}");
+    let numbers: Vec<u64> = summary.split(' ').filter_map(|word| word.parse().ok()).collect();
+    let [sent, received, ..] = numbers[..] else { panic!("{summary}") };
+    // What is under way in the card while its driver takes a program on or off is lost, with any program.
+    assert!(sent >= 20 && sent - received <= 5, "{summary}");
+    the_host_works(&scene);
+    assert_eq!(scene.netio().read_dir().unwrap().count(), 1);
+    assert!(is_empty(&state_folder(&scene)));
+}
+
+#[test]
+fn a_card_with_another_xdp_program_is_refused_and_left_alone() {
+    let scene = addressed_scene();
+    let options = Options { workers: 1, queues: 1, exclusive: false, learned: 16, predicted: 16 };
+    let steering = Steering::load(&options).unwrap();
+    let index = scene.host.run("cat", ["/sys/class/net/eth0/ifindex"]).unwrap().stdout;
+    let index: i32 = String::from_utf8(index).unwrap().trim().parse().unwrap();
+    for (flags, place) in [(XdpFlags::DRV_MODE, "xdpdrv"), (XdpFlags::SKB_MODE, "xdpgeneric")] {
+        scene
+            .host
+            .enter(|| Xdp::new(steering.program().unwrap().as_fd()).attach(index, flags).unwrap())
+            .unwrap();
+        let before = state_of(&scene.host, "eth0");
+        assert!(before.contains("prog/xdp"), "{before}");
+        let error = scene.refused(&["-i", "eth0", "-p", "501"]);
+        assert!(
+            error.contains("eth0 has an XDP program already") && error.contains("\"steer\", id "),
+            "{error}"
+        );
+        assert_eq!(state_of(&scene.host, "eth0"), before);
+        assert_eq!(scene.netio().read_dir().unwrap().count(), 0);
+        assert!(is_empty(&state_folder(&scene)));
+        // The message says how it goes away.
+        let command = format!("link set dev eth0 {place} off");
+        assert!(error.contains(&format!("`ip {command}` removes it")), "{error}");
+        scene.host.ip(&command).unwrap();
+        scene.start(&["-i", "eth0", "-p", "501"]).stop();
+    }
+}
+
+#[test]
+fn a_card_that_another_one_holds_is_refused_and_the_first_goes_on() {
+    let scene = addressed_scene();
+    scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
+    let mut router = Router::new(&scene.netio(), 1).unwrap();
+    let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
+    let pid = iou_fast.process.pid();
+    let before = state_of(&scene.host, "eth0");
+    let error = scene.refused(&["-i", "eth0", "-p", "502"]);
+    assert!(error.contains(&format!("eth0 is held by iou-fast, pid {pid}:")), "{error}");
+    carries(&scene, &mut router, 1);
+
+    // One that does not see the lock, as in another container.
+    let mut command = scene.host.command(Bin::find("iou-fast").unwrap());
+    command.arg("-n").arg(scene.netmap_file()).arg("--netio-dir").arg(scene.netio());
+    command.arg("--state-dir").arg(scene.folder().join("elsewhere"));
+    let mut second = Process::spawn(command.args(["-i", "eth0", "-p", "502"])).unwrap();
+    assert!(!second.wait(SOON).unwrap().success());
+    let error = second.stderr();
+    assert!(error.contains(&format!("eth0 has an XDP program already")), "{error}");
+    assert!(error.contains(&format!("held by pid {pid} (iou-fast)")), "{error}");
+    carries(&scene, &mut router, 2);
+    assert_eq!(state_of(&scene.host, "eth0"), before);
+    assert_eq!(scene.netio().read_dir().unwrap().count(), 3, "502 was given back");
+    iou_fast.stop().assert_clean();
+}
+
+#[test]
+fn a_start_that_fails_leaves_nothing_behind() {
+    let scene = Scene::with_cards(&["eth0", "eth1"], &VethOptions::default());
+    scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
+    let before = state_of(&scene.host, "eth0");
+    let check = |what: &str| {
+        assert_eq!(state_of(&scene.host, "eth0"), before, "{what}");
+        assert!(is_empty(&state_folder(&scene)), "{what}");
+        assert_eq!(scene.netio().read_dir().unwrap().count(), 0, "{what}");
+    };
+    let two = ["-p", "501-502", "-i", "eth0=501", "-i"];
+    let error = scene.refused(&[&two[..], &["eth9=502"]].concat());
+    assert!(error.contains("no network interface \"eth9\""), "{error}");
+    check("the second card does not exist");
+
+    scene.refused(&[&two[..], &["eth1=502", "--copy-mode", "zero-copy"]].concat());
+    check("the cards cannot do what is asked");
+
+    let holder = scene.start(&["-p", "502", "-i", "eth1"]);
+    let error = scene.refused(&["-p", "501", "-i", "eth0", "-i", "eth1=501"]);
+    assert!(error.contains("nothing would be on eth0"), "{error}");
+    let error = scene.refused(&[&two[..], &["eth1=502"]].concat());
+    assert!(error.contains("pseudo id 502"), "{error}");
+    assert_eq!(state_of(&scene.host, "eth0"), before);
+    assert!(!scene.netio().join("501").exists());
+    holder.stop();
+    check("a pseudo id is taken");
+
+    // The first card is all set up when the second turns out to be taken.
+    let options = Options { workers: 1, queues: 1, exclusive: false, learned: 16, predicted: 16 };
+    let steering = Steering::load(&options).unwrap();
+    let index = scene.host.run("cat", ["/sys/class/net/eth1/ifindex"]).unwrap().stdout;
+    let index: i32 = String::from_utf8(index).unwrap().trim().parse().unwrap();
+    let attach = || Xdp::new(steering.program().unwrap().as_fd()).attach(index, XdpFlags::DRV_MODE).unwrap();
+    scene.host.enter(attach).unwrap();
+    let error = scene.refused(&[&two[..], &["eth1=502"]].concat());
+    assert!(error.contains("eth1 has an XDP program already"), "{error}");
+    check("the second card has another program");
+}
+
+/// README, "Host and routers": a bridge of the card and one end of a veth pair, the other end for `iou-fast`.
+///
+/// With `tx` on, checksums of what the host sends would be unfinished; with the tag offloads on, tags would cross the
+/// pair beside the frame, where XDP does not see them: `txvlan` stands for 802.1Q, the other for 802.1ad.
+fn bridged_scene() -> Scene {
+    let scene = Scene::new();
+    for recipe in [
+        "link add br0 type bridge",
+        "link add vethA type veth peer name vethB",
+        "link set eth0 master br0",
+        "link set vethA master br0",
+        "link set br0 up",
+        "link set vethA up",
+        "link set vethB up",
+        "addr add 10.9.0.2/24 dev br0",
+    ] {
+        scene.host.ip(recipe).unwrap();
+    }
+    scene
+        .host
+        .run("ethtool", ["-K", "vethA", "tx", "off", "txvlan", "off", "tx-vlan-stag-hw-insert", "off"])
+        .unwrap();
+    scene.wire.ip("addr add 10.9.0.1/24 dev eth0").unwrap();
+    scene.netmap("1:0/0 501:0/0\n");
+    scene
+}
+
+/// The router is a kernel behind `iou-sim`, which drops what has an unfinished checksum.
+#[test]
+fn host_and_routers_meet_over_a_bridge() {
+    let scene = bridged_scene();
+    let (host, wire, router) = (&scene.host, &scene.wire, &Namespace::new("router").unwrap());
+    let _sim = scene.simulate("1", &["--tap", "eth0", "--netns", router.name()]);
+    router.ip("addr add 10.9.0.3/24 dev eth0").unwrap();
+    let before = state_of(host, "vethB");
+
+    let iou_fast = scene.start(&["-i", "vethB", "-p", "501"]);
+    let address = |n| Ipv4Addr::new(10, 9, 0, n);
+    let (of_wire, of_host, of_router) = (address(1), address(2), address(3));
+    for (from, to) in [
+        (host, of_router),
+        (wire, of_router),
+        (wire, of_host),
+        (host, of_wire),
+        (router, of_host),
+        (router, of_wire),
+    ] {
+        ping(from, &to.to_string());
+    }
+    tcp(host, router, of_router);
+    tcp(router, host, of_host);
+    tcp(wire, host, of_host);
+    tcp(host, wire, of_wire);
+    iou_fast.stop().assert_clean();
+    assert_eq!(state_of(host, "vethB"), before);
+}
+
+#[test]
+fn tags_cross_the_bridge_in_their_place() {
+    let scene = bridged_scene();
+    let mut router = Router::new(&scene.netio(), 1).unwrap();
+    let iou_fast = scene.start(&["-i", "vethB", "-p", "501"]);
+    let mac = router_mac(1, 0, 0);
+    let host = testbed::Station::new(&scene.host, "br0").unwrap();
+    let own = scene.host.mac("br0").unwrap();
+    for (mut station, source) in [(scene.station(), STATION), (host, own)] {
+        for (seq, tags) in
+            [NO_TAG, &[Tag::vlan(10)], &[Tag::new(0x88a8, 20), Tag::vlan(10)]].into_iter().enumerate()
+        {
+            let sent = frame(mac, source, tags, frame::ETHERTYPE, 100, seq as u64);
+            station.send(&sent).unwrap();
+            router
+                .recv_where(WAIT, |_, frame| frame == sent)
+                .unwrap_or_else(|| panic!("{tags:?} from {source:?}"));
+            let answer = frame(source, mac, tags, frame::ETHERTYPE, 100, seq as u64);
+            router.send(501, header(501, 0, 1, 0), &answer).unwrap();
+            station.recv_where(WAIT, |frame| frame == answer).expect("the answer");
+        }
+    }
+    iou_fast.stop().assert_clean();
+}
