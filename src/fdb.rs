@@ -9,6 +9,8 @@
 
 use crate::iou::mac::Mac;
 use rustc_hash::FxHashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// A station: its address in its VLAN. VIDs are 0 where there is no such tag (priority tags count as none).
@@ -69,7 +71,56 @@ pub enum Refusal {
     Predicted(Port),
     /// It moved too often of late.
     Unsteady,
+    /// The very frame has just come from the wire: a loop behind the port sends it back.
+    Echo,
 }
+
+/// How long a frame from the wire is remembered, ns: what a frame may wait for a router, and as much for the router.
+const ECHO: u64 = 2_000_000_000;
+/// Frames remembered; a newer one takes the place of an older one of the same hash.
+const ECHOES: usize = 4096;
+
+/// Frames from the wire that went to many ports. A switch image with a loop sends them back as they were, and their
+/// senders are not behind it. A station that did move to a router says something of its own. Any thread may ask.
+#[derive(Debug)]
+pub struct Echoes(Box<[AtomicU64]>);
+
+impl Default for Echoes {
+    fn default() -> Self {
+        Self((0..ECHOES).map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+impl Echoes {
+    /// `frame` came from the wire at `now` (ns on any monotonic clock).
+    pub fn heard(&self, frame: &[u8], now: u64) {
+        let (place, mark) = Self::mark(frame);
+        self.0[place].store(mark | Self::ticks(now), Relaxed);
+    }
+
+    /// Whether this very frame came from the wire of late.
+    #[must_use]
+    pub fn is_echo(&self, frame: &[u8], now: u64) -> bool {
+        let (place, mark) = Self::mark(frame);
+        let (seen, low) = (self.0[place].load(Relaxed), u64::from(u32::MAX));
+        seen != 0 && seen & !low == mark && (Self::ticks(now).wrapping_sub(seen) & low) <= ECHO >> TICK
+    }
+
+    /// Place and upper half of an entry; the lower half is the time.
+    fn mark(frame: &[u8]) -> (usize, u64) {
+        let mut hasher = rustc_hash::FxHasher::default();
+        frame.hash(&mut hasher);
+        let hash = hasher.finish();
+        (hash as usize % ECHOES, hash & !u64::from(u32::MAX))
+    }
+
+    fn ticks(ns: u64) -> u64 {
+        ns >> TICK & u64::from(u32::MAX)
+    }
+}
+
+/// A tick is 2^20 ns, about a millisecond.
+const TICK: u32 = 20;
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -309,6 +360,24 @@ mod tests {
         assert!(followed < MOVES, "{followed} moves within a second");
         let other = 1 - fdb.lookup(&untagged(HSRP)).unwrap();
         assert_eq!(fdb.learn(untagged(HSRP), other, at(20)), Learned::Moved { from: 1 - other });
+    }
+
+    #[test]
+    fn an_echo_is_the_same_frame_within_two_seconds() {
+        let echoes = Echoes::default();
+        let second = 1_000_000_000;
+        let start = u64::from(u32::MAX) << TICK;
+        assert!(!echoes.is_echo(b"hello", start));
+        echoes.heard(b"hello", start);
+        for (frame, now, echo) in [
+            (&b"hello"[..], start, true),
+            (b"hello", start + 2 * second, true),
+            (b"hello", start + 3 * second, false),
+            (b"hell", start, false),
+            (b"hello, too", start, false),
+        ] {
+            assert_eq!(echoes.is_echo(frame, now), echo, "{frame:?} at {now}");
+        }
     }
 
     #[test]

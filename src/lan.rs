@@ -3,7 +3,7 @@
 //! Learning is rare and takes a lock; forwarding asks a worker's own memory of the last answers, which is good
 //! until `generation` changes.
 
-use crate::fdb::{Fdb, Learned, Port, Refusal, Station};
+use crate::fdb::{Echoes, Fdb, Learned, Port, Refusal, Station};
 use crate::iou::mac::Mac;
 use crate::plan::Plan;
 use crate::steer::layout::{PortEntry, RouterState};
@@ -25,6 +25,7 @@ pub struct Lan {
     pub mtu: AtomicU32,
     entries: HashMap<Port, PortEntry>,
     fdb: Mutex<Fdb>,
+    echoes: Echoes,
     generation: AtomicU64,
 }
 
@@ -55,6 +56,7 @@ impl Lan {
             mtu: AtomicU32::new(0),
             entries,
             fdb: Mutex::new(fdb),
+            echoes: Echoes::default(),
             generation: AtomicU64::new(0),
         })
     }
@@ -69,10 +71,19 @@ impl Lan {
         self.lock().lookup(station)
     }
 
-    /// `station` spoke from `port` at `now` (any monotonic clock). When this returns, frames to it are steered.
-    pub fn learn(&self, station: Station, port: Port, now: Duration) -> Learned {
+    /// `frame` came from the wire at `now` (`CLOCK_MONOTONIC`, ns) and goes to several routers.
+    pub fn heard(&self, frame: &[u8], now: u64) {
+        self.echoes.heard(frame, now);
+    }
+
+    /// `station` spoke from `port` by `frame` at `now` (`CLOCK_MONOTONIC`, ns). When this returns, frames to it are
+    /// steered.
+    pub fn learn(&self, station: Station, port: Port, frame: &[u8], now: u64) -> Learned {
         let mut fdb = self.lock();
-        let learned = fdb.learn(station, port, now);
+        if fdb.lookup(&station) != Some(port) && self.echoes.is_echo(frame, now) {
+            return Learned::Refused(Refusal::Echo);
+        }
+        let learned = fdb.learn(station, port, Duration::from_nanos(now));
         let evicted = match learned {
             Learned::New { evicted } => evicted,
             Learned::Moved { .. } => None,
@@ -89,7 +100,8 @@ impl Lan {
         learned
     }
 
-    /// `station` spoke from the wire; the XDP program has taken its entry out. Returns the port it was behind.
+    /// `station` spoke from the wire at `now` (`CLOCK_MONOTONIC`); the XDP program has taken its entry out. Returns the
+    /// port it was behind.
     pub fn moved_to_wire(&self, station: Station, predicted: bool, now: Duration) -> Option<Port> {
         let port = self.lock().moved_to_wire(station, predicted, now);
         self.generation.fetch_add(1, Ordering::Release);
@@ -135,6 +147,7 @@ pub fn explain(refusal: Refusal) -> &'static str {
         Refusal::NoStation => "it is no station address",
         Refusal::Nic => "it is the network card's own address",
         Refusal::Predicted(_) => "it is the address of another router's interface",
+        Refusal::Echo => "its frame came from the wire before: is there a loop behind this port?",
         Refusal::Unsteady => "it moves back and forth: is there a loop?",
     }
 }

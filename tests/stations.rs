@@ -243,16 +243,31 @@ fn a_switch_image_that_sends_everything_back_does_not_capture_the_gateway() {
         lan.routers[1].hear_this(&frame);
         lan.routers[2].hear_this(&frame);
     };
-    for _ in 0..20 {
-        looped(&mut lan);
-    }
-    lan.await_on_wire(GATEWAY);
     for _ in 0..30 {
         looped(&mut lan);
         let frame = lan.frame(GATEWAY, router_mac(2, 0, 0), &[]);
         lan.send(2, &frame);
         lan.wire.hear_this(&frame);
         lan.reaches(2, router_mac(2, 0, 0), &[]);
+    }
+    lan.end();
+}
+
+#[test]
+fn a_takeover_from_the_wire_is_followed_at_once_though_both_say_hello() {
+    let mut lan = Lan::new();
+    for _ in 0..2 {
+        // Active on the wire: its hello reaches the routers. The next one is router 1's.
+        let hello = lan.frame(BROADCAST, HSRP, &[]);
+        lan.wire.send(&hello).unwrap();
+        for router in &mut lan.routers {
+            router.hear_this(&hello);
+        }
+        lan.host.hear_this(&hello);
+        lan.reaches_host(HSRP, &[]);
+        lan.await_on_wire(HSRP);
+        lan.speak(1, HSRP, &[]);
+        lan.reaches(1, HSRP, &[]);
     }
     lan.end();
 }

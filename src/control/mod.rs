@@ -270,7 +270,7 @@ impl Forwarder {
                 self.last_check = Instant::now();
                 self.follow_links();
                 self.follow_moves();
-                let now = self.started.elapsed();
+                let now = Duration::from_nanos(worker::monotonic());
                 for (card, lan) in self.cards.iter_mut().zip(&self.lans) {
                     card.check_moves(lan, now);
                 }
@@ -374,7 +374,7 @@ impl Forwarder {
 
     /// Stations that now speak from the wire are no longer behind a router.
     fn follow_moves(&mut self) {
-        let now = self.started.elapsed();
+        let now = Duration::from_nanos(worker::monotonic());
         let plan = &self.plan;
         for (card, lan) in self.cards.iter_mut().zip(&self.lans) {
             card.read_moves(|record| {

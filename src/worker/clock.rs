@@ -4,7 +4,7 @@
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
 /// `CLOCK_MONOTONIC`, ns.
-pub(super) fn monotonic() -> u64 {
+pub(crate) fn monotonic() -> u64 {
     ns(clock_gettime(ClockId::Monotonic))
 }
 

@@ -19,13 +19,14 @@ mod to_nics;
 mod to_routers;
 mod turns;
 
+pub(crate) use clock::monotonic;
 pub use pool::Pool;
 
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;
 use crate::stats::{Fault, Latencies, WorkerCounts};
-use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_GROUP, Stamp};
+use crate::steer::layout::{Copied, HEAD, MAX_STEERED, STAMP, STAMP_GROUP, Stamp};
 use crate::sys::mmsg::Receiver;
 use crate::sys::ringbuf::RingBuffer;
 use af_xdp::{Completion, Fill, Packet, Rx, RxStatistics, Socket};
@@ -428,6 +429,7 @@ impl Worker {
             let router = usize::from(stamp.router());
             return self.delivery.queue(router, Datagram { packet, time, origin: Origin::Wire });
         }
+        self.arrivals[nic].lan.heard(&umem.data(&packet)[header::LEN..], time);
         // With --exclusive group frames come this way: to each port, each time behind its header.
         for port in &self.arrivals[nic].ports {
             let umem = self.stock.umem().clone();
@@ -440,10 +442,13 @@ impl Worker {
 
     /// Sends a batch of copied group frames to this worker's routers. True if there was anything.
     fn copies(&mut self, nic: usize) -> bool {
-        let Arrival { copies, ports, flood, .. } = &mut self.arrivals[nic];
+        let Arrival { lan, copies, ports, flood, .. } = &mut self.arrivals[nic];
         let count = copies.peek_up_to(GROUP_SENDS / ports.len().max(1));
         if count == 0 {
             return false;
+        }
+        for copied in (0..count).filter_map(|n| Copied::read(copies.record(n))) {
+            lan.heard(copied.frame, copied.time);
         }
         self.delivery.send_copies(copies, count, ports, flood.as_ref(), &mut self.stock, &self.poller);
         copies.release();

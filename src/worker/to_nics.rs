@@ -5,7 +5,7 @@ use super::pool::Stock;
 use super::to_routers::{Datagram, Delivery, GroupPort, Origin};
 use super::{BATCH, Rings, clock};
 use crate::ethernet::{self, View};
-use crate::fdb::{Learned, Station};
+use crate::fdb::{Learned, Refusal, Station};
 use crate::iou::header::{self, Header, TYPE_DATA};
 use crate::lan::{Lan, explain};
 use crate::stats::{Fault, Latency, Loss, WorkerCounts};
@@ -15,7 +15,6 @@ use rustc_hash::FxHashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 /// Where in its chunk a datagram is put, in bytes: the frame then begins on a cache line.
 pub(super) const DATAGRAM_OFFSET: usize = 56;
@@ -188,7 +187,7 @@ impl Reading<'_> {
         let link = &mut pseudo.links[link];
         let source = &mut link.sources[source];
         let nic = &mut self.nics[link.nic];
-        learn(&nic.lan, source, view.source, now);
+        learn(&nic.lan, source, view.source, &datagram[header::LEN..], now);
 
         if view.destination.mac.is_group() {
             for port in &nic.ports {
@@ -295,17 +294,22 @@ fn check(pseudo: &Pseudo, header: Header) -> Result<(usize, usize), Loss> {
 }
 
 /// Learns where `station` is, unless this port said so a moment ago.
-fn learn(lan: &Lan, source: &mut Source, station: Station, now: u64) {
+fn learn(lan: &Lan, source: &mut Source, station: Station, frame: &[u8], now: u64) {
     let generation = lan.generation();
     let Checked { station: known, generation: then, until } = source.checked;
     if known == Some(station) && then == generation && now < until {
         return;
     }
-    match lan.learn(station, source.port as u32, Duration::from_nanos(now)) {
+    match lan.learn(station, source.port as u32, frame, now) {
         Learned::Known => {}
         Learned::New { .. } => tracing::debug!("{}: {} is behind port {}", lan.nic, station.mac, source.port),
         Learned::Moved { from } => {
             tracing::info!("{}: {} moved from port {from} to port {}", lan.nic, station.mac, source.port);
+        }
+        Learned::Refused(why @ Refusal::Echo) => {
+            // What it says of its own is another matter, also a moment later.
+            tracing::debug!("{}: {} is not learned: {}", lan.nic, station.mac, explain(why));
+            return;
         }
         Learned::Refused(why) => {
             tracing::debug!("{}: {} is not learned: {}", lan.nic, station.mac, explain(why))
