@@ -384,7 +384,7 @@ fn a_card_that_another_one_holds_is_refused_and_the_first_goes_on() {
     let mut second = Process::spawn(command.args(["-i", "eth0", "-p", "502"])).unwrap();
     assert!(!second.wait(SOON).unwrap().success());
     let error = second.stderr();
-    assert!(error.contains(&format!("eth0 has an XDP program already")), "{error}");
+    assert!(error.contains("eth0 has an XDP program already"), "{error}");
     assert!(error.contains(&format!("held by pid {pid} (iou-fast)")), "{error}");
     carries(&scene, &mut router, 2);
     assert_eq!(state_of(&scene.host, "eth0"), before);

@@ -30,9 +30,11 @@ fn set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(ToString::to_string).collect()
 }
 
-/// `iou-fast` in the scene's namespace with these arguments alone, and the scene's folder for its state.
+/// `iou-fast` in the scene's namespace with these arguments alone, and the scene's folder for its state. Under the
+/// laxest umask: what nobody else may write to must not depend on it.
 fn bare(scene: &Scene, arguments: &[&str]) -> Command {
-    let mut command = scene.host.command(Bin::find("iou-fast").unwrap());
+    let mut command = scene.host.command("sh");
+    command.args(["-c", "umask 0; exec \"$@\"", "sh"]).arg(Bin::find("iou-fast").unwrap());
     command.arg("--state-dir").arg(scene.folder().join("state")).args(arguments);
     command.env_remove("SUDO_UID").env_remove("NETIO_NETMAP").current_dir(scene.folder());
     command
