@@ -39,6 +39,9 @@ struct Router {
     id: InstanceId,
     /// Inode of the socket file that the workers' sockets are connected to.
     connected: Option<u64>,
+    /// A new file was made since. It may have the inode number of the one before: ext4 hands a number that became
+    /// free out again at once.
+    renewed: bool,
     /// An odd error is reported once.
     reported: bool,
 }
@@ -55,7 +58,13 @@ impl Connections {
         let routers: Vec<Router> = plan
             .routers
             .iter()
-            .map(|router| Router { lab: router.lab, id: router.id, connected: None, reported: false })
+            .map(|router| Router {
+                lab: router.lab,
+                id: router.id,
+                connected: None,
+                renewed: false,
+                reported: false,
+            })
             .collect();
         let mut watched = Vec::new();
         for (lab, folder) in folders.into_iter().enumerate() {
@@ -90,15 +99,19 @@ impl Connections {
             let mut buffer = [MaybeUninit::uninit(); 4096];
             let mut reader = inotify::Reader::new(&watched.inotify, &mut buffer);
             while let Ok(event) = reader.next() {
-                overflow |= event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW);
+                let events = event.events();
+                overflow |= events.contains(inotify::ReadFlags::QUEUE_OVERFLOW);
                 let name = event.file_name().map(|name| name.to_bytes());
                 if let Some(router) = name.and_then(|name| watched.routers.get(name)) {
+                    let new = inotify::ReadFlags::CREATE | inotify::ReadFlags::MOVED_TO;
+                    self.routers[*router].renewed |= events.intersects(new);
                     seen.push(*router);
                 }
             }
         }
         if overflow {
             seen = (0..self.routers.len()).collect();
+            self.routers.iter_mut().for_each(|router| router.renewed = true);
         }
         seen.sort_unstable();
         seen.dedup();
@@ -143,10 +156,10 @@ impl Connections {
     /// Connects a router if its socket file is another than the one it is connected to. If that cannot be
     /// connected, it is tried again after `delay`.
     fn check(&mut self, router: usize, delay: Duration, orders: &[&Orders]) {
-        let Router { lab, id, connected, .. } = self.routers[router];
+        let Router { lab, id, connected, renewed, .. } = self.routers[router];
         let folder = &self.folders[lab].folder;
         let inode = folder.inode(id);
-        if inode.is_none() || inode == connected {
+        if inode.is_none() || inode == connected && !renewed {
             return;
         }
         let sockets: Result<Vec<_>, _> = orders.iter().map(|_| connect_router(folder, id)).collect();
@@ -159,6 +172,7 @@ impl Connections {
                 let again = connected.is_some();
                 tracing::info!("router {id} is {}", if again { "replaced" } else { "there" });
                 self.routers[router].connected = inode;
+                self.routers[router].renewed = false;
                 self.routers[router].reported = false;
             }
             // Replaced between one worker's socket and the next.

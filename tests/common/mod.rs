@@ -8,6 +8,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "a module of each test program, which uses a part of it")]
 
+pub mod crowd;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;

@@ -1,0 +1,222 @@
+//! Many routers at once: router n is `n:0/0` opposite pseudo instance 512 + n, interface 0/0, and numbered frames
+//! to and from each.
+
+use super::{Scene, header, router_mac};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use testbed::{Process, Router, Station, Tag, frame, wait_until};
+
+/// Source address of the station on the wire.
+pub const STATION: [u8; 6] = [2, 0, 0, 0, 0, 9];
+/// Destination of group frames.
+pub const EVERYBODY: [u8; 6] = [0xff; 6];
+/// What the kernel's queues between the two namespaces hold for sure.
+const BURST: usize = 32;
+/// A pause after each burst: 80,000 frames a second at most.
+const PACE: Duration = Duration::from_micros(400);
+
+/// The NETMAP of routers 1 to `routers`.
+pub fn classroom(routers: u16) -> String {
+    (1..=routers).map(|n| format!("{n}:0/0 {}:0/0\n", 512 + n)).collect()
+}
+
+/// The `-p` that goes with it.
+pub fn pseudo_ids(routers: u16) -> String {
+    format!("513-{}", 512 + routers)
+}
+
+/// No IPv6 on eth0: no frame but the test's own crosses the wire.
+pub fn silence(scene: &Scene) {
+    for namespace in [&scene.host, &scene.wire] {
+        namespace.sysctl("net.ipv6.conf.eth0.disable_ipv6", "1").unwrap();
+    }
+}
+
+/// Frame `seq` from the wire to router `id`.
+pub fn to_router(id: u16, seq: u64) -> Vec<u8> {
+    frame(router_mac(id, 0, 0), STATION, &[] as &[Tag], testbed::frame::ETHERTYPE, 64, seq)
+}
+
+/// Frame `seq` from the wire to everybody.
+pub fn to_all(seq: u64) -> Vec<u8> {
+    frame(EVERYBODY, STATION, &[] as &[Tag], testbed::frame::ETHERTYPE, 64, seq)
+}
+
+/// Sends frame `seq` from router `id` to the station.
+pub fn from_router(router: &Router, id: u16, seq: u64) {
+    let bytes = frame(STATION, router_mac(id, 0, 0), &[] as &[Tag], testbed::frame::ETHERTYPE, 64, seq);
+    router.send(512 + id, header(512 + id, 0, id, 0), &bytes).unwrap();
+}
+
+/// Sends `frames` no faster than the kernel's own queues take them.
+pub fn send_paced(station: &Station, frames: &[Vec<u8>]) {
+    for burst in frames.chunks(BURST) {
+        station.send_batch(burst).unwrap();
+        std::thread::sleep(PACE);
+    }
+}
+
+/// The number of a test's frame; `None` for what the kernel has to say. Panics if it is not whole.
+pub fn number(frame: &[u8]) -> Option<u64> {
+    (frame.get(12..14) == Some(&testbed::frame::ETHERTYPE.to_be_bytes()[..]))
+        .then(|| testbed::frame::check(frame).unwrap().seq)
+}
+
+/// Frames that got lost between the two namespaces, before iou-fast could see them.
+pub fn lost_on_the_wire(scene: &Scene) -> u64 {
+    let paths = ["/sys/class/net/eth0/statistics/tx_dropped"];
+    let text = scene.wire.run("cat", paths).unwrap().stdout;
+    String::from_utf8(text).unwrap().split_whitespace().map(|number| number.parse::<u64>().unwrap()).sum()
+}
+
+/// The middle one.
+pub fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// The share of one CPU that a process used over the next `time`.
+pub fn cpu_share(process: &Process, time: Duration) -> f64 {
+    let start = Instant::now();
+    let before: u64 = thread_times(process).iter().map(|(_, ns)| ns).sum();
+    std::thread::sleep(time);
+    let after: u64 = thread_times(process).iter().map(|(_, ns)| ns).sum();
+    (after - before) as f64 / start.elapsed().as_nanos() as f64
+}
+
+/// Name and CPU time (ns) of each thread.
+pub fn thread_times(process: &Process) -> Vec<(String, u64)> {
+    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap();
+    let mut times = Vec::new();
+    for task in std::fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap() {
+        let task = task.unwrap().path();
+        let time = read(task.join("schedstat"));
+        let time = time.split_whitespace().next().unwrap().parse().unwrap();
+        times.push((read(task.join("comm")).trim().to_string(), time));
+    }
+    times.sort();
+    times
+}
+
+/// A group frame or one for the router, its number, and when it was read.
+#[derive(Clone, Copy, Debug)]
+pub struct Got {
+    /// When.
+    pub at: Instant,
+    /// Its number.
+    pub seq: u64,
+    /// To everybody.
+    pub group: bool,
+}
+
+/// What a router of a crowd is doing and has got.
+#[derive(Default)]
+struct Member {
+    stopped: AtomicBool,
+    count: AtomicU64,
+    got: Mutex<Vec<Got>>,
+}
+
+/// Routers 1 to n, which a thread reads.
+pub struct Crowd {
+    members: Arc<Vec<Member>>,
+    end: Arc<AtomicBool>,
+    reader: Option<JoinHandle<Vec<Router>>>,
+}
+
+impl Crowd {
+    /// Reads `routers`, of which the first has id 1, and so on.
+    pub fn read(mut routers: Vec<Router>) -> Self {
+        let members: Arc<Vec<Member>> = Arc::new(routers.iter().map(|_| Member::default()).collect());
+        let end = Arc::new(AtomicBool::new(false));
+        let (shared, ended) = (members.clone(), end.clone());
+        let read = move || {
+            while !ended.load(Relaxed) {
+                let mut any = false;
+                for (router, member) in routers.iter_mut().zip(&*shared) {
+                    any |= !member.stopped.load(Relaxed) && member.read(router);
+                }
+                if !any {
+                    std::thread::sleep(Duration::from_micros(300));
+                }
+            }
+            routers
+        };
+        Self { members, end, reader: Some(std::thread::spawn(read)) }
+    }
+
+    /// Starts routers 1 to `routers` and reads them.
+    pub fn new(scene: &Scene, routers: u16) -> Self {
+        Self::read((1..=routers).map(|id| Router::new(&scene.netio(), id).unwrap()).collect())
+    }
+
+    /// Router `id` hangs from now on: it reads nothing.
+    pub fn hang(&self, id: u16) {
+        self.member(id).stopped.store(true, Relaxed);
+    }
+
+    /// It reads again.
+    pub fn resume(&self, id: u16) {
+        self.member(id).stopped.store(false, Relaxed);
+    }
+
+    /// What router `id` has got so far.
+    pub fn got(&self, id: u16) -> Vec<Got> {
+        self.member(id).got.lock().unwrap().clone()
+    }
+
+    /// The numbers of the frames to router `id` alone.
+    pub fn numbers(&self, id: u16) -> Vec<u64> {
+        self.got(id).iter().filter(|got| !got.group).map(|got| got.seq).collect()
+    }
+
+    /// How many frames router `id` has got so far.
+    pub fn count(&self, id: u16) -> u64 {
+        self.member(id).count.load(Relaxed)
+    }
+
+    /// Waits until router `id` has got `count` frames; false if that takes more than 10 s.
+    pub fn wait(&self, id: u16, count: u64) -> bool {
+        wait_until(super::SOON, || self.count(id) >= count)
+    }
+
+    /// Ends the reading and gives the routers back.
+    pub fn routers(mut self) -> Vec<Router> {
+        self.end.store(true, Relaxed);
+        self.reader.take().unwrap().join().unwrap()
+    }
+
+    fn member(&self, id: u16) -> &Member {
+        &self.members[usize::from(id) - 1]
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.end.store(true, Relaxed);
+        if let Some(reader) = self.reader.take() {
+            // A panic of its own has been printed.
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Member {
+    /// Takes what waits. True if there was anything.
+    fn read(&self, router: &mut Router) -> bool {
+        let mut any = false;
+        // A bounded share, so that none is kept waiting.
+        for _ in 0..32 {
+            let Some((_, frame)) = router.recv(Duration::ZERO) else { break };
+            any = true;
+            if let Some(seq) = number(&frame) {
+                let got = Got { at: Instant::now(), seq, group: frame[0] & 1 == 1 };
+                self.got.lock().unwrap().push(got);
+                self.count.fetch_add(1, Relaxed);
+            }
+        }
+        any
+    }
+}

@@ -1,0 +1,433 @@
+//! Under load: bursts, routers that do not read, storms, many routers on two CPUs, and nothing to do at all.
+
+mod common;
+
+use common::crowd::{
+    Crowd, EVERYBODY, classroom, cpu_share, from_router, lost_on_the_wire, number, pseudo_ids,
+    send_paced, silence, thread_times, to_all, to_router,
+};
+use common::{Running, SOON, Scene};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+use testbed::{Router, Station, wait_until};
+
+const TWO_WORKERS: &[&str] = &["--cpus", "0,1"];
+
+/// A lab of `routers` routers that all run and are connected, and nothing has been sent to as yet.
+struct Lab {
+    scene: Scene,
+    station: Station,
+    iou_fast: Running,
+}
+
+/// iou-fast with routers that `start` starts before it, so that it finds them when it starts.
+fn lab<T>(routers: u16, arguments: &[&str], start: impl FnOnce(&Scene) -> T) -> (Lab, T) {
+    let scene = Scene::new();
+    silence(&scene);
+    scene.netmap(&classroom(routers));
+    let started = start(&scene);
+    let iou_fast = scene.start(&[&["-i", "eth0", "-p", &pseudo_ids(routers)], arguments].concat());
+    let station = scene.station();
+    (Lab { scene, station, iou_fast }, started)
+}
+
+fn one_router(scene: &Scene) -> Router {
+    Router::new(&scene.netio(), 1).unwrap()
+}
+
+/// `rounds` rounds of `each` frames to each of `ids`, numbered by router from `first[id]` on.
+struct Traffic(HashMap<u16, u64>);
+
+impl Traffic {
+    fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    /// The next frame to `id`.
+    fn next(&mut self, id: u16) -> Vec<u8> {
+        let seq = self.0.entry(id).or_default();
+        *seq += 1;
+        to_router(id, *seq - 1)
+    }
+
+    /// How many frames were made for `id`.
+    fn sent(&self, id: u16) -> u64 {
+        self.0.get(&id).copied().unwrap_or_default()
+    }
+}
+
+/// Every one of `ids` got every frame once and in order.
+fn assert_all_got(lab: &Lab, crowd: &Crowd, traffic: &Traffic, ids: impl Iterator<Item = u16>) {
+    for id in ids {
+        let sent = traffic.sent(id);
+        assert!(
+            crowd.wait(id, sent),
+            "router {id} got {} of {sent}, {} lost on the wire\n{}",
+            crowd.count(id),
+            lost_on_the_wire(&lab.scene),
+            lab.iou_fast.process.dump()
+        );
+        assert_eq!(crowd.numbers(id), (0..sent).collect::<Vec<_>>(), "router {id}");
+    }
+}
+
+#[test]
+fn a_burst_of_512_frames_waits_for_a_router_whose_queue_takes_11() {
+    for arguments in [&[], TWO_WORKERS] {
+        let (lab, mut router) = lab(1, arguments, one_router);
+        let frames: Vec<_> = (0..512).map(|seq| to_router(1, seq)).collect();
+        send_paced(&lab.station, &frames);
+        let mut got = Vec::new();
+        while let Some((_, frame)) = router.recv(Duration::from_secs(2)) {
+            got.extend(number(&frame));
+            if got.len() % 11 == 0 {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            if got.len() == 512 {
+                break;
+            }
+        }
+        assert_eq!(got, (0..512).collect::<Vec<_>>(), "{}", lab.iou_fast.process.dump());
+        assert_eq!(router.drain(), 0);
+        let summary = lab.iou_fast.stop();
+        assert_eq!(summary.to_routers.0, 512);
+        summary.assert_clean();
+    }
+}
+
+/// Chunks that backlogs share: BACKLOG in src/control/nics.rs and the workers' own, which are free now and then.
+const SHARED_CHUNKS: u64 = 4096 + 1024 + 128;
+
+#[test]
+fn a_router_that_stops_reading_holds_a_bounded_backlog_and_the_surplus_is_counted() {
+    const SENT: u64 = 8000;
+    let (lab, crowd) = lab(50, &[], |scene| Crowd::new(scene, 50));
+    let mut traffic = Traffic::new();
+    crowd.hang(7);
+    let start = Instant::now();
+    let mut frames = Vec::new();
+    for _ in 0..SENT / 40 {
+        frames.extend((1..=50).filter(|id| *id != 7).map(|id| traffic.next(id)));
+        frames.extend((0..40).map(|_| traffic.next(7)));
+    }
+    send_paced(&lab.station, &frames);
+    let took = start.elapsed();
+    assert_all_got(&lab, &crowd, &traffic, (1..=50).filter(|id| *id != 7));
+    crowd.resume(7);
+    // All that waited, and a last one that comes after it.
+    std::thread::sleep(Duration::from_millis(500));
+    lab.station.send(&traffic.next(7)).unwrap();
+    assert!(wait_until(SOON, || crowd.numbers(7).last() == Some(&SENT)));
+    let got = crowd.numbers(7);
+    assert!(got.is_sorted_by(|a, b| a < b), "not in order");
+    let summary = lab.iou_fast.stop();
+    let held = got.len() as u64 - 1;
+    let dropped = ["router-paused", "router-full", "stale"].map(|why| summary.drops(why));
+    assert_eq!(held + dropped.iter().sum::<u64>(), SENT, "{took:?} {}", summary.text);
+    assert!(dropped[0] > 0, "{took:?} {}", summary.text);
+    // With alpha = 1 one router gets half of what is free.
+    assert!(held <= SHARED_CHUNKS / 2 + 11, "{held} held\n{}", summary.text);
+    assert!(summary.faults.is_empty(), "{}", summary.text);
+}
+
+#[test]
+fn a_third_of_the_routers_stop_reading_and_the_others_lose_nothing() {
+    for arguments in [&[], TWO_WORKERS] {
+        let stuck = |id: &u16| id % 3 == 0 || *id == 1;
+        assert_eq!((1..=50).filter(stuck).count(), 17);
+        let (lab, crowd) = lab(50, arguments, |scene| Crowd::new(scene, 50));
+        let mut traffic = Traffic::new();
+        (1..=50).filter(stuck).for_each(|id| crowd.hang(id));
+        let mut frames = Vec::new();
+        for _ in 0..250 {
+            for id in 1..=50 {
+                let count = if stuck(&id) { 5 } else { 1 };
+                frames.extend((0..count).map(|_| traffic.next(id)));
+            }
+        }
+        send_paced(&lab.station, &frames);
+        assert_all_got(&lab, &crowd, &traffic, (1..=50).filter(|id| !stuck(id)));
+        // What they hold gets old meanwhile.
+        std::thread::sleep(Duration::from_millis(1300));
+        let resumed = Instant::now();
+        let fresh: HashMap<u16, u64> = (1..=50).filter(stuck).map(|id| (id, traffic.sent(id))).collect();
+        (1..=50).filter(stuck).for_each(|id| crowd.resume(id));
+        frames = (0..20).flat_map(|_| (1..=50).map(|id| traffic.next(id)).collect::<Vec<_>>()).collect();
+        send_paced(&lab.station, &frames);
+        assert_all_got(&lab, &crowd, &traffic, (1..=50).filter(|id| !stuck(id)));
+        for (id, first) in &fresh {
+            let all =
+                || crowd.got(*id).iter().filter(|got| got.at > resumed && got.seq >= *first).count() == 20;
+            assert!(wait_until(SOON, all), "router {id}\n{}", lab.iou_fast.process.dump());
+            let got = crowd.numbers(*id);
+            assert!(got.is_sorted_by(|a, b| a < b), "router {id}: not in order");
+            // Its own queue held old ones; what iou-fast held has been thrown away.
+            assert!(got.len() <= 11 + 20, "router {id} got {} frames", got.len());
+        }
+        let summary = lab.iou_fast.stop();
+        assert!(summary.drops("router-paused") > 0 && summary.drops("stale") > 0, "{}", summary.text);
+        let reasons = ["router-paused", "router-full", "stale"];
+        assert!(summary.dropped.iter().all(|(why, _)| reasons.contains(&why.as_str())), "{}", summary.text);
+        let dropped: u64 = summary.dropped.iter().map(|(_, count)| count).sum();
+        let sent: u64 = (1..=50).map(|id| traffic.sent(id)).sum();
+        assert_eq!(summary.to_routers.0 + dropped, sent, "{}", summary.text);
+        assert!(summary.faults.is_empty(), "{}", summary.text);
+    }
+}
+
+#[test]
+fn a_storm_of_group_frames_costs_unicast_next_to_nothing_and_the_host_gets_all_of_it() {
+    const ROUTERS: u16 = 10;
+    let (lab, crowd) = lab(ROUTERS, &[], |scene| Crowd::new(scene, ROUTERS));
+    let mut host = Station::new(&lab.scene.host, "eth0").unwrap();
+    let mut traffic = Traffic::new();
+    let storm: Vec<_> = (0..64).map(to_all).collect();
+    let start = Instant::now();
+    let mut stormed = 0;
+    while start.elapsed() < Duration::from_secs(2) {
+        lab.station.send_batch(&storm).unwrap();
+        stormed += storm.len() as u64;
+        let unicast: Vec<_> = (1..=ROUTERS).map(|id| traffic.next(id)).collect();
+        lab.station.send_batch(&unicast).unwrap();
+    }
+    let took = start.elapsed();
+    let unicast: u64 = (1..=ROUTERS).map(|id| traffic.sent(id)).sum();
+    let delivered = || (1..=ROUTERS).map(|id| crowd.numbers(id).len() as u64).sum::<u64>();
+    let lost = lost_on_the_wire(&lab.scene);
+    let enough = wait_until(SOON, || delivered() + lost >= unicast * 97 / 100);
+    let figures = format!(
+        "{stormed} group frames in {took:?}, {lost} frames lost on the wire, unicast {} of {unicast}",
+        delivered()
+    );
+    println!("{figures}");
+    let group = std::iter::from_fn(|| host.recv(Duration::from_millis(50)))
+        .filter(|frame| number(frame).is_some() && frame[..6] == EVERYBODY)
+        .count() as u64
+        + u64::from(host.lost().unwrap());
+    let log = lab.iou_fast.process.stderr();
+    let summary = lab.iou_fast.stop();
+    println!("{}", summary.text);
+    assert!(enough, "{figures}\n{}", summary.text);
+    assert!(group + lost >= stormed && group <= stormed, "the host got {group}, {figures}");
+    assert!(summary.drops("group-surplus") > 0, "{}", summary.text);
+    assert!(summary.faults.is_empty(), "{}", summary.text);
+    let mentioned = log.lines().filter(|line| line.contains("storm")).count();
+    assert!((1..=took.as_secs() as usize + 2).contains(&mentioned), "{log}");
+}
+
+#[test]
+fn one_queue_feeds_two_workers_who_share_the_load() {
+    const ROUNDS: u64 = 300;
+    let (lab, crowd) = lab(50, TWO_WORKERS, |scene| Crowd::new(scene, 50));
+    let mut traffic = Traffic::new();
+    let worker_times = || -> Vec<u64> {
+        let times = thread_times(&lab.iou_fast.process);
+        times.iter().filter(|(name, _)| name.starts_with("worker")).map(|(_, ns)| *ns).collect()
+    };
+    let share = |before: &[u64]| {
+        let now = worker_times();
+        let used: Vec<u64> = now.iter().zip(before).map(|(now, before)| now - before).collect();
+        assert_eq!(used.len(), 2);
+        used[0] as f64 / (used[0] + used[1]) as f64
+    };
+    let fair = |share: &f64| (0.4..=0.6).contains(share);
+
+    let mut shares = Vec::new();
+    while !shares.iter().any(fair) && shares.len() < 3 {
+        let before = worker_times();
+        let frames: Vec<_> =
+            (0..ROUNDS).flat_map(|_| (1..=50).map(|id| traffic.next(id)).collect::<Vec<_>>()).collect();
+        send_paced(&lab.station, &frames);
+        assert_all_got(&lab, &crowd, &traffic, 1..=50);
+        shares.push(share(&before));
+    }
+    assert!(shares.iter().any(fair), "towards the routers the first worker did {shares:?}");
+
+    let routers = crowd.routers();
+    let mut station = lab.scene.station();
+    shares.clear();
+    while !shares.iter().any(fair) && shares.len() < 3 {
+        let before = worker_times();
+        for seq in 0..ROUNDS {
+            for (id, router) in (1..).zip(&routers) {
+                from_router(router, id, seq);
+            }
+        }
+        let mut next = vec![0; 51];
+        for _ in 0..50 * ROUNDS {
+            let frame = station.recv_where(SOON, |frame| number(frame).is_some()).expect("a router's frame");
+            let from = usize::from(frame[10]);
+            assert_eq!(number(&frame), Some(next[from]), "router {from}");
+            next[from] += 1;
+        }
+        shares.push(share(&before));
+    }
+    assert!(shares.iter().any(fair), "from the routers the first worker did {shares:?}");
+    lab.iou_fast.stop().assert_clean();
+}
+
+#[test]
+fn idle_with_fifty_routers_it_needs_next_to_nothing() {
+    for arguments in [&[], TWO_WORKERS] {
+        let (lab, mut routers) = lab(50, arguments, |scene| {
+            (1..=50).map(|id| Router::new(&scene.netio(), id).unwrap()).collect::<Vec<_>>()
+        });
+        let process = &lab.iou_fast.process;
+        let shares: Vec<f64> = (0..3).map(|_| cpu_share(process, Duration::from_secs(3))).collect();
+        assert!(shares.iter().any(|share| *share < 0.005), "{shares:?} of a CPU");
+
+        let descriptors = process.fd_count().unwrap();
+        for id in 1..=50 {
+            drop(routers.remove(0));
+            routers.push(Router::new(&lab.scene.netio(), id).unwrap());
+            let router = routers.last_mut().unwrap();
+            let back = wait_until(SOON, || {
+                lab.station.send(&to_router(id, 0)).unwrap();
+                router.recv(Duration::from_millis(10)).is_some()
+            });
+            assert!(back, "router {id}\n{}", process.dump());
+        }
+        assert_eq!(process.fd_count().unwrap(), descriptors);
+        let memory = process.rss().unwrap();
+        assert!(memory < 96 << 20, "{} MiB", memory >> 20);
+        lab.iou_fast.stop();
+    }
+}
+
+#[test]
+fn ten_thousand_frames_each_way_arrive_once_and_in_order() {
+    const FRAMES: u64 = 10_000;
+    for arguments in [&[], TWO_WORKERS] {
+        let (mut lab, crowd) = lab(10, arguments, |scene| Crowd::new(scene, 10));
+        let mut traffic = Traffic::new();
+        let frames: Vec<_> =
+            (0..FRAMES / 10).flat_map(|_| (1..=10).map(|id| traffic.next(id)).collect::<Vec<_>>()).collect();
+        send_paced(&lab.station, &frames);
+        assert_all_got(&lab, &crowd, &traffic, 1..=10);
+        let routers = crowd.routers();
+        let mut next = [0; 11];
+        for seq in 0..FRAMES / 10 {
+            for (id, router) in (1..).zip(&routers) {
+                from_router(router, id, seq);
+            }
+            if seq % 10 == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        for _ in 0..FRAMES {
+            let frame = lab.station.recv_where(SOON, |frame| number(frame).is_some());
+            let frame = frame.expect("a router's frame");
+            let from = usize::from(frame[10]);
+            assert_eq!(number(&frame), Some(next[from]), "router {from}");
+            next[from] += 1;
+        }
+        let summary = lab.iou_fast.stop();
+        summary.assert_clean();
+        assert_eq!((summary.to_routers.0, summary.to_nics.0), (FRAMES, FRAMES), "{}", summary.text);
+        let latencies: Vec<f64> = summary.text.lines().filter_map(p50).collect();
+        assert_eq!(latencies.len(), 2, "{}", summary.text);
+        assert!(latencies.iter().all(|us| (0.1..10_000.0).contains(us)), "{}", summary.text);
+    }
+}
+
+/// The median latency in a line of the summary, us.
+fn p50(line: &str) -> Option<f64> {
+    line.split_once("latency p50 ")?.1.split_once(" us")?.0.parse().ok()
+}
+
+/// Pauses of 0 to 3 ms, the same in every run.
+struct Pauses(u64);
+
+impl Pauses {
+    fn wait(&mut self) {
+        // xorshift64
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        std::thread::sleep(Duration::from_micros(self.0 % 3000));
+    }
+}
+
+/// Sends 2000 frames with `send`, each only after the one before has arrived (`receive`) and a pause: none may need
+/// another to push it.
+fn one_at_a_time(lab: &Lab, mut send: impl FnMut(u64), mut receive: impl FnMut(u64) -> bool) {
+    let mut pauses = Pauses(0x9e37_79b9_7f4a_7c15);
+    for seq in 0..2000 {
+        send(seq);
+        assert!(receive(seq), "frame {seq} does not arrive\n{}", lab.iou_fast.process.dump());
+        pauses.wait();
+    }
+}
+
+const ARRIVES_WITHIN: Duration = Duration::from_secs(1);
+
+fn two_routers(scene: &Scene) -> [Router; 2] {
+    [1, 2].map(|id| Router::new(&scene.netio(), id).unwrap())
+}
+
+fn arrives(router: &mut Router, seq: u64) -> bool {
+    router.recv_where(ARRIVES_WITHIN, |_, frame| number(frame) == Some(seq)).is_some()
+}
+
+#[test]
+fn no_single_frame_to_a_router_is_overslept() {
+    for arguments in [&[], TWO_WORKERS] {
+        let (lab, mut routers) = lab(2, arguments, two_routers);
+        let send = |seq| lab.station.send(&to_router(1 + (seq % 2) as u16, seq)).unwrap();
+        one_at_a_time(&lab, send, |seq| arrives(&mut routers[seq as usize % 2], seq));
+        lab.iou_fast.stop().assert_clean();
+    }
+}
+
+#[test]
+fn no_single_group_frame_is_overslept() {
+    for arguments in [&[], TWO_WORKERS] {
+        let (lab, mut routers) = lab(2, arguments, two_routers);
+        let send = |seq| lab.station.send(&to_all(seq)).unwrap();
+        one_at_a_time(&lab, send, |seq| routers.iter_mut().all(|router| arrives(router, seq)));
+        lab.iou_fast.stop().assert_clean();
+    }
+}
+
+#[test]
+fn no_single_frame_from_a_router_is_overslept() {
+    for arguments in [&[], TWO_WORKERS] {
+        let (lab, routers) = lab(2, arguments, two_routers);
+        let mut station = lab.scene.station();
+        let send = |seq| from_router(&routers[seq as usize % 2], 1 + (seq % 2) as u16, seq);
+        one_at_a_time(&lab, send, |seq| {
+            station.recv_where(ARRIVES_WITHIN, |frame| number(frame) == Some(seq)).is_some()
+        });
+        lab.iou_fast.stop().assert_clean();
+    }
+}
+
+#[test]
+fn a_full_router_keeps_nobody_busy() {
+    for arguments in [&[], TWO_WORKERS] {
+        let (lab, mut routers) = lab(2, arguments, two_routers);
+        let process = &lab.iou_fast.process;
+        let frames: Vec<_> = (0..4000).map(|seq| to_router(1 + (seq % 2) as u16, seq)).collect();
+        send_paced(&lab.station, &frames);
+        // While frames wait, and after they have become too old.
+        let shares: Vec<f64> = (0..4).map(|_| cpu_share(process, Duration::from_millis(700))).collect();
+        assert!(shares.iter().filter(|share| **share < 0.05).count() >= 3, "{shares:?} of a CPU");
+        // One dies full, the other reads on.
+        send_paced(&lab.station, &frames);
+        let [first, mut second] = routers;
+        first.crash();
+        let shares: Vec<f64> = (0..4).map(|_| cpu_share(process, Duration::from_millis(700))).collect();
+        assert!(shares.iter().filter(|share| **share < 0.05).count() >= 3, "{shares:?} of a CPU");
+        second.drain();
+        lab.station.send(&to_router(2, 5000)).unwrap();
+        assert!(arrives(&mut second, 5000), "{}", process.dump());
+        routers = two_routers(&lab.scene);
+        let back = wait_until(SOON, || {
+            lab.station.send(&to_router(1, 6000)).unwrap();
+            routers[0].recv(Duration::from_millis(10)).is_some()
+        });
+        assert!(back, "{}", process.dump());
+        let summary = lab.iou_fast.stop();
+        assert!(summary.drops("stale") > 0 && summary.faults.is_empty(), "{}", summary.text);
+    }
+}

@@ -1,0 +1,436 @@
+//! Routers come and go at any time, hang, are killed and replaced; the network card goes down and comes back; the
+//! program itself is stopped and continued.
+
+mod common;
+
+use common::crowd::{
+    Crowd, classroom, cpu_share, from_router, median, number, pseudo_ids, send_paced, silence, to_router,
+};
+use common::{Running, SOON, Scene};
+use std::path::Path;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use testbed::{Bin, Process, Router, Signal, Station, wait_until};
+
+/// A router that comes gets frames within this of its socket.
+const PROMPT: Duration = Duration::from_millis(100);
+/// No single one may take longer, however busy the machine.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// A lab of `routers` routers, iou-fast running, no router as yet.
+fn lab(routers: u16, arguments: &[&str]) -> (Scene, Running) {
+    let scene = Scene::new();
+    silence(&scene);
+    scene.netmap(&classroom(routers));
+    let iou_fast = scene.start(&[&["-i", "eth0", "-p", &pseudo_ids(routers)], arguments].concat());
+    (scene, iou_fast)
+}
+
+/// Sends a frame to each of `ids` every millisecond while `meanwhile` runs; returns how many each was sent.
+fn while_frames_flow<T>(
+    station: &Station,
+    ids: std::ops::RangeInclusive<u16>,
+    meanwhile: impl FnOnce() -> T,
+) -> (u64, T) {
+    let (end, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    let result = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !end.load(Relaxed) {
+                let seq = sent.fetch_add(1, Relaxed);
+                let frames: Vec<_> = ids.clone().map(|id| to_router(id, seq)).collect();
+                station.send_batch(&frames).unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        // Also when it panics: the sender must end for the scope to.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(meanwhile));
+        end.store(true, Relaxed);
+        result
+    });
+    (sent.into_inner(), result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+/// How long after its socket a router gets its first frame, while frames to it flow.
+fn first_frame(router: &mut Router) -> Duration {
+    let start = Instant::now();
+    router.recv_where(WAIT, |_, frame| number(frame).is_some()).expect("a frame at the router that came");
+    start.elapsed()
+}
+
+/// Waits until frames reach router `id`, and reads those that were on their way.
+fn wait_until_connected(station: &Station, router: &mut Router, id: u16) {
+    let reached = wait_until(WAIT, || {
+        station.send(&to_router(id, u64::MAX)).unwrap();
+        router.recv_where(Duration::from_millis(5), |_, frame| number(frame).is_some()).is_some()
+    });
+    assert!(reached, "router {id} gets nothing");
+    while router.recv(Duration::from_millis(100)).is_some() {}
+}
+
+/// The same for all of a crowd; returns how many frames each has got by then.
+fn wait_until_all_connected(station: &Station, crowd: &Crowd, routers: u16) -> Vec<usize> {
+    let reached = wait_until(WAIT, || {
+        for id in (1..=routers).filter(|id| crowd.count(*id) == 0) {
+            station.send(&to_router(id, u64::MAX)).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        (1..=routers).all(|id| crowd.count(id) > 0)
+    });
+    assert!(reached, "not every router gets frames");
+    std::thread::sleep(Duration::from_millis(100));
+    (1..=routers).map(|id| crowd.numbers(id).len()).collect()
+}
+
+/// Restarts router 1 twenty times in a row while frames flow; `leave` is how the one before goes.
+fn restart_twenty_times(arguments: &[&str], mut leave: impl FnMut(Router)) {
+    let (scene, iou_fast) = lab(1, arguments);
+    let station = scene.station();
+    let (_, times) = while_frames_flow(&station, 1..=1, || {
+        let mut times = Vec::new();
+        for _ in 0..20 {
+            let mut router = Router::new(&scene.netio(), 1).unwrap();
+            times.push(first_frame(&mut router));
+            leave(router);
+        }
+        times
+    });
+    assert!(median(times.clone()) < PROMPT, "{times:?}\n{}", iou_fast.process.dump());
+    let summary = iou_fast.stop();
+    assert!(summary.faults.is_empty(), "{}", summary.text);
+}
+
+#[test]
+fn a_router_that_exits_and_starts_again_gets_frames_at_once() {
+    restart_twenty_times(&[], drop);
+}
+
+#[test]
+fn a_router_that_is_killed_and_starts_again_gets_frames_at_once() {
+    restart_twenty_times(&[], Router::crash);
+}
+
+#[test]
+fn a_router_is_replaced_while_the_old_process_still_holds_its_socket() {
+    let mut hanging = Vec::new();
+    restart_twenty_times(&[], |router| hanging.push(router));
+}
+
+#[test]
+fn with_two_workers_a_router_that_starts_again_gets_frames_at_once() {
+    let mut hanging = Vec::new();
+    restart_twenty_times(&["--cpus", "0,1"], |router| match hanging.len() % 2 {
+        0 => hanging.push(router),
+        _ => drop((router, hanging.pop())),
+    });
+}
+
+#[test]
+fn frames_that_wait_for_a_hanging_router_go_to_its_successor() {
+    let (scene, iou_fast) = lab(1, &[]);
+    let station = scene.station();
+    let mut old = Router::new(&scene.netio(), 1).unwrap();
+    wait_until_connected(&station, &mut old, 1);
+    send_paced(&station, &(0..100).map(|seq| to_router(1, seq)).collect::<Vec<_>>());
+    let mut new = Router::new(&scene.netio(), 1).unwrap();
+    let mut got = Vec::new();
+    for router in [&mut old, &mut new] {
+        while let Some((_, frame)) = router.recv(Duration::from_millis(500)) {
+            got.extend(number(&frame));
+        }
+    }
+    assert_eq!(got, (0..100).collect::<Vec<_>>(), "{}", iou_fast.process.dump());
+    assert!(iou_fast.stop().faults.is_empty());
+}
+
+#[test]
+fn a_router_that_came_back_gets_the_first_frame_that_is_sent_to_it() {
+    // On a disk, as /tmp often is, a new socket file may get the inode number of the one before.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    for arguments in [&[][..], &["--cpus", "0,1"]] {
+        let scene = Scene::new();
+        silence(&scene);
+        scene.netmap(&classroom(1));
+        let iou_fast = start_in(&scene, folder.path(), arguments);
+        let station = scene.station();
+        let mut router = Router::new(folder.path(), 1).unwrap();
+        wait_until_connected(&station, &mut router, 1);
+        let mut lost = Vec::new();
+        for seq in 0..20 {
+            drop(router);
+            router = Router::new(folder.path(), 1).unwrap();
+            std::thread::sleep(PROMPT);
+            station.send(&to_router(1, seq)).unwrap();
+            if router.recv_where(Duration::from_secs(1), |_, frame| number(frame) == Some(seq)).is_none() {
+                lost.push(seq);
+            }
+        }
+        // 100 ms are much, but not for a machine that is busy with other things.
+        assert!(lost.len() <= 2, "lost {lost:?}\n{}", iou_fast.process.dump());
+        iou_fast.stop();
+    }
+}
+
+/// Starts iou-fast for the routers in `folder`.
+fn start_in(scene: &Scene, folder: &Path, arguments: &[&str]) -> Running {
+    let mut command = scene.host.command(Bin::find("iou-fast").unwrap());
+    command.arg("-n").arg(scene.netmap_file()).arg("--netio-dir").arg(folder);
+    command.arg("--state-dir").arg(scene.folder().join("state"));
+    command.args(["-i", "eth0", "-p", "513", "--uid", "0"]).args(arguments).env_remove("SUDO_UID");
+    let mut process = Process::spawn(&mut command).unwrap();
+    process.wait_for_line(|line| line == "ready", SOON).unwrap();
+    Running { process }
+}
+
+#[test]
+fn fifty_routers_restart_together() {
+    let (scene, iou_fast) = lab(50, &[]);
+    let station = scene.station();
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        let all_there = Barrier::new(50);
+        let (_, round) = while_frames_flow(&station, 1..=50, || {
+            std::thread::scope(|scope| {
+                let threads: Vec<_> = (1..=50)
+                    .map(|id| {
+                        let (folder, all_there) = (scene.netio(), &all_there);
+                        scope.spawn(move || {
+                            let mut router = Router::new(&folder, id).unwrap();
+                            let time = first_frame(&mut router);
+                            all_there.wait();
+                            time
+                        })
+                    })
+                    .collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+            })
+        });
+        times.extend(round);
+    }
+    assert!(median(times.clone()) < PROMPT, "{times:?}\n{}", iou_fast.process.dump());
+    let summary = iou_fast.stop();
+    assert!(summary.faults.is_empty(), "{}", summary.text);
+}
+
+#[test]
+fn frames_to_an_absent_router_are_counted_and_keep_no_other_waiting() {
+    let (scene, iou_fast) = lab(20, &[]);
+    let station = scene.station();
+    let crowd = Crowd::new(&scene, 19);
+    let before = wait_until_all_connected(&station, &crowd, 19);
+    let frames: Vec<_> = (0..200).flat_map(|seq| (1..=20).map(move |id| to_router(id, seq))).collect();
+    send_paced(&station, &frames);
+    for id in 1..=19 {
+        let before = before[usize::from(id) - 1];
+        assert!(crowd.wait(id, before as u64 + 200), "{}", iou_fast.process.dump());
+        assert_eq!(crowd.numbers(id)[before..], (0..200).collect::<Vec<_>>());
+    }
+    let summary = iou_fast.stop();
+    // What was sent before the others were connected counts as well.
+    assert!(summary.drops("router-down") >= 200, "{}", summary.text);
+    assert!(summary.dropped.len() == 1 && summary.faults.is_empty(), "{}", summary.text);
+}
+
+#[test]
+fn a_router_killed_while_frames_flow_costs_the_others_nothing() {
+    let (scene, iou_fast) = lab(10, &[]);
+    let station = scene.station();
+    let crowd = Crowd::new(&scene, 9);
+    let mut victim = Some(Router::new(&scene.netio(), 10).unwrap());
+    wait_until_connected(&station, victim.as_mut().unwrap(), 10);
+    let before = wait_until_all_connected(&station, &crowd, 9);
+    let (sent, ()) = while_frames_flow(&station, 1..=10, || {
+        for _ in 0..10 {
+            // Its queue is full and frames wait for it when it goes.
+            std::thread::sleep(Duration::from_millis(40));
+            victim.take().unwrap().crash();
+            std::thread::sleep(Duration::from_millis(40));
+            first_frame(victim.insert(Router::new(&scene.netio(), 10).unwrap()));
+        }
+    });
+    for id in 1..=9 {
+        let before = before[usize::from(id) - 1];
+        assert!(crowd.wait(id, before as u64 + sent), "router {id}\n{}", iou_fast.process.dump());
+        assert_eq!(crowd.numbers(id)[before..], (0..sent).collect::<Vec<_>>(), "router {id}");
+    }
+    let summary = iou_fast.stop();
+    assert!(summary.drops("router-down") > 0 && summary.faults.is_empty(), "{}", summary.text);
+}
+
+/// Takes the card or its cable away with `off` and gives it back with `on`, which read `down` and `up` in the log.
+fn the_card_goes_and_comes_back(
+    off: impl Fn(&Scene),
+    on: impl Fn(&Scene),
+    down: &'static str,
+    up: &'static str,
+) {
+    const UNSENT: u64 = 5000;
+    let (scene, mut iou_fast) = lab(2, &[]);
+    let mut station = scene.station();
+    let mut routers = [1, 2].map(|id| Router::new(&scene.netio(), id).unwrap());
+    wait_until_connected(&station, &mut routers[0], 1);
+    wait_until_connected(&station, &mut routers[1], 2);
+    let mut times = Vec::new();
+    for round in 1..=3 {
+        off(&scene);
+        let lines = |text: String, wanted: &str| text.lines().filter(|line| line.contains(wanted)).count();
+        assert!(wait_until(SOON, || lines(iou_fast.process.stderr(), down) == round));
+
+        // More than a pseudo socket's queue holds: a router would sleep if nobody read it.
+        let start = Instant::now();
+        for seq in 0..UNSENT {
+            from_router(&routers[0], 1, seq);
+        }
+        assert!(start.elapsed() < WAIT, "{:?}", start.elapsed());
+        // Routers still hear each other.
+        let bytes =
+            testbed::frame([0xff; 6], common::router_mac(1, 0, 0), &[] as &[testbed::Tag], 0x88b5, 64, 7);
+        routers[0].send(513, common::header(513, 0, 1, 0), &bytes).unwrap();
+        assert!(routers[1].recv_where(WAIT, |_, frame| number(frame) == Some(7)).is_some());
+        let shares: Vec<f64> = (0..3).map(|_| cpu_share(&iou_fast.process, Duration::from_secs(1))).collect();
+        assert!(shares.iter().any(|share| *share < 0.05), "idle, it uses {shares:?} of a CPU");
+        assert!(iou_fast.process.exited().is_none());
+
+        on(&scene);
+        let start = Instant::now();
+        station.drain();
+        let marker = 1_000_000 * round as u64;
+        let heard = wait_until(WAIT, || {
+            from_router(&routers[1], 2, marker);
+            station
+                .recv_where(Duration::from_millis(10), |frame| number(frame).is_some_and(|n| n >= marker))
+                .is_some()
+        });
+        assert!(heard, "{}", iou_fast.process.dump());
+        times.push(start.elapsed());
+        assert!(wait_until(SOON, || lines(iou_fast.process.stderr(), up) == round));
+        wait_until_connected(&station, &mut routers[0], 1);
+    }
+    assert!(median(times.clone()) < Duration::from_secs(1), "{times:?}");
+    let summary = iou_fast.stop();
+    assert!(summary.drops("nic-down") >= 3 * (UNSENT + 1), "{}", summary.text);
+    assert!(
+        summary.dropped.iter().all(|(why, _)| why == "nic-down" || why == "router-down"),
+        "{}",
+        summary.text
+    );
+    assert!(summary.faults.is_empty(), "{}", summary.text);
+}
+
+#[test]
+fn while_the_network_card_is_down_routers_do_not_block_and_it_comes_back_by_itself() {
+    the_card_goes_and_comes_back(
+        |scene| drop(scene.host.ip("link set eth0 down").unwrap()),
+        |scene| drop(scene.host.ip("link set eth0 up").unwrap()),
+        "eth0 is down",
+        "eth0 is up",
+    );
+}
+
+#[test]
+fn while_the_cable_is_out_routers_do_not_block_and_it_comes_back_by_itself() {
+    the_card_goes_and_comes_back(
+        |scene| drop(scene.wire.ip("link set eth0 down").unwrap()),
+        |scene| drop(scene.wire.ip("link set eth0 up").unwrap()),
+        "eth0 has no carrier",
+        "eth0 is up",
+    );
+}
+
+#[test]
+fn the_network_card_goes_down_in_the_midst_of_traffic() {
+    let (scene, mut iou_fast) = lab(1, &[]);
+    let mut station = scene.station();
+    let mut router = Router::new(&scene.netio(), 1).unwrap();
+    wait_until_connected(&station, &mut router, 1);
+    for round in 1..=5 {
+        // Not asked whether iou-fast has noticed: frames meet a card that is down, and one that comes up.
+        std::thread::scope(|scope| {
+            let sender = scope.spawn(|| (0..10_000).for_each(|seq| from_router(&router, 1, seq)));
+            scene.host.ip("link set eth0 down").unwrap();
+            scene.host.ip("link set eth0 up").unwrap();
+            sender.join().unwrap();
+        });
+        let marker = 1_000_000 * round;
+        let heard = wait_until(WAIT, || {
+            from_router(&router, 1, marker);
+            station.recv_where(Duration::from_millis(10), |frame| number(frame) == Some(marker)).is_some()
+        });
+        assert!(heard, "{}", iou_fast.process.dump());
+        wait_until_connected(&station, &mut router, 1);
+    }
+    assert!(iou_fast.process.exited().is_none());
+    iou_fast.stop();
+}
+
+#[test]
+fn stopped_and_continued_it_goes_on_where_it_was() {
+    let (scene, mut iou_fast) = lab(5, &[]);
+    let mut station = scene.station();
+    let crowd = Crowd::new(&scene, 5);
+    let before = wait_until_all_connected(&station, &crowd, 5);
+    let mut routers = Vec::new();
+    let mut crowd = Some(crowd);
+    for round in 0..3_u64 {
+        iou_fast.process.signal(Signal::STOP);
+        let seqs = round * 100..(round + 1) * 100;
+        let frames: Vec<_> = seqs.clone().flat_map(|seq| (1..=5).map(move |id| to_router(id, seq))).collect();
+        send_paced(&station, &frames);
+        iou_fast.process.signal(Signal::CONT);
+        for id in 1..=5 {
+            let crowd = crowd.as_ref().unwrap();
+            let before = before[usize::from(id) - 1];
+            assert!(crowd.wait(id, before as u64 + seqs.end), "{}", iou_fast.process.dump());
+            assert_eq!(crowd.numbers(id)[before..], (0..seqs.end).collect::<Vec<_>>());
+        }
+    }
+    routers.extend(crowd.take().unwrap().routers());
+
+    // From the routers likewise (a sender's own buffer ends at some 280 datagrams, then a router would sleep); and one
+    // that restarts meanwhile is found afterwards.
+    iou_fast.process.signal(Signal::STOP);
+    for seq in 0..200 {
+        from_router(&routers[0], 1, seq);
+    }
+    routers.truncate(1);
+    routers.push(Router::new(&scene.netio(), 2).unwrap());
+    std::thread::sleep(Duration::from_millis(1200));
+    iou_fast.process.signal(Signal::CONT);
+    for seq in 0..200 {
+        let frame = station.recv_where(WAIT, |frame| number(frame).is_some());
+        assert_eq!(number(&frame.expect("a frame of the router")), Some(seq), "{}", iou_fast.process.dump());
+    }
+    wait_until_connected(&station, &mut routers[1], 2);
+    let summary = iou_fast.stop();
+    assert!(summary.dropped.iter().all(|(why, _)| why == "router-down"), "{}", summary.text);
+    assert!(summary.faults.is_empty(), "{}", summary.text);
+}
+
+#[test]
+fn stopped_for_so_long_that_its_rings_overflow_it_recovers() {
+    let (scene, mut iou_fast) = lab(2, &["--cpus", "0,1"]);
+    let station = scene.station();
+    let crowd = Crowd::new(&scene, 2);
+    wait_until_all_connected(&station, &crowd, 2);
+    for _ in 0..3 {
+        iou_fast.process.signal(Signal::STOP);
+        let frames: Vec<_> = (0..6000).map(|seq| to_router(1 + (seq % 2) as u16, seq)).collect();
+        send_paced(&station, &frames);
+        iou_fast.process.signal(Signal::CONT);
+        // Each worker's ring is emptied and takes new frames.
+        for id in 1..=2 {
+            assert!(
+                wait_until(WAIT, || {
+                    let before = crowd.count(id);
+                    station.send(&to_router(id, 0)).unwrap();
+                    std::thread::sleep(Duration::from_millis(5));
+                    crowd.count(id) == before + 1
+                }),
+                "{}",
+                iou_fast.process.dump()
+            );
+        }
+    }
+    drop(crowd);
+    iou_fast.stop();
+}
