@@ -133,7 +133,8 @@ impl Bed {
 
     /// Starts `iou-fast` with a worker on each of `cpus`, on which it is pinned as a whole; does not wait.
     pub(crate) fn launch(&self, lab: &Lab, cpus: &[usize]) -> Result<Process> {
-        let mut command = self.host.command(env!("CARGO_BIN_EXE_iou-fast"));
+        let mut command = self.host.command(std::env::current_exe()?);
+        command.args(["launch", env!("CARGO_BIN_EXE_iou-fast")]);
         command.args(self.arguments(lab, cpus)).env("IOU_FAST_LOG", "error");
         let mut start = || Ok(Process::spawn(&mut command)?);
         if let [only] = cpus { self.pinned(*only, start) } else { start() }
@@ -201,6 +202,7 @@ impl Bed {
             cpu: model.unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            load: read("/proc/loadavg").split_whitespace().next().unwrap_or_default().to_owned(),
             date: String::from_utf8_lossy(&date).trim().to_owned(),
         })
     }
@@ -215,6 +217,8 @@ pub(crate) struct Machine {
     pub(crate) cpus: usize,
     /// Its kernel.
     pub(crate) kernel: String,
+    /// How many processes wanted to run on it in the minute before.
+    pub(crate) load: String,
     /// When.
     pub(crate) date: String,
 }

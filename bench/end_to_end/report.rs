@@ -119,8 +119,8 @@ const WIDTHS: [usize; 8] = [30, 23, 10, 10, 6, 8, 15, 9];
 impl Report {
     /// The line above the table.
     pub(crate) fn title(&self) -> String {
-        let Machine { cpu, cpus, kernel, date } = &self.machine;
-        format!("{cpus} x {cpu}, Linux {kernel}, {}, {date}", self.mode)
+        let Machine { cpu, cpus, kernel, load, date } = &self.machine;
+        format!("{cpus} x {cpu}, Linux {kernel}, {}, load {load}, {date}", self.mode)
     }
 
     /// The names of the columns.
