@@ -1,0 +1,460 @@
+//! The cases, in the order of the table.
+
+use crate::Result;
+use crate::bed::{Bed, CARD, SOON, System, Way};
+use crate::board::{FLOOD, Word};
+use crate::lab::Lab;
+use crate::measure::{Meter, Samples, Window, cpu_time, memory, quantile, threads, window};
+use crate::report::Row;
+use crate::report::Target::{AtLeast, AtMost, Open};
+use crate::roles::{Pings, Role};
+use System::{Fast, Floor, Naive};
+use std::collections::BTreeMap;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use testbed::{Process, wait_until};
+
+/// A case: its name, and what it does.
+pub(crate) type Case = (&'static str, fn(&mut Cases) -> Result<()>);
+
+/// All of them.
+pub(crate) const ALL: &[Case] = &[
+    ("to the router, 64 B", |cases| cases.flooded_to_routers("to the router, 64 B", 64)),
+    ("to the router, 1514 B", |cases| cases.flooded_to_routers("to the router, 1514 B", 1514)),
+    ("to the router, 100 kpps", Cases::paced_to_routers),
+    ("to the router, twice too much", Cases::overloaded_router),
+    ("to the NIC, 64 B", |cases| cases.flooded_to_nic("to the NIC, 64 B", 64)),
+    ("to the NIC, 1514 B", |cases| cases.flooded_to_nic("to the NIC, 1514 B", 1514)),
+    ("routers: 1, 50, 1000", Cases::scaling),
+    ("round trip, back to back", |cases| cases.round_trip("round trip, back to back", None)),
+    ("round trip, one each ms", |cases| {
+        cases.round_trip("round trip, one each ms", Some(Duration::from_millis(1)))
+    }),
+    ("round trip beside a flood", Cases::round_trip_beside_flood),
+    ("broadcast storm", Cases::storm),
+    ("50 routers at rest", Cases::at_rest),
+    ("start", Cases::start),
+    ("heap", Cases::heap),
+    ("one queue, two workers", Cases::two_workers),
+];
+
+/// How long and how often everything is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// Runs of each case; their median counts.
+    pub(crate) runs: usize,
+    /// Before a window.
+    pub(crate) warm_up: Duration,
+    /// A window.
+    pub(crate) window: Duration,
+    /// A window without traffic.
+    pub(crate) rest: Duration,
+}
+
+impl Plan {
+    /// For figures.
+    pub(crate) const FULL: Self = Self {
+        runs: 5,
+        warm_up: Duration::from_millis(250),
+        window: Duration::from_millis(700),
+        rest: Duration::from_secs(3),
+    };
+    /// To see that everything works.
+    pub(crate) const QUICK: Self = Self {
+        runs: 1,
+        warm_up: Duration::from_millis(150),
+        window: Duration::from_millis(300),
+        rest: Duration::from_secs(1),
+    };
+}
+
+/// What the cases work with.
+pub(crate) struct Cases {
+    /// Where they run.
+    pub(crate) bed: Bed,
+    /// How long.
+    pub(crate) plan: Plan,
+    /// What came out.
+    pub(crate) rows: Vec<Row>,
+}
+
+/// Windows of several systems, run by run.
+type Windows = BTreeMap<System, Vec<Window>>;
+
+fn samples(windows: &Windows, system: System, value: impl Fn(&Window) -> f64) -> Samples {
+    windows[&system].iter().map(value).collect()
+}
+
+fn kpps(window: &Window) -> f64 {
+    window.rate() / 1000.0
+}
+
+impl Cases {
+    fn add(&mut self, row: Row) {
+        println!("{}", crate::report::Report::row(&row));
+        self.rows.push(row);
+    }
+
+    // ---- To the routers ----
+
+    fn flooded_to_routers(&mut self, case: &str, len: usize) -> Result<()> {
+        let windows = self.measure_to_routers(&[Fast, Floor, Naive], 1, len, FLOOD)?;
+        let cpu = |system| samples(&windows, system, Window::cpu_per_frame);
+        let rate = |system| samples(&windows, system, kpps);
+        self.add(Row::ratio(case, "CPU a frame", "ns", cpu(Fast), ("floor", cpu(Floor)), AtMost(1.25)));
+        self.add(Row::ratio(case, "CPU a frame", "ns", cpu(Fast), ("naive", cpu(Naive)), AtMost(0.40)));
+        self.add(Row::ratio(case, "delivered", "kpps", rate(Fast), ("floor", rate(Floor)), Open));
+        self.add(Row::ratio(case, "delivered", "kpps", rate(Fast), ("naive", rate(Naive)), Open));
+        Ok(())
+    }
+
+    fn paced_to_routers(&mut self) -> Result<()> {
+        let case = "to the router, 100 kpps";
+        let windows = self.measure_to_routers(&[Fast, Floor, Naive], 1, 64, 100_000)?;
+        let cpu = |system| samples(&windows, system, Window::cpu_per_frame);
+        let rate = |system| samples(&windows, system, kpps);
+        self.add(Row::ratio(case, "CPU a frame", "ns", cpu(Fast), ("naive", cpu(Naive)), AtMost(0.65)));
+        self.add(Row::ratio(case, "CPU a frame", "ns", cpu(Fast), ("floor", cpu(Floor)), Open));
+        self.add(Row::ratio(case, "delivered", "kpps", rate(Fast), ("naive", rate(Naive)), Open));
+        Ok(())
+    }
+
+    fn overloaded_router(&mut self) -> Result<()> {
+        let case = "to the router, twice too much";
+        // What can be taken is what gets through a flood.
+        let flood = self.measure_to_routers(&[Fast], 1, 64, FLOOD)?;
+        let capacity = samples(&flood, Fast, Window::rate).median();
+        let windows = self.measure_to_routers(&[Fast, Naive], 1, 64, (2.0 * capacity) as u64)?;
+        let rate = |system| samples(&windows, system, kpps);
+        let offered = samples(&windows, Fast, |window| window.offered_rate() / 1000.0);
+        self.add(Row::ratio(case, "delivered", "kpps", rate(Fast), ("naive", rate(Naive)), AtLeast(2.5)));
+        self.add(Row::ratio(case, "delivered", "kpps", rate(Fast), ("offered", offered), Open));
+        Ok(())
+    }
+
+    fn measure_to_routers(&mut self, systems: &[System], routers: usize, len: usize, rate: u64) -> Result<Windows> {
+        let lab = self.bed.lab(routers, false)?;
+        let _traffic = self.traffic_to_routers(&lab, len)?;
+        let mut windows = Windows::new();
+        for _ in 0..self.plan.runs {
+            for system in systems {
+                let way = Way::ToRouters { len };
+                let window = self.measure(*system, way, &lab, Meter::Routers, (Word::WireRate, rate))?;
+                windows.entry(*system).or_default().push(window);
+            }
+        }
+        Ok(windows)
+    }
+
+    /// A sink for all routers, and a generator on the wire.
+    fn traffic_to_routers(&self, lab: &Lab, len: usize) -> Result<[Process; 2]> {
+        let sink = self.bed.start(Role::Sink { lab: lab.clone(), ids: lab.ids().collect() })?;
+        let generator = self.bed.start(self.generator(lab.ids().collect(), len, false, false))?;
+        Ok([sink, generator])
+    }
+
+    fn generator(&self, to: Vec<u16>, len: usize, other: bool, patient: bool) -> Role {
+        Role::Generator { interface: CARD.to_owned(), to, len, other, patient }
+    }
+
+    /// Starts a forwarder, lets traffic run, watches it for a window, and ends it.
+    fn measure(
+        &mut self,
+        system: System,
+        way: Way,
+        lab: &Lab,
+        meter: Meter,
+        (word, rate): (Word, u64),
+    ) -> Result<Window> {
+        let forwarder = self.bed.forwarder(system, way, lab)?;
+        self.bed.board.set(word, rate);
+        sleep(self.plan.warm_up);
+        let window = window(&self.bed, &forwarder, meter, self.plan.window);
+        self.settle();
+        self.bed.stop(forwarder)?;
+        window
+    }
+
+    /// Nobody sends any more, and what is on its way arrives.
+    fn settle(&self) {
+        self.bed.silence();
+        sleep(Duration::from_millis(100));
+    }
+
+    // ---- To the network card ----
+
+    fn flooded_to_nic(&mut self, case: &str, len: usize) -> Result<()> {
+        let lab = self.bed.lab(1, false)?;
+        let _sink = self.bed.start(Role::Sink { lab: lab.clone(), ids: vec![1] })?;
+        let _routers = self.bed.start(Role::Routers { lab: lab.clone(), len, group: false })?;
+        let mut windows = Windows::new();
+        for _ in 0..self.plan.runs {
+            for system in [Fast, Floor, Naive] {
+                let rate = (Word::RoutersRate, FLOOD);
+                let window = self.measure(system, Way::ToNic, &lab, Meter::Wire, rate)?;
+                windows.entry(system).or_default().push(window);
+            }
+        }
+        let cpu = |system| samples(&windows, system, Window::cpu_per_frame);
+        let rate = |system| samples(&windows, system, kpps);
+        self.add(Row::ratio(case, "CPU a frame", "ns", cpu(Fast), ("floor", cpu(Floor)), AtMost(1.15)));
+        self.add(Row::ratio(case, "CPU a frame", "ns", cpu(Fast), ("naive", cpu(Naive)), AtMost(0.75)));
+        self.add(Row::ratio(case, "delivered", "kpps", rate(Fast), ("naive", rate(Naive)), AtLeast(1.5)));
+        self.add(Row::ratio(case, "delivered", "kpps", rate(Fast), ("floor", rate(Floor)), Open));
+        Ok(())
+    }
+
+    // ---- More routers ----
+
+    fn scaling(&mut self) -> Result<()> {
+        const SIZES: [usize; 3] = [1, 50, 1000];
+        let mut by_size: BTreeMap<usize, Windows> = BTreeMap::new();
+        for _ in 0..self.plan.runs {
+            for routers in SIZES {
+                let lab = self.bed.lab(routers, false)?;
+                let _traffic = self.traffic_to_routers(&lab, 64)?;
+                for system in [Fast, Floor] {
+                    let rate = (Word::WireRate, FLOOD);
+                    let way = Way::ToRouters { len: 64 };
+                    let window = self.measure(system, way, &lab, Meter::Routers, rate)?;
+                    by_size.entry(routers).or_default().entry(system).or_default().push(window);
+                }
+            }
+        }
+        let per_cpu = |window: &Window| 1e6 / window.cpu_per_frame();
+        for routers in SIZES {
+            let of = |system, value: fn(&Window) -> f64| samples(&by_size[&routers], system, value);
+            let case = format!("routers: {routers}");
+            self.add(Row::ratio(&case, "frames a CPU ms", "", of(Fast, per_cpu), ("floor", of(Floor, per_cpu)), Open));
+        }
+        for routers in &SIZES[1..] {
+            let case = format!("routers: {routers} against 1");
+            let shrunk = |system, value: fn(&Window) -> f64| {
+                samples(&by_size[routers], system, value).by(&samples(&by_size[&1], system, value))
+            };
+            for (quantity, value) in [("frames a CPU ms", per_cpu as fn(&Window) -> f64), ("delivered", kpps)] {
+                let (ours, floor) = (shrunk(Fast, value), shrunk(Floor, value));
+                self.add(Row::ratio(&case, quantity, "ratio", ours, ("floor", floor), AtLeast(0.95)));
+            }
+        }
+        Ok(())
+    }
+
+    // ---- Round trips ----
+
+    fn round_trip(&mut self, case: &str, every: Option<Duration>) -> Result<()> {
+        let lab = self.bed.lab(1, false)?;
+        let _echo = self.bed.start(Role::Echo { lab: lab.clone(), id: 1 })?;
+        let mut pings: BTreeMap<System, Vec<Pings>> = BTreeMap::new();
+        for _ in 0..self.plan.runs {
+            for system in [Fast, Naive] {
+                let forwarder = self.bed.forwarder(system, Way::ToRouters { len: 64 }, &lab)?;
+                sleep(self.plan.warm_up);
+                let result = self.ping(1, every);
+                self.bed.stop(forwarder)?;
+                pings.entry(system).or_default().push(result?);
+            }
+        }
+        let us = |system: System, share: f64| pings[&system].iter().map(|pings| pings.us(share)).collect();
+        let (p50, p99) = if every.is_none() { (AtMost(0.75), AtMost(1.0)) } else { (AtMost(0.55), Open) };
+        self.add(Row::ratio(case, "p50", "us", us(Fast, 0.5), ("naive", us(Naive, 0.5)), p50));
+        self.add(Row::ratio(case, "p99", "us", us(Fast, 0.99), ("naive", us(Naive, 0.99)), p99));
+        Ok(())
+    }
+
+    fn round_trip_beside_flood(&mut self) -> Result<()> {
+        let case = "round trip beside a flood";
+        let lab = self.bed.lab(2, false)?;
+        let _echo = self.bed.start(Role::Echo { lab: lab.clone(), id: 1 })?;
+        let _sink = self.bed.start(Role::Sink { lab: lab.clone(), ids: vec![2] })?;
+        let _generator = self.bed.start(self.generator(vec![2], 64, true, true))?;
+        let mut quiet = Vec::new();
+        let mut loaded = Vec::new();
+        for _ in 0..self.plan.runs {
+            let forwarder = self.bed.forwarder(Fast, Way::ToRouters { len: 64 }, &lab)?;
+            sleep(self.plan.warm_up);
+            quiet.push(self.ping(1, None)?);
+            self.bed.board.set(Word::OtherRate, 100_000);
+            sleep(self.plan.warm_up);
+            loaded.push(self.ping(1, None)?);
+            self.settle();
+            self.bed.stop(forwarder)?;
+        }
+        let us = |pings: &[Pings], share| pings.iter().map(|pings| pings.us(share)).collect();
+        self.add(Row::ratio(case, "p50", "us", us(&loaded, 0.5), ("quiet", us(&quiet, 0.5)), Open));
+        self.add(Row::ratio(case, "p99", "us", us(&loaded, 0.99), ("quiet", us(&quiet, 0.99)), AtMost(3.0)));
+        Ok(())
+    }
+
+    /// Pings router `id` for a window.
+    fn ping(&self, id: u16, every: Option<Duration>) -> Result<Pings> {
+        let role = Role::Pinger { interface: CARD.to_owned(), id, every, total: self.plan.window };
+        let mut pinger = self.bed.start(role)?;
+        let status = pinger.wait(SOON)?;
+        if !status.success() {
+            return Err(pinger.dump().into());
+        }
+        let pings: Pings = serde_json::from_str(&pinger.stdout())?;
+        if pings.lost > 0 || pings.times.is_empty() {
+            return Err(format!("{} of {} pings lost", pings.lost, pings.lost + pings.times.len() as u64).into());
+        }
+        Ok(pings)
+    }
+
+    // ---- A storm ----
+
+    fn storm(&mut self) -> Result<()> {
+        let lab = self.bed.lab(50, false)?;
+        let _sink = self.bed.start(Role::Sink { lab: lab.clone(), ids: lab.ids().collect() })?;
+        let _unicast = self.bed.start(self.generator(lab.ids().collect(), 64, false, true))?;
+        let _storm = self.bed.start(self.generator(Vec::new(), 64, true, false))?;
+        let (mut share, mut storm, mut copies) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..self.plan.runs {
+            let forwarder = self.bed.forwarder(Fast, Way::ToRouters { len: 64 }, &lab)?;
+            let start = Instant::now();
+            let counts = [Word::Unicast, Word::WireSent, Word::OtherSent, Word::Group];
+            let before = counts.map(|word| self.bed.board.get(word));
+            self.bed.board.set(Word::OtherRate, FLOOD);
+            self.bed.board.set(Word::WireRate, 10_000);
+            sleep(self.plan.warm_up + self.plan.window);
+            // First the unicast, then the storm: its end is no rest for what is measured.
+            self.bed.board.set(Word::WireRate, 0);
+            sleep(Duration::from_millis(100));
+            let seconds = start.elapsed().as_secs_f64();
+            self.settle();
+            let after = counts.map(|word| self.bed.board.get(word));
+            let [got, sent, stormed, copied] = std::array::from_fn(|n| (after[n] - before[n]) as f64);
+            share.push(got / sent.max(1.0));
+            storm.push(stormed / seconds / 1000.0);
+            copies.push(copied / seconds / 1000.0);
+            self.bed.stop(forwarder)?;
+        }
+        let case = "broadcast storm, 50 routers";
+        self.add(Row::value(case, "unicast delivered", "share", Samples(share), AtLeast(0.97)));
+        self.add(Row::value(case, "storm", "kpps", Samples(storm), Open));
+        self.add(Row::value(case, "copies to routers", "kpps", Samples(copies), Open));
+        Ok(())
+    }
+
+    // ---- At rest ----
+
+    fn at_rest(&mut self) -> Result<()> {
+        let lab = self.bed.lab(50, false)?;
+        let _traffic = self.traffic_to_routers(&lab, 64)?;
+        let (mut cpu, mut resident) = (Vec::new(), Vec::new());
+        for _ in 0..self.plan.runs.min(3) {
+            let forwarder = self.bed.forwarder(Fast, Way::ToRouters { len: 64 }, &lab)?;
+            // Memory counts after work, when everything has been touched.
+            self.bed.board.set(Word::WireRate, FLOOD);
+            sleep(self.plan.window);
+            self.settle();
+            resident.push(memory(forwarder.pid())? as f64 / f64::from(1 << 20));
+            let (start, before) = (Instant::now(), cpu_time(forwarder.pid())?);
+            sleep(self.plan.rest);
+            let used = (cpu_time(forwarder.pid())? - before) as f64;
+            cpu.push(used / start.elapsed().as_nanos() as f64 * 100.0);
+            self.bed.stop(forwarder)?;
+        }
+        self.add(Row::value("50 routers at rest", "CPU", "% of a core", Samples(cpu), AtMost(0.5)));
+        self.add(Row::value("50 routers", "memory", "MiB", Samples(resident), AtMost(96.0)));
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<()> {
+        for (routers, target) in [(50, 300.0), (1000, 1000.0)] {
+            let lab = self.bed.lab(routers, false)?;
+            let _sink = self.bed.start(Role::Sink { lab: lab.clone(), ids: lab.ids().collect() })?;
+            let mut times = Vec::new();
+            for _ in 0..self.plan.runs {
+                let start = Instant::now();
+                let forwarder = self.bed.launch(&lab, &self.bed.cpus[..1])?;
+                let ready = wait_until(SOON, || forwarder.stdout().lines().any(|line| line == "ready"));
+                times.push(start.elapsed().as_secs_f64() * 1000.0);
+                if !ready {
+                    return Err(forwarder.dump().into());
+                }
+                self.bed.stop(forwarder)?;
+            }
+            let case = format!("start, {routers} routers");
+            self.add(Row::value(&case, "until ready", "ms", Samples(times), AtMost(target)));
+        }
+        Ok(())
+    }
+
+    // ---- Inside ----
+
+    fn heap(&mut self) -> Result<()> {
+        let lab = self.bed.lab(50, false)?;
+        let _traffic = self.traffic_to_routers(&lab, 64)?;
+        let _routers = self.bed.start(Role::Routers { lab: lab.clone(), len: 64, group: false })?;
+        let _group = self.bed.start(self.generator(Vec::new(), 64, true, true))?;
+        let forwarder = self.bed.counted(&lab)?;
+        for (word, rate) in
+            [(Word::WireRate, 50_000), (Word::RoutersRate, 50_000), (Word::OtherRate, 1000)]
+        {
+            self.bed.board.set(word, rate);
+        }
+        let counts = |bed: &Bed| -> Result<[u64; 3]> {
+            let to_routers = bed.board.get(Word::Unicast) + bed.board.get(Word::Group);
+            Ok([bed.board.get(Word::Allocations), to_routers, bed.arrived_on_wire()?])
+        };
+        sleep(2 * self.plan.window);
+        let before = counts(&self.bed)?;
+        sleep(2 * self.plan.window);
+        let after = counts(&self.bed)?;
+        self.settle();
+        drop(forwarder);
+        let [allocations, to_routers, to_nic] = std::array::from_fn(|n| after[n] - before[n]);
+        if to_routers == 0 || to_nic == 0 {
+            return Err(format!("{to_routers} frames to routers and {to_nic} to the card were forwarded").into());
+        }
+        let case = "heap, both ways and group frames";
+        let frames = Samples(vec![(to_routers + to_nic) as f64 / 1000.0]);
+        self.add(Row::value(case, "allocations", "", Samples(vec![allocations as f64]), AtMost(0.0)));
+        self.add(Row::value(case, "frames", "thousand", frames, Open));
+        Ok(())
+    }
+
+    fn two_workers(&mut self) -> Result<()> {
+        let [first, second] = self.bed.cpus;
+        if first == second {
+            return Err("one queue, two workers: there is only one CPU".into());
+        }
+        let lab = self.bed.lab(50, true)?;
+        let _traffic = self.traffic_to_routers(&lab, 64)?;
+        let _routers = self.bed.start(Role::Routers { lab: lab.clone(), len: 64, group: false })?;
+        let mut larger = Vec::new();
+        for _ in 0..self.plan.runs {
+            let mut forwarder = self.bed.launch(&lab, &[first, second])?;
+            forwarder.wait_for_line(|line| line == "ready", SOON)?;
+            self.bed.board.set(Word::WireRate, 50_000);
+            self.bed.board.set(Word::RoutersRate, 50_000);
+            sleep(self.plan.warm_up);
+            let before = threads(forwarder.pid())?;
+            sleep(self.plan.window);
+            let after = threads(forwarder.pid())?;
+            self.settle();
+            self.bed.stop(forwarder)?;
+            let spent: Vec<f64> = after
+                .iter()
+                .filter(|(name, _)| name.starts_with("worker"))
+                .map(|(name, time)| {
+                    let earlier = before.iter().find(|(other, _)| other == name).map_or(0, |(_, time)| *time);
+                    (time - earlier) as f64
+                })
+                .collect();
+            let most = spent.iter().copied().fold(0.0, f64::max);
+            larger.push(most / spent.iter().sum::<f64>());
+        }
+        let case = "one queue, two workers";
+        self.add(Row::value(case, "larger share of CPU", "", Samples(larger), AtMost(0.60)));
+        Ok(())
+    }
+}
+
+impl Pings {
+    /// The round-trip time that a share of the pings did not exceed, us.
+    fn us(&self, share: f64) -> f64 {
+        quantile(&self.times, share) / 1000.0
+    }
+}
