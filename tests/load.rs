@@ -3,8 +3,8 @@
 mod common;
 
 use common::crowd::{
-    Crowd, EVERYBODY, classroom, cpu_share, from_router, lost_on_the_wire, number, pseudo_ids,
-    send_paced, silence, thread_times, to_all, to_router,
+    Crowd, EVERYBODY, classroom, cpu_share, from_router, lost_on_the_wire, number, pseudo_ids, send_paced,
+    silence, thread_times, to_all, to_router,
 };
 use common::{Running, SOON, Scene};
 use std::collections::HashMap;

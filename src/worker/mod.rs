@@ -427,7 +427,7 @@ impl Worker {
         let mut packet = packet.skip(STAMP);
         if stamp.router() != STAMP_GROUP {
             let router = usize::from(stamp.router());
-            return self.delivery.queue(router, Datagram { packet, time, origin: Origin::Wire });
+            return self.delivery.queue(router, Datagram { packet, time, origin: Origin::Wire, copy: false });
         }
         self.arrivals[nic].lan.heard(&umem.data(&packet)[header::LEN..], time);
         // With --exclusive group frames come this way: to each port, each time behind its header.

@@ -204,7 +204,10 @@ impl Reading<'_> {
                     bytes[..header::LEN].copy_from_slice(&port.header);
                     let fresh = self.stock.take().ok_or(Loss::NoChunk)?;
                     let packet = Packet::new(self.receiver.replace(n, fresh), DATAGRAM_OFFSET, len);
-                    self.delivery.queue(port.router, Datagram { packet, time: now, origin: Origin::Router });
+                    self.delivery.queue(
+                        port.router,
+                        Datagram { packet, time: now, origin: Origin::Router, copy: false },
+                    );
                     return Ok(());
                 }
                 None => {

@@ -1,6 +1,6 @@
 //! Towards the routers: runs of frames to one socket, group frames to many, backlogs of those that do not read.
 
-use super::backlog::{Backlog, Pause, bound};
+use super::backlog::{Backlog, Pause, bound, copy_bound};
 use super::poller::{Poller, Token};
 use super::pool::Stock;
 use super::{BATCH, Report, Reports, clock};
@@ -15,6 +15,9 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+
+/// Datagrams tried at once when a full router has room: somewhat more than fit into a queue of the default length.
+const ROOM: usize = 16;
 
 /// Where a frame for a router came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,6 +35,8 @@ pub(super) struct Datagram {
     /// When its frame arrived: `CLOCK_MONOTONIC`, ns.
     pub(super) time: u64,
     pub(super) origin: Origin,
+    /// One of many copies of a frame.
+    pub(super) copy: bool,
 }
 
 /// A router's interface, as a destination of group frames.
@@ -54,6 +59,8 @@ struct Side {
     /// Datagrams of the current batch.
     run: Vec<Datagram>,
     backlog: Backlog<Datagram>,
+    /// Copies in the backlog.
+    copies: usize,
     /// This worker gets what arrives for it from the wire: it tells the XDP program about it.
     owned: bool,
     /// LANs it is on.
@@ -64,6 +71,20 @@ impl Side {
     /// The socket, if nothing waits that would have to go first.
     fn ready(&self) -> Option<BorrowedFd<'_>> {
         self.socket.as_ref().filter(|_| self.backlog.is_empty()).map(AsFd::as_fd)
+    }
+
+    /// Takes the oldest out of the backlog.
+    fn pop(&mut self) -> Option<Datagram> {
+        let datagram = self.backlog.pop();
+        self.copies -= usize::from(datagram.as_ref().is_some_and(|datagram| datagram.copy));
+        datagram
+    }
+
+    /// Takes the oldest out of the backlog if it has waited too long.
+    fn pop_stale(&mut self, now: u64) -> Option<Datagram> {
+        let datagram = self.backlog.pop_stale(now);
+        self.copies -= usize::from(datagram.as_ref().is_some_and(|datagram| datagram.copy));
+        datagram
     }
 }
 
@@ -105,6 +126,7 @@ impl Delivery {
                 inode: 0,
                 run: Vec::with_capacity(BATCH),
                 backlog: Backlog::default(),
+                copies: 0,
                 owned: router.owned,
                 lans: router.lans,
             })
@@ -151,10 +173,10 @@ impl Delivery {
         let mut sent = 0;
         let mut refused = None;
         if let Some(socket) = side.ready() {
-            (sent, refused) = send_all(run.len(), |from| match &run[from..] {
+            (sent, refused) = taken(match run.as_slice() {
                 [one] => send_one(socket, stock.umem().data(&one.packet)).map(|()| 1),
-                rest => {
-                    self.sender.send(socket, rest.iter().map(|datagram| stock.umem().data(&datagram.packet)))
+                run => {
+                    self.sender.send(socket, run.iter().map(|datagram| stock.umem().data(&datagram.packet)))
                 }
             });
         }
@@ -221,8 +243,7 @@ impl Delivery {
         let mut refused = None;
         if let Some(socket) = side.ready() {
             let frames = (0..records.len()).filter_map(copied).map(|copied| copied.frame);
-            let mut loaded = self.sender.load(frames);
-            (sent, refused) = send_all(loaded.len(), |from| loaded.send(socket, &port.header, from));
+            (sent, refused) = taken(self.sender.load(frames).send(socket, &port.header, 0));
         }
         if sent > 0 {
             let now = clock::monotonic();
@@ -318,14 +339,14 @@ impl Delivery {
             Loss::RouterDown
         } else if len > CHUNK {
             Loss::TooLarge
-        } else if side.backlog.len() >= bound(stock.available(), self.reserve) {
-            Loss::RouterFull
+        } else if side.copies >= copy_bound(bound(stock.available(), self.reserve)) {
+            if origin == Origin::Wire { Loss::GroupSurplus } else { Loss::RouterFull }
         } else if let Some(chunk) = stock.take() {
             let mut packet = Packet::new(chunk, 0, len);
             let (front, back) = stock.umem().data_mut(&mut packet).split_at_mut(header.len());
             front.copy_from_slice(header);
             back.copy_from_slice(frame);
-            return self.hold(router, Datagram { packet, time, origin }, stock, poller);
+            return self.hold(router, Datagram { packet, time, origin, copy: true }, stock, poller);
         } else {
             Loss::RouterFull
         };
@@ -341,13 +362,17 @@ impl Delivery {
         };
         let bound = bound(stock.available(), self.reserve);
         let first = side.backlog.is_empty();
+        let copy = datagram.copy;
         if let Err(datagram) = side.backlog.push(datagram.time, datagram, bound) {
             self.counts.lose(Loss::RouterFull, 1);
             stock.give(datagram.packet.into_frame());
-        } else if first {
-            // Watched only while there is a backlog: the kernel would wake us for every datagram a router reads.
-            self.waiting.push(router);
-            poller.watch_room(socket.as_fd(), Token::Router(router));
+        } else {
+            if first {
+                // Watched only while there is a backlog: the kernel would wake us for every datagram a router reads.
+                self.waiting.push(router);
+                poller.watch_room(socket.as_fd(), Token::Router(router));
+            }
+            side.copies += usize::from(copy);
         }
         self.pause(router, bound);
     }
@@ -357,16 +382,21 @@ impl Delivery {
         loop {
             let side = &mut self.sides[router];
             let Some(socket) = &side.socket else { break };
-            if side.backlog.is_empty() {
+            let wanted = side.backlog.len().min(ROOM);
+            if wanted == 0 {
                 break;
             }
-            let datagrams = side.backlog.iter().map(|datagram| stock.umem().data(&datagram.packet));
+            let datagrams =
+                side.backlog.iter().take(wanted).map(|datagram| stock.umem().data(&datagram.packet));
             match self.sender.send(socket.as_fd(), datagrams) {
                 Ok(count) => {
                     let now = clock::monotonic();
                     for _ in 0..count {
-                        let Some(datagram) = self.sides[router].backlog.pop() else { break };
+                        let Some(datagram) = self.sides[router].pop() else { break };
                         self.delivered(datagram, now, stock);
+                    }
+                    if count < wanted {
+                        break; // full again; whatever else it was shows at the next try
                     }
                 }
                 Err(Errno::AGAIN) => break,
@@ -375,7 +405,7 @@ impl Delivery {
                         break;
                     }
                     self.counts.lose(Loss::SendFailed, 1);
-                    if let Some(datagram) = self.sides[router].backlog.pop() {
+                    if let Some(datagram) = self.sides[router].pop() {
                         stock.give(datagram.packet.into_frame());
                     }
                 }
@@ -384,19 +414,18 @@ impl Delivery {
         self.settle(router, stock, poller);
     }
 
-    /// Throws away what waited too long. Returns whether anything still waits.
-    pub(super) fn expire(&mut self, now: u64, stock: &mut Stock, poller: &Poller) -> bool {
+    /// Throws away what waited too long, and tries to send the rest.
+    pub(super) fn expire(&mut self, now: u64, stock: &mut Stock, poller: &Poller) {
         for n in (0..self.waiting.len()).rev() {
             let router = self.waiting[n];
             let mut stale = 0;
-            while let Some(datagram) = self.sides[router].backlog.pop_stale(now) {
+            while let Some(datagram) = self.sides[router].pop_stale(now) {
                 stock.give(datagram.packet.into_frame());
                 stale += 1;
             }
             self.counts.lose(Loss::Stale, stale);
-            self.settle(router, stock, poller);
+            self.room(router, stock, poller);
         }
-        !self.waiting.is_empty()
     }
 
     /// True if frames wait for a router.
@@ -433,7 +462,7 @@ impl Delivery {
             for datagram in side.run.drain(..) {
                 stock.give(datagram.packet.into_frame());
             }
-            while let Some(datagram) = side.backlog.pop() {
+            while let Some(datagram) = side.pop() {
                 self.counts.lose(Loss::Stopped, 1);
                 stock.give(datagram.packet.into_frame());
             }
@@ -464,7 +493,7 @@ impl Delivery {
     fn settle(&mut self, router: usize, stock: &mut Stock, poller: &Poller) {
         let side = &mut self.sides[router];
         if side.socket.is_none() {
-            while let Some(datagram) = side.backlog.pop() {
+            while let Some(datagram) = side.pop() {
                 self.counts.lose(Loss::RouterDown, 1);
                 stock.give(datagram.packet.into_frame());
             }
@@ -498,7 +527,7 @@ impl Delivery {
     }
 
     fn delivered(&mut self, datagram: Datagram, now: u64, stock: &mut Stock) {
-        let Datagram { packet, time, origin } = datagram;
+        let Datagram { packet, time, origin, .. } = datagram;
         self.count(packet.len() - header::LEN, time, origin, now);
         stock.give(packet.into_frame());
     }
@@ -514,18 +543,14 @@ impl Delivery {
     }
 }
 
-/// Has `send` send from a given number on until all of `total` are out, or the kernel takes no more. Returns how many
-/// it took, and the error it gave unless that was just a full queue.
-fn send_all(total: usize, mut send: impl FnMut(usize) -> Result<usize, Errno>) -> (usize, Option<Errno>) {
-    let mut sent = 0;
-    while sent < total {
-        match send(sent) {
-            Ok(count) => sent += count,
-            Err(Errno::AGAIN) => break,
-            Err(errno) => return (sent, Some(errno)),
-        }
+/// How many datagrams the kernel took, and the error it gave unless that was a full queue. When it took some, an error
+/// of the next is hidden: the rest goes to the backlog, and the error shows when that is tried.
+fn taken(result: Result<usize, Errno>) -> (usize, Option<Errno>) {
+    match result {
+        Ok(count) => (count, None),
+        Err(Errno::AGAIN) => (0, None),
+        Err(errno) => (0, Some(errno)),
     }
-    (sent, None)
 }
 
 fn send_one(socket: BorrowedFd<'_>, datagram: &[u8]) -> Result<(), Errno> {
