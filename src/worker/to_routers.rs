@@ -318,8 +318,10 @@ impl Delivery {
             Loss::RouterDown
         } else if len > CHUNK {
             Loss::TooLarge
-        } else if side.backlog.len() >= bound(stock.available(), self.reserve) {
-            Loss::RouterFull
+        } else if side.backlog.len() >= bound(stock.available(), self.reserve) / 2 {
+            // Half of the room is for unicast alone: a storm of group frames that fills a router's queue must not
+            // have the XDP program pause the router.
+            Loss::GroupSurplus
         } else if let Some(chunk) = stock.take() {
             let mut packet = Packet::new(chunk, 0, len);
             let (front, back) = stock.umem().data_mut(&mut packet).split_at_mut(header.len());
