@@ -13,7 +13,7 @@ use testbed::{Process, Router, Signal, Station, VethOptions, wait_until};
 
 const TWO_WORKERS: &[&str] = &["--cpus", "0,1"];
 
-/// A lab of `routers` routers that all run and are connected, and nothing has been sent to as yet.
+/// Routers that all run and are connected; nothing has been sent as yet.
 struct Lab {
     scene: Scene,
     station: Station,
@@ -34,7 +34,7 @@ fn one_router(scene: &Scene) -> Router {
     Router::new(&scene.netio(), 1).unwrap()
 }
 
-/// `rounds` rounds of `each` frames to each of `ids`, numbered by router from `first[id]` on.
+/// Frames to routers, numbered by router from 0 on.
 struct Traffic(HashMap<u16, u64>);
 
 impl Traffic {
@@ -79,7 +79,7 @@ fn a_burst_of_512_frames_waits_for_a_router_whose_queue_takes_11() {
         let mut got = Vec::new();
         while let Some((_, frame)) = router.recv(Duration::from_secs(2)) {
             got.extend(number(&frame));
-            if got.len() % 11 == 0 {
+            if got.len().is_multiple_of(11) {
                 std::thread::sleep(Duration::from_millis(2));
             }
             if got.len() == 512 {
@@ -132,7 +132,7 @@ fn a_router_that_stops_reading_holds_a_bounded_backlog_and_the_surplus_is_counte
 #[test]
 fn a_third_of_the_routers_stop_reading_and_the_others_lose_nothing() {
     for arguments in [&[], TWO_WORKERS] {
-        let stuck = |id: &u16| id % 3 == 0 || *id == 1;
+        let stuck = |id: &u16| id.is_multiple_of(3) || *id == 1;
         assert_eq!((1..=50).filter(stuck).count(), 17);
         let (lab, crowd) = lab(50, arguments, |scene| Crowd::new(scene, 50));
         let mut traffic = Traffic::new();
