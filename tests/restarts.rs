@@ -217,7 +217,7 @@ fn frames_to_an_absent_router_are_counted_and_keep_no_other_waiting() {
     let crowd = Crowd::new(&scene, 19);
     let before = wait_until_all_connected(&station, &crowd, 19);
     let frames: Vec<_> = (0..200).flat_map(|seq| (1..=20).map(move |id| to_router(id, seq))).collect();
-    send_paced(&station, &frames);
+    crowd.send(&station, &frames);
     for id in 1..=19 {
         let before = before[usize::from(id) - 1];
         assert!(crowd.wait(id, before as u64 + 200), "{}", iou_fast.process.dump());

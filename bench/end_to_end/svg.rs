@@ -1,3 +1,5 @@
 //! Pictures.
 use crate::report::Report;
-pub(crate) fn pictures(_report: &Report) -> Vec<(&'static str, String)> { Vec::new() }
+pub(crate) fn pictures(_report: &Report) -> Vec<(&'static str, String)> {
+    Vec::new()
+}
