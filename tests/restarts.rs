@@ -4,14 +4,14 @@
 mod common;
 
 use common::crowd::{
-    Crowd, classroom, cpu_share, from_router, median, number, pseudo_ids, send_paced, silence, to_router,
+    Crowd, classroom, cpu_share, from_router, median, number, pseudo_ids, send_paced, to_router,
 };
-use common::{Running, SOON, Scene};
+use common::{BROADCAST, Running, SOON, Scene, header, plain, router_mac};
 use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use testbed::{Bin, Process, Router, Signal, Station, wait_until};
+use testbed::{Bin, Process, Router, Signal, Station, VethOptions, wait_until};
 
 /// A router that comes gets frames within this of its socket.
 const PROMPT: Duration = Duration::from_millis(100);
@@ -20,8 +20,7 @@ const WAIT: Duration = Duration::from_secs(5);
 
 /// A lab of `routers` routers, iou-fast running, no router as yet.
 fn lab(routers: u16, arguments: &[&str]) -> (Scene, Running) {
-    let scene = Scene::new();
-    silence(&scene);
+    let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap(&classroom(routers));
     let iou_fast = scene.start(&[&["-i", "eth0", "-p", &pseudo_ids(routers)], arguments].concat());
     (scene, iou_fast)
@@ -148,8 +147,7 @@ fn a_router_that_came_back_gets_the_first_frame_that_is_sent_to_it() {
     // On a disk, as /tmp often is, a new socket file may get the inode number of the one before.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     for arguments in [&[][..], &["--cpus", "0,1"]] {
-        let scene = Scene::new();
-        silence(&scene);
+        let scene = Scene::silent(&["eth0"], &VethOptions::default());
         scene.netmap(&classroom(1));
         let iou_fast = start_in(&scene, folder.path(), arguments);
         let station = scene.station();
@@ -219,7 +217,7 @@ fn frames_to_an_absent_router_are_counted_and_keep_no_other_waiting() {
     let crowd = Crowd::new(&scene, 19);
     let before = wait_until_all_connected(&station, &crowd, 19);
     let frames: Vec<_> = (0..200).flat_map(|seq| (1..=20).map(move |id| to_router(id, seq))).collect();
-    send_paced(&station, &frames);
+    crowd.send(&station, &frames);
     for id in 1..=19 {
         let before = before[usize::from(id) - 1];
         assert!(crowd.wait(id, before as u64 + 200), "{}", iou_fast.process.dump());
@@ -283,9 +281,8 @@ fn the_card_goes_and_comes_back(
         }
         assert!(start.elapsed() < WAIT, "{:?}", start.elapsed());
         // Routers still hear each other.
-        let bytes =
-            testbed::frame([0xff; 6], common::router_mac(1, 0, 0), &[] as &[testbed::Tag], 0x88b5, 64, 7);
-        routers[0].send(513, common::header(513, 0, 1, 0), &bytes).unwrap();
+        let bytes = plain(BROADCAST, router_mac(1, 0, 0), 64, 7);
+        routers[0].send(513, header(513, 0, 1, 0), &bytes).unwrap();
         assert!(routers[1].recv_where(WAIT, |_, frame| number(frame) == Some(7)).is_some());
         let shares: Vec<f64> = (0..3).map(|_| cpu_share(&iou_fast.process, Duration::from_secs(1))).collect();
         assert!(shares.iter().any(|share| *share < 0.05), "idle, it uses {shares:?} of a CPU");

@@ -1,17 +1,15 @@
 //! Many routers at once: router n is `n:0/0` opposite pseudo instance 512 + n, interface 0/0, and numbered frames
 //! to and from each.
 
-use super::{Scene, header, router_mac};
+use super::{BROADCAST, Scene, header, is_test_frame, plain, router_mac};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use testbed::{Process, Router, Station, Tag, frame, wait_until};
+use testbed::{Process, Router, Station, wait_until};
 
 /// Source address of the station on the wire.
 pub const STATION: [u8; 6] = [2, 0, 0, 0, 0, 9];
-/// Destination of group frames.
-pub const EVERYBODY: [u8; 6] = [0xff; 6];
 /// What the kernel's queues between the two namespaces hold for sure.
 const BURST: usize = 32;
 /// A pause after each burst: 80,000 frames a second at most.
@@ -27,26 +25,19 @@ pub fn pseudo_ids(routers: u16) -> String {
     format!("513-{}", 512 + routers)
 }
 
-/// No IPv6 on eth0: no frame but the test's own crosses the wire.
-pub fn silence(scene: &Scene) {
-    for namespace in [&scene.host, &scene.wire] {
-        namespace.sysctl("net.ipv6.conf.eth0.disable_ipv6", "1").unwrap();
-    }
-}
-
 /// Frame `seq` from the wire to router `id`.
 pub fn to_router(id: u16, seq: u64) -> Vec<u8> {
-    frame(router_mac(id, 0, 0), STATION, &[] as &[Tag], testbed::frame::ETHERTYPE, 64, seq)
+    plain(router_mac(id, 0, 0), STATION, 64, seq)
 }
 
 /// Frame `seq` from the wire to everybody.
 pub fn to_all(seq: u64) -> Vec<u8> {
-    frame(EVERYBODY, STATION, &[] as &[Tag], testbed::frame::ETHERTYPE, 64, seq)
+    plain(BROADCAST, STATION, 64, seq)
 }
 
 /// Sends frame `seq` from router `id` to the station.
 pub fn from_router(router: &Router, id: u16, seq: u64) {
-    let bytes = frame(STATION, router_mac(id, 0, 0), &[] as &[Tag], testbed::frame::ETHERTYPE, 64, seq);
+    let bytes = plain(STATION, router_mac(id, 0, 0), 64, seq);
     router.send(512 + id, header(512 + id, 0, id, 0), &bytes).unwrap();
 }
 
@@ -60,8 +51,7 @@ pub fn send_paced(station: &Station, frames: &[Vec<u8>]) {
 
 /// The number of a test's frame; `None` for what the kernel has to say. Panics if it is not whole.
 pub fn number(frame: &[u8]) -> Option<u64> {
-    (frame.get(12..14) == Some(&testbed::frame::ETHERTYPE.to_be_bytes()[..]))
-        .then(|| testbed::frame::check(frame).unwrap().seq)
+    is_test_frame(frame).then(|| testbed::frame::check(frame).unwrap().seq)
 }
 
 /// Frames that got lost between the two namespaces, before iou-fast could see them.
@@ -180,6 +170,27 @@ impl Crowd {
     /// Waits until router `id` has got `count` frames; false if that takes more than 10 s.
     pub fn wait(&self, id: u16, count: u64) -> bool {
         wait_until(super::SOON, || self.count(id) >= count)
+    }
+
+    /// Sends `frames` to routers of this crowd as fast as those that read can: however slow the machine is just now,
+    /// no ring of iou-fast's overflows.
+    pub fn send(&self, station: &Station, frames: &[Vec<u8>]) {
+        /// Frames on their way; an RX ring takes 2048, and some are for routers that do not read.
+        const ON_THEIR_WAY: u64 = 256;
+        let reads = |member: &&Member| !member.stopped.load(Relaxed);
+        let counted =
+            || self.members.iter().filter(reads).map(|member| member.count.load(Relaxed)).sum::<u64>();
+        let (before, mut sent) = (counted(), 0);
+        for burst in frames.chunks(BURST) {
+            send_paced(station, burst);
+            let to_reader = |frame: &&Vec<u8>| {
+                let id = usize::from(u16::from_be_bytes([frame[3], frame[4]]));
+                self.members.get(id - 1).is_some_and(|member| reads(&member))
+            };
+            sent += burst.iter().filter(to_reader).count() as u64;
+            // If it never happens, some are lost, and the test will see which.
+            let _ = wait_until(super::SOON, || before + sent <= counted() + ON_THEIR_WAY);
+        }
     }
 
     /// Ends the reading and gives the routers back.
