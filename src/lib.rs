@@ -1,5 +1,6 @@
 //! Puts Cisco IOU/IOL routers on a real network through AF_XDP.
 
+pub mod checksum;
 pub mod cli;
 pub mod control;
 pub mod ethernet;
