@@ -8,8 +8,6 @@
 //! A field that holds the pseudo-header's sum is thus unfinished, unless the segment happens to be right as it is: then
 //! it is left alone. So no valid packet is ever changed. What else is wrong stays wrong.
 
-use std::ops::Range;
-
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const TCP: u8 = 6;
@@ -20,10 +18,8 @@ const UDP: u8 = 17;
 pub struct Unfinished {
     /// Where the field begins in the frame.
     field: usize,
-    /// Where the segment is in the frame.
-    segment: Range<usize>,
-    /// UDP's checksum of zero means that there is none.
-    udp: bool,
+    /// What belongs there.
+    checksum: u16,
 }
 
 /// The unfinished checksum of `frame`, an Ethernet frame with up to two VLAN tags around IPv4 or IPv6, if it has one.
@@ -49,12 +45,12 @@ pub fn unfinished(frame: &[u8]) -> Option<Unfinished> {
             if !whole || header[0] < 0x45 || header[0] > 0x4f {
                 return None;
             }
-            (&header[12..], header[9], begin..end)
+            (sum(&header[12..20]), header[9], begin..end)
         }
         IPV6 => {
             let header: &[u8; 40] = frame.get(at..)?.first_chunk()?;
             let end = at + 40 + usize::from(u16::from_be_bytes([header[4], header[5]]));
-            (&header[8..], header[6], at + 40..end)
+            (sum(&header[8..40]), header[6], at + 40..end)
         }
         _ => return None,
     };
@@ -68,13 +64,23 @@ pub fn unfinished(frame: &[u8]) -> Option<Unfinished> {
         return None;
     }
     let field = segment.start + offset;
-    let pseudo_header = fold(sum(addresses) + u64::from(protocol) + segment.len() as u64);
+    let pseudo_header = fold(addresses + u64::from(protocol) + segment.len() as u64);
     if word(frame, field) != Some(pseudo_header) {
         return None;
     }
-    // Right as it is, by one in 65536.
-    let right = fold(u64::from(pseudo_header) + sum(&frame[segment.clone()])) == 0xffff;
-    (!right).then_some(Unfinished { field, segment, udp: protocol == UDP })
+    finish(&frame[segment], pseudo_header, protocol).map(|checksum| Unfinished { field, checksum })
+}
+
+/// The checksum of a segment whose field holds the sum of the pseudo-header, as it has to be summed. `None` if the
+/// segment is right as it is, by one chance in 65536.
+#[cold]
+fn finish(segment: &[u8], pseudo_header: u16, protocol: u8) -> Option<u16> {
+    let sum = fold(sum(segment));
+    if fold(u64::from(pseudo_header) + u64::from(sum)) == 0xffff {
+        return None;
+    }
+    // UDP's checksum of zero means that there is none.
+    Some(if protocol == UDP && sum == 0xffff { 0xffff } else { !sum })
 }
 
 impl Unfinished {
@@ -82,12 +88,8 @@ impl Unfinished {
     ///
     /// # Panics
     /// If it was found in a longer frame.
-    #[cold]
     pub fn complete(&self, frame: &mut [u8]) {
-        // The field holds the pseudo-header's sum: it is part of what is summed.
-        let sum = !fold(sum(&frame[self.segment.clone()]));
-        let sum = if self.udp && sum == 0 { 0xffff } else { sum };
-        frame[self.field..self.field + 2].copy_from_slice(&sum.to_be_bytes());
+        frame[self.field..self.field + 2].copy_from_slice(&self.checksum.to_be_bytes());
     }
 }
 
