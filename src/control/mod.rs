@@ -167,6 +167,8 @@ impl Forwarder {
             faults: [0; 2],
             last_check: Instant::now(),
         };
+        // Before the workers: routers that have started already send at once, and a NIC not looked at counts as down.
+        forwarder.follow_links();
         for (index, nics) in parts.into_iter().enumerate() {
             let counts = Arc::new(WorkerCounts::default());
             let setup = Setup {
@@ -182,7 +184,6 @@ impl Forwarder {
             };
             forwarder.start_worker(setup, counts)?;
         }
-        forwarder.follow_links();
         forwarder
             .connections
             .connect_all(&forwarder.workers.iter().map(|worker| &worker.orders).collect::<Vec<_>>());

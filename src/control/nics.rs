@@ -87,6 +87,9 @@ impl Card {
                 return Err(Error::ZeroCopyGeneric(lan.nic.clone()));
             }
             offloads.quiet_for_generic()?;
+            if let Some(caution) = nic.generic_caution() {
+                tracing::warn!("{}: {caution}", lan.nic);
+            }
         }
         for feature in offloads.still_on() {
             tracing::warn!("{}: {feature}", lan.nic);

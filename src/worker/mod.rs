@@ -1,8 +1,8 @@
 //! A worker: one pinned thread that moves frames both ways.
 //!
 //! The life of a frame *towards a router* ([`to_routers`]): the XDP program put it into this worker's AF_XDP ring
-//! with the router's index and the IOU header in front. [`Worker::receive`] sorts a batch into runs, one for each
-//! router; a run is one `send` or `sendmmsg` from UMEM; the chunks go back into the fill ring. What finds the
+//! with the router's index and the IOU header in front. [`Worker::receive`] completes its checksum if need be
+//! ([`checksum`]) and sorts a batch into runs, one for each router; a run is one `send` or `sendmmsg` from UMEM; the chunks go back into the fill ring. What finds the
 //! router's queue full waits in its backlog.
 //!
 //! The life of a frame *from a router* ([`to_nics`]): `recvmmsg` put its datagram into a chunk. It is checked, its
@@ -22,6 +22,7 @@ mod turns;
 pub(crate) use clock::monotonic;
 pub use pool::Pool;
 
+use crate::checksum;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;
@@ -425,6 +426,7 @@ impl Worker {
         };
         let time = stamp.time(now);
         let mut packet = packet.skip(STAMP);
+        checksum::complete(&mut umem.data_mut(&mut packet)[header::LEN..]);
         if stamp.router() != STAMP_GROUP {
             let router = usize::from(stamp.router());
             return self.delivery.queue(router, Datagram { packet, time, origin: Origin::Wire, copy: false });

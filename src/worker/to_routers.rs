@@ -4,6 +4,7 @@ use super::backlog::{Backlog, Pause, bound, copy_bound};
 use super::poller::{Poller, Token};
 use super::pool::Stock;
 use super::{BATCH, Report, Reports, clock};
+use crate::checksum;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::stats::{Latency, Loss, WorkerCounts};
@@ -13,6 +14,7 @@ use crate::sys::ringbuf::RingBuffer;
 use af_xdp::{CHUNK, Packet};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -88,6 +90,48 @@ impl Side {
     }
 }
 
+/// The group frames among a batch of copies. Records of a ring buffer are read-only: those with a checksum to be
+/// completed are copied first. There are few: UDP to a group, such as DHCP's, from a neighbour of our own host.
+#[derive(Default)]
+struct Batch {
+    /// Which record, and where its copy is.
+    frames: Vec<(usize, Option<Range<usize>>)>,
+    completed: Vec<u8>,
+}
+
+impl Batch {
+    fn clear(&mut self) {
+        self.frames.clear();
+        self.completed.clear();
+    }
+
+    /// Takes record `n` of `copies` in, whose frame is `frame`.
+    fn push(&mut self, n: usize, frame: &[u8]) {
+        let copy = checksum::unfinished(frame).map(|checksum| {
+            let start = self.completed.len();
+            self.completed.extend_from_slice(frame);
+            checksum.complete(&mut self.completed[start..]);
+            start..self.completed.len()
+        });
+        self.frames.push((n, copy));
+    }
+
+    /// Number of frames.
+    fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Frame `n` as it is to be sent.
+    fn get<'a>(&'a self, copies: &'a RingBuffer, n: usize) -> Option<Copied<'a>> {
+        let (record, copy) = &self.frames[n];
+        let copied = Copied::read(copies.record(*record))?;
+        Some(match copy {
+            Some(range) => Copied { frame: &self.completed[range.clone()], ..copied },
+            None => copied,
+        })
+    }
+}
+
 /// Sends to the routers. One a worker.
 pub(super) struct Delivery {
     sides: Vec<Side>,
@@ -101,8 +145,8 @@ pub(super) struct Delivery {
     /// Chunks that no backlog may take.
     reserve: usize,
     reports: Reports,
-    /// Which records of a batch of copies are group frames.
-    group_records: Vec<usize>,
+    /// Kept for its room.
+    batch: Batch,
     pub(super) latency: Latency,
 }
 
@@ -134,7 +178,7 @@ impl Delivery {
         Self {
             touched: Vec::with_capacity(sides.len()),
             waiting: Vec::with_capacity(sides.len()),
-            group_records: Vec::with_capacity(BATCH),
+            batch: Batch::default(),
             sides,
             sender: Sender::new(BATCH),
             lans,
@@ -212,37 +256,42 @@ impl Delivery {
         stock: &mut Stock,
         poller: &Poller,
     ) {
-        let mut group_records = std::mem::take(&mut self.group_records);
-        group_records.clear();
-        for n in 0..count {
-            match (Copied::read(copies.record(n)), flood) {
-                (Some(Copied { kind: CopyKind::Group, .. }), _) => group_records.push(n),
-                (Some(Copied { kind: CopyKind::Unknown, frame, time }), Some(port)) => {
-                    self.send_framed(port.router, &port.header, frame, time, Origin::Wire, stock, poller);
+        let mut batch = std::mem::take(&mut self.batch);
+        if let Some(port) = flood {
+            batch.clear();
+            for n in 0..count {
+                if let Some(Copied { kind: CopyKind::Unknown, frame, .. }) = Copied::read(copies.record(n)) {
+                    batch.push(n, frame);
                 }
-                _ => {}
+            }
+            self.send_group(copies, &batch, port, stock, poller);
+        }
+        batch.clear();
+        for n in 0..count {
+            if let Some(Copied { kind: CopyKind::Group, frame, .. }) = Copied::read(copies.record(n)) {
+                batch.push(n, frame);
             }
         }
         for port in ports {
-            self.send_group(copies, &group_records, port, stock, poller);
+            self.send_group(copies, &batch, port, stock, poller);
         }
-        self.group_records = group_records;
+        self.batch = batch;
     }
 
     fn send_group(
         &mut self,
         copies: &RingBuffer,
-        records: &[usize],
+        batch: &Batch,
         port: &GroupPort,
         stock: &mut Stock,
         poller: &Poller,
     ) {
-        let copied = |n: usize| Copied::read(copies.record(records[n]));
+        let copied = |n: usize| batch.get(copies, n);
         let side = &self.sides[port.router];
         let mut sent = 0;
         let mut refused = None;
         if let Some(socket) = side.ready() {
-            let frames = (0..records.len()).filter_map(copied).map(|copied| copied.frame);
+            let frames = (0..batch.len()).filter_map(copied).map(|copied| copied.frame);
             (sent, refused) = taken(self.sender.load(frames).send(socket, &port.header, 0));
         }
         if sent > 0 {
@@ -258,31 +307,8 @@ impl Delivery {
             self.counts.lose(Loss::SendFailed, 1);
             sent += 1;
         }
-        for copied in (sent..records.len()).filter_map(copied) {
+        for copied in (sent..batch.len()).filter_map(copied) {
             self.hold_copy(port.router, &port.header, copied.frame, copied.time, Origin::Wire, stock, poller);
-        }
-    }
-
-    /// Sends one frame that lies elsewhere behind `header`, at once or by way of the backlog.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a frame and its circumstances; a struct would be made for one call"
-    )]
-    fn send_framed(
-        &mut self,
-        router: usize,
-        header: &[u8],
-        frame: &[u8],
-        time: u64,
-        origin: Origin,
-        stock: &mut Stock,
-        poller: &Poller,
-    ) {
-        let send = |sender: &mut Sender, socket: BorrowedFd<'_>| {
-            sender.load(std::iter::once(frame)).send(socket, header, 0).map(|_| ())
-        };
-        if !self.attempt(router, frame.len(), time, origin, send) {
-            self.hold_copy(router, header, frame, time, origin, stock, poller);
         }
     }
 
@@ -322,7 +348,10 @@ impl Delivery {
     }
 
     /// Puts a copy of a frame that cannot be kept where it is into the backlog.
-    #[expect(clippy::too_many_arguments, reason = "as in send_framed")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a frame and its circumstances; a struct would be made for one call"
+    )]
     fn hold_copy(
         &mut self,
         router: usize,

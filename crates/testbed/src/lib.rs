@@ -19,6 +19,7 @@
 mod bin;
 mod error;
 pub mod frame;
+mod frr;
 mod namespace;
 mod process;
 mod router;
@@ -29,6 +30,7 @@ mod veth;
 pub use bin::Bin;
 pub use error::{Error, Result};
 pub use frame::{Tag, frame};
+pub use frr::Frr;
 pub use namespace::{Namespace, is_root, reap_stale, require_root, run};
 pub use process::{Process, Signal};
 pub use router::{Datagram, Router, RouterOptions};

@@ -1,0 +1,207 @@
+//! TCP and UDP from real kernels, with offloads as they come by default: the kernel at the wire's end of a veth pair
+//! leaves checksums, and the cutting of large segments, to a network card that is none.
+
+mod common;
+
+use common::{Running, Scene, Summary};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+use testbed::{Namespace, Process, Router};
+
+const WAIT: Duration = Duration::from_secs(60);
+/// Until the same is sent again: a router may not be connected yet.
+const TRY: Duration = Duration::from_millis(200);
+const ONE: &str = "1:0/0 600:0/0\n";
+/// Router 2 is one whose every byte can be seen.
+const TWO: &str = "1:0/0 600:0/0\n2:0/0 600:0/1\n";
+
+/// A kernel on the wire, and one behind router 1.
+struct Lan {
+    iou_fast: Running,
+    router: Namespace,
+    _sim: Process,
+    scene: Scene,
+}
+
+impl Lan {
+    fn new(netmap: &str, arguments: &[&str]) -> Self {
+        let scene = Scene::new();
+        scene.netmap(netmap);
+        let offloads = scene.wire.run("ethtool", ["-k", "eth0"]).unwrap().stdout;
+        assert!(
+            String::from_utf8_lossy(&offloads).contains("tx-checksumming: on"),
+            "the default has changed"
+        );
+        let router = Namespace::new("router").unwrap();
+        let sim = scene.simulate("1", &["--tap", "eth0", "--netns", router.name()]);
+        for (namespace, number) in [(&scene.wire, 9), (&router, 1)] {
+            namespace.ip(&format!("addr add 10.10.100.{number}/16 dev eth0")).unwrap();
+            namespace.ip(&format!("addr add fd00:10::100:{number}/64 dev eth0")).unwrap();
+        }
+        let iou_fast = scene.start(&[&["-i", "eth0", "-p", "600"], arguments].concat());
+        Self { iou_fast, router, _sim: sim, scene }
+    }
+
+    fn stop(self) -> Summary {
+        self.iou_fast.stop()
+    }
+}
+
+/// Sends `bytes` bytes from the client to the server, and checks each of them there.
+fn carry(client: &Namespace, server: (&Namespace, &str), bytes: usize) {
+    let address = SocketAddr::new(server.1.parse::<IpAddr>().unwrap(), 5001);
+    let listener = server.0.enter(|| TcpListener::bind(address)).unwrap().unwrap();
+    let mut out = client.enter(|| TcpStream::connect_timeout(&address, WAIT)).unwrap().unwrap();
+    out.set_write_timeout(Some(WAIT)).unwrap();
+    thread::scope(|scope| {
+        let receiver = scope.spawn(|| {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(WAIT)).unwrap();
+            let mut received = Vec::with_capacity(bytes);
+            stream.read_to_end(&mut received).unwrap();
+            received
+        });
+        let sent = data(bytes);
+        out.write_all(&sent).unwrap();
+        drop(out);
+        let received = receiver.join().unwrap();
+        assert_eq!(received.len(), sent.len());
+        assert!(
+            received == sent,
+            "differs from byte {:?}",
+            received.iter().zip(&sent).position(|(a, b)| a != b)
+        );
+    });
+}
+
+/// Bytes that repeat nowhere near: xorshift.
+fn data(len: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    })
+    .take(len)
+    .collect()
+}
+
+#[test]
+fn tcp_both_ways_with_the_far_ends_default_offloads() {
+    let lan = Lan::new(ONE, &[]);
+    for (wire, router) in [("10.10.100.9", "10.10.100.1"), ("fd00:10::100:9", "fd00:10::100:1")] {
+        carry(&lan.scene.wire, (&lan.router, router), 4 << 20);
+        carry(&lan.router, (&lan.scene.wire, wire), 4 << 20);
+    }
+    let summary = lan.stop();
+    assert!(summary.to_routers.1 > 8 << 20 && summary.to_nics.1 > 8 << 20, "{}", summary.text);
+    summary.assert_clean();
+}
+
+/// Native XDP on a veth has the kernel turn the far end's segmentation off. With generic XDP that is the user's to do:
+/// the start says so, and how.
+#[test]
+fn in_generic_mode_the_start_says_which_offload_stands_in_the_way() {
+    let lan = Lan::new(ONE, &["--xdp-mode", "generic"]);
+    let said = lan.iou_fast.process.stderr();
+    assert!(said.contains("ethtool -K PEER tso off tx-udp-segmentation off"), "{said}");
+    lan.scene.wire.run("ethtool", ["-K", "eth0", "tso", "off", "tx-udp-segmentation", "off"]).unwrap();
+    for (wire, router) in [("10.10.100.9", "10.10.100.1"), ("fd00:10::100:9", "fd00:10::100:1")] {
+        carry(&lan.scene.wire, (&lan.router, router), 1 << 20);
+        carry(&lan.router, (&lan.scene.wire, wire), 1 << 20);
+    }
+    lan.stop().assert_clean();
+}
+
+/// DHCP, mDNS, LDP and RIP go to groups. The router's kernel drops a datagram whose checksum is wrong.
+#[test]
+fn udp_to_a_group_arrives_with_a_valid_checksum() {
+    for arguments in [&[][..], &["--exclusive"]] {
+        let lan = Lan::new(TWO, arguments);
+        let [v4, v6] = ["0.0.0.0:6767", "[::]:6768"]
+            .map(|address| lan.router.enter(|| UdpSocket::bind(address)).unwrap().unwrap());
+        let mut spy = Router::new(&lan.scene.netio(), 2).unwrap();
+        let sender = |address: &str| lan.scene.wire.enter(|| UdpSocket::bind(address)).unwrap().unwrap();
+        for len in [1, 300, 1471] {
+            let sent = data(len);
+            let mut buffer = [0; 2000];
+            let from = sender("10.10.100.9:0");
+            from.set_broadcast(true).unwrap();
+            let send = || from.send_to(&sent, "10.10.255.255:6767").unwrap();
+            let seen = wait_for(|| {
+                send();
+                spy.recv_where(TRY, |_, frame| frame.ends_with(&sent) && frame[23] == 17)
+            });
+            assert_valid(&seen.1, 14 + 12..14 + 20, 34);
+            arrives(send, &v4, &mut buffer, &sent);
+
+            let sent = &sent[..len.min(1451)];
+            let from = sender("[fd00:10::100:9]:0");
+            let index = lan.scene.wire.ip("-o link show eth0").unwrap().stdout;
+            let index: u32 = String::from_utf8_lossy(&index).split(':').next().unwrap().parse().unwrap();
+            let group = SocketAddrV6::new("ff02::1".parse().unwrap(), 6768, 0, index);
+            let send = || from.send_to(sent, group).unwrap();
+            let seen = wait_for(|| {
+                send();
+                spy.recv_where(TRY, |_, frame| frame.ends_with(sent) && frame[20] == 17)
+            });
+            assert_valid(&seen.1, 14 + 8..14 + 40, 54);
+            arrives(send, &v6, &mut buffer, sent);
+        }
+        lan.stop();
+    }
+}
+
+/// A frame to a station that no table knows goes to the switch image that asked for those, as whole as any.
+#[test]
+fn udp_to_an_unknown_station_arrives_with_a_valid_checksum() {
+    let lan = Lan::new(TWO, &["--flood-unknown", "2:0/0"]);
+    let mut switch = Router::new(&lan.scene.netio(), 2).unwrap();
+    lan.scene.wire.ip("neigh add 10.10.100.77 lladdr 02:00:00:00:00:77 dev eth0").unwrap();
+    let from = lan.scene.wire.enter(|| UdpSocket::bind("10.10.100.9:0")).unwrap().unwrap();
+    let sent = data(333);
+    let seen = wait_for(|| {
+        from.send_to(&sent, "10.10.100.77:6767").unwrap();
+        switch.recv_where(TRY, |_, frame| frame.ends_with(&sent))
+    });
+    assert_valid(&seen.1, 14 + 12..14 + 20, 34);
+    lan.stop();
+}
+
+/// Sends until one arrives.
+fn arrives(send: impl Fn() -> usize, socket: &UdpSocket, buffer: &mut [u8], sent: &[u8]) {
+    socket.set_read_timeout(Some(TRY)).unwrap();
+    wait_for(|| {
+        send();
+        socket.recv(buffer).ok().filter(|len| buffer[..*len] == *sent)
+    });
+}
+
+fn wait_for<T>(mut get: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + WAIT;
+    loop {
+        if let Some(got) = get() {
+            return got;
+        }
+        assert!(Instant::now() < end, "nothing arrived");
+    }
+}
+
+/// The checksum of the UDP datagram that begins at `udp`, with its IP addresses at `addresses`: RFC 1071, 768.
+fn assert_valid(frame: &[u8], addresses: std::ops::Range<usize>, udp: usize) {
+    let datagram = &frame[udp..];
+    let len = u16::from_be_bytes([datagram[4], datagram[5]]);
+    let datagram = &datagram[..usize::from(len)];
+    assert_ne!(datagram[6..8], [0, 0], "no checksum at all");
+    let pseudo_header = [&frame[addresses], &[0, 17], &len.to_be_bytes()].concat();
+    let words = pseudo_header.chunks(2).chain(datagram.chunks(2));
+    let mut sum: u32 =
+        words.map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    assert_eq!(sum, 0xffff, "checksum of {frame:02x?}");
+}
