@@ -163,7 +163,11 @@ impl Bed {
     /// Starts `iou-fast` in a process that tells what goes on inside, with a worker on each of `cpus`.
     pub(crate) fn inside(&self, lab: &Lab, cpus: &[usize]) -> Result<Process> {
         let role = Role::Inside { arguments: self.arguments(lab, cpus) };
-        if let [only] = cpus { self.start_on(*only, &self.host, role) } else { self.start_free(&self.host, role) }
+        if let [only] = cpus {
+            self.start_on(*only, &self.host, role)
+        } else {
+            self.start_free(&self.host, role)
+        }
     }
 
     /// Everybody who sends stands still.

@@ -135,7 +135,13 @@ impl Cases {
         Ok(())
     }
 
-    fn measure_to_routers(&mut self, systems: &[System], routers: usize, len: usize, rates: &[(Word, u64)]) -> Result<Windows> {
+    fn measure_to_routers(
+        &mut self,
+        systems: &[System],
+        routers: usize,
+        len: usize,
+        rates: &[(Word, u64)],
+    ) -> Result<Windows> {
         let lab = self.bed.lab(routers, false)?;
         let _traffic = self.traffic_to_routers(&lab, len)?;
         let mut windows = Windows::new();
@@ -232,14 +238,22 @@ impl Cases {
         for routers in SIZES {
             let of = |system, value: fn(&Window) -> f64| samples(&by_size[&routers], system, value);
             let case = format!("routers: {routers}");
-            self.add(Row::ratio(&case, "frames a CPU ms", "", of(Fast, per_cpu), ("floor", of(Floor, per_cpu)), Open));
+            self.add(Row::ratio(
+                &case,
+                "frames a CPU ms",
+                "",
+                of(Fast, per_cpu),
+                ("floor", of(Floor, per_cpu)),
+                Open,
+            ));
         }
         for routers in &SIZES[1..] {
             let case = format!("routers: {routers} against 1");
             let shrunk = |system, value: fn(&Window) -> f64| {
                 samples(&by_size[routers], system, value).by(&samples(&by_size[&1], system, value))
             };
-            for (quantity, value) in [("frames a CPU ms", per_cpu as fn(&Window) -> f64), ("delivered", kpps)] {
+            for (quantity, value) in [("frames a CPU ms", per_cpu as fn(&Window) -> f64), ("delivered", kpps)]
+            {
                 let (ours, floor) = (shrunk(Fast, value), shrunk(Floor, value));
                 self.add(Row::ratio(&case, quantity, "ratio", ours, ("floor", floor), AtLeast(0.95)));
             }
@@ -305,7 +319,9 @@ impl Cases {
         }
         let pings: Pings = serde_json::from_str(&pinger.stdout())?;
         if pings.lost > 0 || pings.times.is_empty() {
-            return Err(format!("{} of {} pings lost", pings.lost, pings.lost + pings.times.len() as u64).into());
+            return Err(
+                format!("{} of {} pings lost", pings.lost, pings.lost + pings.times.len() as u64).into()
+            );
         }
         Ok(pings)
     }
@@ -404,9 +420,7 @@ impl Cases {
         self.bed.board.set(Word::WireRate, FLOOD);
         self.bed.board.set(Word::OtherRate, FLOOD);
         sleep(self.plan.window);
-        for (word, rate) in
-            [(Word::WireRate, 50_000), (Word::RoutersRate, 50_000), (Word::OtherRate, 1000)]
-        {
+        for (word, rate) in [(Word::WireRate, 50_000), (Word::RoutersRate, 50_000), (Word::OtherRate, 1000)] {
             self.bed.board.set(word, rate);
         }
         let counts = |bed: &Bed| -> Result<[u64; 3]> {
@@ -421,7 +435,9 @@ impl Cases {
         drop(forwarder);
         let [allocations, to_routers, to_nic] = std::array::from_fn(|n| after[n] - before[n]);
         if to_routers == 0 || to_nic == 0 {
-            return Err(format!("{to_routers} frames to routers and {to_nic} to the card were forwarded").into());
+            return Err(
+                format!("{to_routers} frames to routers and {to_nic} to the card were forwarded").into()
+            );
         }
         if allocations * 1000 > to_routers + to_nic {
             return Err(format!("{allocations} allocations for {} frames", to_routers + to_nic).into());

@@ -66,7 +66,9 @@ fn run() -> Result<bool> {
         return Err(format!("{option}? Known are --quick, and a part of a case's name").into());
     }
     if !testbed::is_root() {
-        println!("end-to-end benchmarks NOT RUN: they need root, for network namespaces (sudo -E cargo bench)");
+        println!(
+            "end-to-end benchmarks NOT RUN: they need root, for network namespaces (sudo -E cargo bench)"
+        );
         return Ok(true);
     }
     testbed::reap_stale()?;

@@ -41,7 +41,11 @@ fn targets(report: &Report) -> String {
         let against = row.against.as_ref().map_or(String::new(), |(name, _)| format!(" / {name}"));
         picture.label(n, &format!("{}: {}{against}", row.case, row.quantity));
         picture.bar(n, 0.2, 0.6, share.min(SCALE) / SCALE * wide, colour);
-        picture.text(n, LEFT + share.min(SCALE) / SCALE * wide + 6.0, &format!("{} ({})", number(value), row.target));
+        picture.text(
+            n,
+            LEFT + share.min(SCALE) / SCALE * wide + 6.0,
+            &format!("{} ({})", number(value), row.target),
+        );
     }
     let (x, bottom) = (LEFT + wide / SCALE, TOP + rows.len() as f64 * LINE);
     let _ = writeln!(

@@ -60,13 +60,24 @@ impl Batch {
     }
 
     /// Sends `count` datagrams from number `from` on, at most to the last; returns how many.
-    pub(crate) fn send(&mut self, fd: BorrowedFd<'_>, from: usize, count: usize, flags: i32) -> io::Result<usize> {
+    pub(crate) fn send(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        from: usize,
+        count: usize,
+        flags: i32,
+    ) -> io::Result<usize> {
         let to = (from + count).min(self.messages.len());
         let messages = &mut self.messages[from..to];
         // SAFETY: each message points to one vector, it to one buffer, and perhaps to an address, all alive in
         // `self`. The kernel only reads them.
         let sent = check(unsafe {
-            libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), messages.len() as u32, flags | libc::MSG_NOSIGNAL)
+            libc::sendmmsg(
+                fd.as_raw_fd(),
+                messages.as_mut_ptr(),
+                messages.len() as u32,
+                flags | libc::MSG_NOSIGNAL,
+            )
         })?;
         Ok(sent as usize)
     }
@@ -232,8 +243,7 @@ const LINE: usize = 64;
 impl Words {
     /// `count` words in the file at `path`, which is made if it is not there.
     pub(crate) fn open(path: &Path, count: usize) -> io::Result<Self> {
-        let file =
-            std::fs::File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         file.set_len((count * LINE) as u64)?;
         // SAFETY: a new shared mapping at an address of the kernel's choice aliases nothing.
         let base = unsafe {

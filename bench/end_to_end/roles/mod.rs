@@ -117,11 +117,8 @@ impl Job {
         let board = Board::open(&self.board)?;
         match self.role {
             Role::Generator { interface, to, len, other, patient } => {
-                let words = if other {
-                    (Word::OtherRate, Word::OtherSent)
-                } else {
-                    (Word::WireRate, Word::WireSent)
-                };
+                let words =
+                    if other { (Word::OtherRate, Word::OtherSent) } else { (Word::WireRate, Word::WireSent) };
                 traffic::generate(&board, &interface, &to, len, words, patient)
             }
             Role::Routers { lab, len, group } => traffic::send_as_routers(&board, &lab, len, group),

@@ -68,7 +68,8 @@ fn from_routers(pseudos: &[UnixDatagram], card: &OwnedFd) -> Result<()> {
             forward(only, &mut buffer)?;
         }
     }
-    let mut polled: Vec<PollFd<'_>> = pseudos.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
+    let mut polled: Vec<PollFd<'_>> =
+        pseudos.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
     loop {
         poll(&mut polled, None)?;
         for (polled, socket) in polled.iter().zip(pseudos) {
