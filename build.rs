@@ -1,23 +1,24 @@
-//! Compiles the XDP program with clang; `src/steer` embeds the object.
+//! Compiles the XDP program with clang; `src/steer` embeds the object. `bench/micro` embeds another, which wraps it.
 
 use libbpf_cargo::SkeletonBuilder;
 use std::path::PathBuf;
 use std::process::Command;
 
 fn main() {
-    println!("cargo::rerun-if-changed=bpf/steer.bpf.c");
     println!("cargo::rerun-if-changed=bpf/steer.h");
-    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("steer.bpf.o");
     let mut arguments = vec!["-Wall".to_string(), "-Werror".to_string(), "-mcpu=v3".to_string()];
     for folder in system_includes() {
         arguments.extend(["-idirafter".to_string(), folder]);
     }
-    if let Err(error) =
-        SkeletonBuilder::new().source("bpf/steer.bpf.c").obj(&out).clang_args(arguments).build()
-    {
-        panic!(
-            "bpf/steer.bpf.c does not compile (it needs clang: `cargo xtask setup` installs it):\n{error:?}"
-        );
+    compile("bpf/steer.bpf.c", "steer.bpf.o", &arguments);
+    compile("bench/steer_undone.bpf.c", "steer_undone.bpf.o", &arguments);
+}
+
+fn compile(source: &str, object: &str, arguments: &[String]) {
+    println!("cargo::rerun-if-changed={source}");
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join(object);
+    if let Err(error) = SkeletonBuilder::new().source(source).obj(&out).clang_args(arguments).build() {
+        panic!("{source} does not compile (it needs clang: `cargo xtask setup` installs it):\n{error:?}");
     }
 }
 

@@ -94,11 +94,15 @@ impl Bed {
     }
 
     fn start_on(&self, cpu: usize, namespace: &Namespace, role: Role) -> Result<Process> {
+        self.pinned(cpu, || self.start_free(namespace, role))
+    }
+
+    fn start_free(&self, namespace: &Namespace, role: Role) -> Result<Process> {
         let waits = !matches!(role, Role::Pinger { .. });
         let job = Job { role, board: self.folder.path().join("board") };
         let mut command = namespace.command(std::env::current_exe()?);
         command.arg("role").arg(serde_json::to_string(&job)?);
-        let mut process = self.pinned(cpu, || Ok(Process::spawn(&mut command)?))?;
+        let mut process = Process::spawn(&mut command)?;
         if waits {
             process.wait_for_line(|line| line == "ready", SOON)?;
         }
@@ -156,10 +160,14 @@ impl Bed {
         pairs.into_iter().flat_map(|(option, value)| [option.to_owned(), value]).collect()
     }
 
-    /// Starts `iou-fast` in a process that counts its allocations.
-    pub(crate) fn counted(&self, lab: &Lab) -> Result<Process> {
-        let arguments = self.arguments(lab, &self.cpus[..1]);
-        self.start_on(self.cpus[0], &self.host, Role::Counted { arguments })
+    /// Starts `iou-fast` in a process that tells what goes on inside, with a worker on each of `cpus`.
+    pub(crate) fn inside(&self, lab: &Lab, cpus: &[usize]) -> Result<Process> {
+        let role = Role::Inside { arguments: self.arguments(lab, cpus) };
+        if let [only] = cpus {
+            self.start_on(*only, &self.host, role)
+        } else {
+            self.start_free(&self.host, role)
+        }
     }
 
     /// Everybody who sends stands still.
@@ -169,16 +177,17 @@ impl Bed {
         }
     }
 
-    /// Ends a forwarder and notes the faults it reports.
-    pub(crate) fn stop(&mut self, mut forwarder: Process) -> Result<()> {
-        forwarder.signal(Signal::INT);
+    /// Ends `iou-fast` and notes the faults it reports. Returns what it says of frames that it dropped.
+    pub(crate) fn stop(&mut self, mut forwarder: Process) -> Result<String> {
+        forwarder.signal(Signal::TERM);
         forwarder.wait(SOON)?;
         let output = forwarder.stdout();
-        let faults = output.lines().find_map(|line| line.strip_prefix("faults: ")).unwrap_or_default();
+        let line = |name: &str| output.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        let faults = line("faults: ");
         for (name, count) in faults.split(", ").filter_map(|fault| fault.rsplit_once(' ')) {
             *self.faults.entry(name.to_owned()).or_default() += count.parse::<u64>().unwrap_or(0);
         }
-        Ok(())
+        Ok(line("dropped: ").to_owned())
     }
 
     /// Frames that have arrived at the wire's end of the card.

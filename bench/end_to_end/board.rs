@@ -30,9 +30,13 @@ pub(crate) enum Word {
     Group,
     /// Allocations of a forwarder's workers.
     Allocations,
+    /// Frames that its first worker has forwarded.
+    FirstWorker,
+    /// Frames that its second worker has forwarded.
+    SecondWorker,
 }
 
-const WORDS: usize = Word::Allocations as usize + 1;
+const WORDS: usize = Word::SecondWorker as usize + 1;
 
 /// The board.
 pub(crate) struct Board(Words);

@@ -65,7 +65,7 @@ impl Lab {
     }
 
     /// A datagram of router `id` with a frame of `len` bytes for `to` in it.
-    pub(crate) fn from_router(&self, id: u16, to: [u8; 6], len: usize) -> Vec<u8> {
+    pub(crate) fn sent_by(&self, id: u16, to: [u8; 6], len: usize) -> Vec<u8> {
         datagram(Header::data(self.pseudo(id), router(id)), &plain(to, router_mac(id), len))
     }
 

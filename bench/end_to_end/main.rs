@@ -94,10 +94,16 @@ fn bench(quick: bool, filter: &str) -> Result<bool> {
         println!("only one CPU: forwarder, generator and sink share it, so rates say little");
     }
     let mode = format!("{} ({} runs of {:?})", if quick { "quick" } else { "full" }, plan.runs, plan.window);
-    let mut report =
-        Report { machine, mode, rows: Vec::new(), faults: Default::default(), failed: Vec::new() };
+    let mut report = Report {
+        machine,
+        mode,
+        rows: Vec::new(),
+        notes: Vec::new(),
+        faults: Default::default(),
+        failed: Vec::new(),
+    };
     println!("{}\n\n{}", report.title(), Report::head());
-    let mut cases = Cases { bed, plan, rows: Vec::new() };
+    let mut cases = Cases { bed, plan, rows: Vec::new(), notes: Vec::new() };
     for (name, case) in cases::ALL.iter().filter(|(name, _)| name.contains(filter)) {
         if let Err(error) = case(&mut cases) {
             println!("{name}: {error}");
@@ -106,6 +112,7 @@ fn bench(quick: bool, filter: &str) -> Result<bool> {
         cases.bed.silence();
     }
     report.rows = cases.rows;
+    report.notes = cases.notes;
     report.faults = std::mem::take(&mut cases.bed.faults);
     println!("\n{}", report.foot());
     if report.rows.is_empty() && report.failed.is_empty() {

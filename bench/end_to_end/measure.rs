@@ -50,7 +50,10 @@ pub(crate) enum Meter {
 pub(crate) fn window(bed: &Bed, forwarder: &Process, meter: Meter, length: Duration) -> Result<Window> {
     let counts = || -> Result<[u64; 3]> {
         let (delivered, offered) = match meter {
-            Meter::Routers => (bed.board.get(Word::Unicast), bed.board.get(Word::WireSent)),
+            Meter::Routers => {
+                let offered = bed.board.get(Word::WireSent) + bed.board.get(Word::OtherSent);
+                (bed.board.get(Word::Unicast), offered)
+            }
             Meter::Wire => (bed.arrived_on_wire()?, bed.board.get(Word::RoutersSent)),
         };
         Ok([delivered, offered, cpu_time(forwarder.pid())?])

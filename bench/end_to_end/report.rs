@@ -107,6 +107,8 @@ pub(crate) struct Report {
     pub(crate) mode: String,
     /// The table.
     pub(crate) rows: Vec<Row>,
+    /// What else is worth saying.
+    pub(crate) notes: Vec<String>,
     /// What the forwarder itself counted as faults, over all runs.
     pub(crate) faults: std::collections::BTreeMap<String, u64>,
     /// Cases that could not be measured, and why.
@@ -114,7 +116,7 @@ pub(crate) struct Report {
 }
 
 /// Widths of the table's columns.
-const WIDTHS: [usize; 8] = [30, 23, 10, 10, 6, 8, 15, 9];
+const WIDTHS: [usize; 8] = [29, 24, 8, 8, 7, 6, 15, 8];
 
 impl Report {
     /// The line above the table.
@@ -146,7 +148,8 @@ impl Report {
             Some(false) => "MISSED",
             None => "",
         };
-        let quantity = format!("{}, {}", row.quantity, row.unit);
+        let unit = if row.unit.is_empty() { String::new() } else { format!(", {}", row.unit) };
+        let quantity = format!("{}{unit}", row.quantity);
         let (ours, target) = (number(row.ours.median()), row.target.to_string());
         line([&row.case, &quantity, &ours, &theirs, &name, &ratio, &range, &target], verdict)
     }
@@ -157,6 +160,9 @@ impl Report {
         let judged = self.rows.iter().filter_map(Row::met);
         let (met, all) = judged.fold((0, 0), |(met, all), this| (met + usize::from(this), all + 1));
         let _ = writeln!(text, "{met} of {all} targets met");
+        for note in &self.notes {
+            let _ = writeln!(text, "{note}");
+        }
         if self.faults.is_empty() {
             let _ = writeln!(text, "the forwarder counted no fault");
         }

@@ -220,6 +220,12 @@ impl Forwarder {
         lines
     }
 
+    /// What each worker counts, for whoever wants to look on.
+    #[must_use]
+    pub fn worker_counts(&self) -> Vec<Arc<WorkerCounts>> {
+        self.workers.iter().map(|worker| worker.counts.clone()).collect()
+    }
+
     /// Looks after everything until something can be read from `stop`.
     ///
     /// # Errors

@@ -88,9 +88,17 @@ impl Steering {
     /// # Errors
     /// See [`Error`].
     pub fn load(options: &Options) -> Result<Self, Error> {
+        Self::load_object(OBJECT, options)
+    }
+
+    /// Loads the program from an object made of bpf/steer.bpf.c in another way, as benchmarks need it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn load_object(object: &[u8], options: &Options) -> Result<Self, Error> {
         let mut open = ObjectBuilder::default()
             .name("iou_fast")
-            .and_then(|builder| builder.open_memory(OBJECT))
+            .and_then(|builder| builder.open_memory(object))
             .map_err(Error::Load)?;
         for mut map in open.maps_mut() {
             let name = map.name().to_string_lossy().into_owned();

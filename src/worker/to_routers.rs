@@ -286,6 +286,9 @@ impl Delivery {
         stock: &mut Stock,
         poller: &Poller,
     ) {
+        if batch.len() == 0 {
+            return;
+        }
         let copied = |n: usize| batch.get(copies, n);
         let side = &self.sides[port.router];
         let mut sent = 0;
@@ -323,28 +326,18 @@ impl Delivery {
         poller: &Poller,
     ) {
         let (header, frame) = datagram.split_at(header::LEN);
-        if !self.attempt(router, frame.len(), time, origin, |_, socket| send_one(socket, datagram)) {
-            self.hold_copy(router, header, frame, time, origin, stock, poller);
+        if let Some(socket) = self.sides[router].ready() {
+            match send_one(socket, datagram) {
+                Ok(()) => return self.count(frame.len(), time, origin, clock::monotonic()),
+                Err(Errno::AGAIN) => {}
+                Err(errno) => {
+                    if !self.refused(router, errno) {
+                        return self.counts.lose(Loss::SendFailed, 1);
+                    }
+                }
+            }
         }
-    }
-
-    /// Tries to send one datagram now. False if it has to wait, or to be dropped for want of a socket.
-    fn attempt(
-        &mut self,
-        router: usize,
-        bytes: usize,
-        time: u64,
-        origin: Origin,
-        send: impl FnOnce(&mut Sender, BorrowedFd<'_>) -> Result<(), Errno>,
-    ) -> bool {
-        let Some(socket) = self.sides[router].ready() else { return false };
-        match send(&mut self.sender, socket) {
-            Ok(()) => self.count(bytes, time, origin, clock::monotonic()),
-            Err(Errno::AGAIN) => return false,
-            Err(errno) if self.refused(router, errno) => return false,
-            Err(_) => self.counts.lose(Loss::SendFailed, 1),
-        }
-        true
+        self.hold_copy(router, header, frame, time, origin, stock, poller);
     }
 
     /// Puts a copy of a frame that cannot be kept where it is into the backlog.

@@ -37,11 +37,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         } else if shell::can_be_root() {
             reap()?;
             // Built as the user, run as root.
-            let runner: &[&str] = if testbed::is_root() {
-                &[]
-            } else {
-                &["--config", "target.'cfg(unix)'.runner = ['sudo', '-E']"]
-            };
+            let runner = runner();
             let test_bed = [runner, &["test", "--package", "testbed", "--lib"]].concat();
             stages.tests("test bed (root)", shell::cargo(&test_bed))?;
             if has_integration_tests(&shell::workspace()) {
@@ -57,7 +53,31 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
                 .push("end-to-end tests and the test bed's own: they need root, there is no sudo".into());
         }
     }
+    if options.filter.is_none() {
+        benchmarks(&mut stages, options)?;
+    }
     stages.finish()
+}
+
+/// Has cargo run what it built as root.
+fn runner() -> &'static [&'static str] {
+    if testbed::is_root() { &[] } else { &["--config", "target.'cfg(unix)'.runner = ['sudo', '-E']"] }
+}
+
+/// Goes once through every benchmark, to see that they work. No figure counts, so they are built as the tests are.
+fn benchmarks(stages: &mut Stages, options: &Options) -> Result<()> {
+    let bench = |runner: &[&str], name: &str, option: &str| {
+        let all = ["bench", "--profile", "dev", "--features", "lab", "--bench", name, "--", option];
+        shell::cargo(&[runner, &all].concat())
+    };
+    if options.no_e2e || !shell::can_be_root() {
+        stages.not_run.push("end-to-end benchmarks and those of the XDP program: they need root".into());
+        stages.step("benchmarks of the parts", bench(&[], "micro", "--test"))?;
+    } else {
+        stages.step("benchmarks of the parts (root)", bench(runner(), "micro", "--test"))?;
+        stages.step("end-to-end benchmarks (root)", bench(runner(), "end_to_end", "--quick"))?;
+    }
+    Ok(())
 }
 
 /// Removes what killed tests left.

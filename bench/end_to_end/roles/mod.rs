@@ -1,7 +1,7 @@
 //! What the processes of the bench do. The bench starts itself again for each of them, with its role as argument.
 
-mod counted;
 mod floor;
+mod inside;
 mod naive;
 mod stations;
 mod traffic;
@@ -86,8 +86,8 @@ pub(crate) enum Role {
         /// The host's card.
         interface: String,
     },
-    /// `iou-fast` itself in a process that counts allocations.
-    Counted {
+    /// `iou-fast` itself in a process that tells of its workers and their allocations.
+    Inside {
         /// The command line.
         arguments: Vec<String>,
     },
@@ -128,7 +128,7 @@ impl Job {
             Role::FloorToRouters { lab, interface, len } => floor::to_routers(&board, &lab, &interface, len),
             Role::FloorToNic { lab, interface } => floor::to_nic(&lab, &interface),
             Role::Naive { lab, interface } => naive::forward(&lab, &interface),
-            Role::Counted { arguments } => counted::forward(&board, &arguments),
+            Role::Inside { arguments } => inside::forward(&board, &arguments),
         }
     }
 }

@@ -103,7 +103,7 @@ pub(super) fn send_as_routers(board: &Board, lab: &Lab, len: usize, group: bool)
     let mut senders = Vec::new();
     for id in lab.ids() {
         let path: PathBuf = lab.socket(lab.pseudo(id).id.get());
-        let datagrams = vec![lab.from_router(id, to, len); BURST];
+        let datagrams = vec![lab.sent_by(id, to, len); BURST];
         senders.push((UnixDatagram::unbound()?, Batch::to(datagrams, &[&path])));
     }
     let (mut pacer, mut turn) = (Pacer::new(false), 0);

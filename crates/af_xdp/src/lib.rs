@@ -21,6 +21,7 @@ mod socket;
 mod umem;
 
 pub use frame::{CHUNK, Frame, Packet};
+pub use socket::simulated;
 pub use socket::{
     Completion, Config, CopyMode, Error, Fill, Kick, Queue, RingFull, Rx, RxStatistics, Socket, Sockets, Tx,
 };

@@ -1,5 +1,7 @@
 //! AF_XDP sockets and their rings on the queues of one NIC.
 
+pub mod simulated;
+
 use crate::frame::{CHUNK, Frame, Packet};
 use crate::mapping::Mapping;
 use crate::ring::{Consumer, Layout, Producer};

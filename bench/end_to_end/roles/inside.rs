@@ -1,4 +1,5 @@
-//! `iou-fast` in a process whose allocator counts. The product's own binary carries no such thing.
+//! `iou-fast` in a process that tells what goes on inside: its allocator counts, its workers' counters can be read.
+//! The product's own binary carries no such thing.
 
 use crate::Result;
 use crate::board::{Board, Word};
@@ -10,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-/// [`super::Role::Counted`]: as `main` of the product. Of its threads the workers count, the control thread does not.
+/// [`super::Role::Inside`]: as `main` of the product. Of its threads the workers count, the control thread does not.
 pub(super) fn forward(board: &Board, arguments: &[String]) -> Result<()> {
     Counting::except_this_thread();
     let args = Args::parse_from(std::iter::once("iou-fast").chain(arguments.iter().map(String::as_str)));
@@ -25,16 +26,20 @@ pub(super) fn forward(board: &Board, arguments: &[String]) -> Result<()> {
         state_dir: args.state_dir,
     };
     let (stop, _never) = UnixStream::pair()?;
+    let mut forwarder = Forwarder::start(plan, folders, &options)?;
+    let workers = forwarder.worker_counts();
+    super::ready();
     thread::scope(|scope| {
         scope.spawn(|| {
             Counting::except_this_thread();
             loop {
                 board.set(Word::Allocations, Counting::so_far());
+                for (word, counts) in [Word::FirstWorker, Word::SecondWorker].into_iter().zip(&workers) {
+                    board.set(word, counts.to_routers.frames.get() + counts.to_nics.frames.get());
+                }
                 thread::sleep(Duration::from_millis(5));
             }
         });
-        let mut forwarder = Forwarder::start(plan, folders, &options)?;
-        super::ready();
         forwarder.run(&stop)?;
         Ok(())
     })
