@@ -9,14 +9,10 @@ use std::collections::VecDeque;
 /// Frames older than this are thrown away, ns: a router that comes back gets fresh ones.
 pub(super) const STALE: u64 = 1_000_000_000;
 
-/// No router holds more than this: beyond it frames only grow old, and cold in the cache.
-const MOST: usize = 1024;
-
 /// How many frames one router may hold while `free` chunks are free and `reserve` must stay so.
 #[must_use]
 pub(super) const fn bound(free: usize, reserve: usize) -> usize {
-    let bound = free.saturating_sub(reserve);
-    if bound < MOST { bound } else { MOST }
+    free.saturating_sub(reserve)
 }
 
 /// How many of them may be copies of group frames: an eighth, so that a storm leaves the rest to unicast.
