@@ -98,7 +98,7 @@ pub(crate) enum Role {
 pub(crate) struct Pings {
     /// Round-trip times in ns, ascending.
     pub(crate) times: Vec<u64>,
-    /// Frames without an answer within a second.
+    /// Frames without an answer, which count as long as they were waited for.
     pub(crate) lost: u64,
 }
 

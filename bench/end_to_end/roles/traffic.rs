@@ -81,18 +81,18 @@ pub(super) fn generate(
     exact_timers()?;
     ready();
     loop {
-        let burst = pacer.burst(board.get(rate));
-        if burst == 0 {
-            continue;
-        }
-        match batch.send(socket.as_fd(), at, burst, 0) {
-            Ok(n) => {
-                at = (at + n) % batch.len();
-                board.add(sent, n);
+        let mut left = pacer.burst(board.get(rate));
+        while left > 0 {
+            match batch.send(socket.as_fd(), at, left, 0) {
+                Ok(n) => {
+                    at = (at + n) % batch.len();
+                    left -= n;
+                    board.add(sent, n);
+                }
+                // The other end of the veth pair has no room.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => left = 0,
+                Err(error) => return Err(error.into()),
             }
-            // The other end of the veth pair has no room.
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
-            Err(error) => return Err(error.into()),
         }
     }
 }
