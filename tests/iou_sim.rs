@@ -130,7 +130,7 @@ fn an_id_in_use_is_refused_and_its_holder_named() {
     let folder = folder(3);
     let sim = Sim::start(folder.path(), &["--ids", "2"]);
     let message = failure(&command(folder.path(), &["--ids", "1-3"]).output().unwrap());
-    assert!(message.contains(&format!("2.lck is locked by process {}", sim.child.id())), "{message}");
+    assert!(message.contains(&format!("2.lck is held by process {}", sim.child.id())), "{message}");
     let mut left = left_over(folder.path());
     left.sort();
     assert_eq!(left, ["2", "2.lck"], "the refused one removes its own files and no others");

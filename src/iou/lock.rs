@@ -46,7 +46,7 @@ pub struct Holder {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another process has it, or this process has it already.
-    #[error("{} is held by {holder}: end that process, or choose another pseudo id with -p", path.display())]
+    #[error("{} is held by {holder}: end that process, or use another id", path.display())]
     Held {
         /// The lock file.
         path: PathBuf,

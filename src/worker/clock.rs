@@ -1,7 +1,9 @@
 //! The two clocks: `CLOCK_MONOTONIC`, which stamps what arrives from the wire, and `CLOCK_REALTIME`, which stamps
 //! what lies in a socket's queue.
 
+use rustix::thread::nanosleep;
 use rustix::time::{ClockId, Timespec, clock_gettime};
+use std::time::Duration;
 
 /// `CLOCK_MONOTONIC`, ns.
 pub(crate) fn monotonic() -> u64 {
@@ -11,6 +13,11 @@ pub(crate) fn monotonic() -> u64 {
 /// `CLOCK_REALTIME`, ns since 1970.
 pub(super) fn realtime() -> u64 {
     ns(clock_gettime(ClockId::Realtime))
+}
+
+/// Sleeps, a little longer than asked for; a signal ends it early.
+pub(super) fn sleep(time: Duration) {
+    let _ = nanosleep(&Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) });
 }
 
 fn ns(time: Timespec) -> u64 {

@@ -13,6 +13,7 @@
 
 mod backlog;
 mod clock;
+mod pace;
 mod poller;
 mod pool;
 mod to_nics;
@@ -31,9 +32,11 @@ use crate::steer::layout::{Copied, HEAD, MAX_STEERED, STAMP, STAMP_GROUP, Stamp}
 use crate::sys::mmsg::Receiver;
 use crate::sys::ringbuf::RingBuffer;
 use af_xdp::{Completion, Fill, Packet, Rx, RxStatistics, Socket};
+use pace::Pace;
 use poller::{Events, Poller, Token};
 use pool::Stock;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,6 +51,8 @@ pub const BATCH: usize = 64;
 const TURNS: usize = 8;
 /// Datagrams with group frames sent before unicast gets its turn again: one group frame is one for each router.
 const GROUP_SENDS: usize = 128;
+/// How much later than asked a worker's timer may end, ns.
+const TIMER_SLACK: Option<NonZeroU64> = NonZeroU64::new(1000);
 /// While frames wait for routers, this often the worker looks for stale ones.
 const UPKEEP: Duration = Duration::from_millis(100);
 /// A worker with nothing to do looks this often whether it should have been woken.
@@ -262,6 +267,9 @@ pub struct Worker {
     latencies: Latencies,
     next_upkeep: u64,
     turns: Turns,
+    pace: Pace,
+    /// Frames moved in this turn of the loop.
+    moved: usize,
     /// The XDP programs were told to wake this worker.
     sleeping: bool,
 }
@@ -341,6 +349,8 @@ impl Worker {
             latencies: Latencies::default(),
             next_upkeep: 0,
             turns: Turns::default(),
+            pace: Pace::default(),
+            moved: 0,
             sleeping: false,
         };
         Ok((worker, Orders { channel: send, wake }))
@@ -349,6 +359,8 @@ impl Worker {
     /// Moves frames until it is told to stop.
     pub fn run(mut self) -> Remains {
         let mut events = Events::new();
+        // The kernel's default lets a nap be 50 us longer than asked for. Without it naps are only less exact.
+        let _ = rustix::thread::set_current_timer_slack(TIMER_SLACK);
         loop {
             let mut busy = false;
             for nic in 0..self.arrivals.len() {
@@ -363,7 +375,9 @@ impl Worker {
             for n in 0..events.len() {
                 match events.token(n) {
                     Token::Ring => {}
-                    Token::Router(router) => self.delivery.room(router, &mut self.stock, &self.poller),
+                    Token::Router(router) => {
+                        self.moved += self.delivery.room(router, &mut self.stock, &self.poller);
+                    }
                     Token::Pseudo(pseudo) => self.read(pseudo),
                     Token::Orders => {
                         if self.obey() {
@@ -373,6 +387,21 @@ impl Worker {
                 }
             }
             self.upkeep();
+            self.nap();
+        }
+    }
+
+    /// In dense traffic, lets some frames gather; in a conversation, and when told to poll busily, does not.
+    fn nap(&mut self) {
+        let moved = std::mem::take(&mut self.moved);
+        if moved == 0 || self.poll == Poll::Busy {
+            return;
+        }
+        let now = clock::monotonic();
+        if let Some(nap) = self.pace.turn(moved, now)
+            && !self.turns.expects_answer(now)
+        {
+            clock::sleep(nap);
         }
     }
 
@@ -399,6 +428,7 @@ impl Worker {
                 continue;
             }
             busy = true;
+            self.moved += count;
             side.owed += count;
             let now = clock::monotonic();
             self.turns.saw(Way::ToRouter, now);
@@ -454,6 +484,7 @@ impl Worker {
         }
         self.delivery.send_copies(copies, count, ports, flood.as_ref(), &mut self.stock, &self.poller);
         copies.release();
+        self.moved += count;
         true
     }
 
@@ -468,7 +499,7 @@ impl Worker {
             counts: &self.counts,
             latency: &mut self.latencies.to_nics,
         };
-        reading.read(&mut self.pseudos[pseudo]);
+        self.moved += reading.read(&mut self.pseudos[pseudo]);
     }
 
     /// How long to wait for events. Before a real wait the XDP programs are told to wake this worker for group

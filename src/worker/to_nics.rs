@@ -149,10 +149,12 @@ pub(super) struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Reads what waits in the socket of `pseudo`, a few batches of it.
-    pub(super) fn read(&mut self, pseudo: &mut Pseudo) {
+    /// Reads what waits in the socket of `pseudo`, a few batches of it. Returns how many datagrams that were.
+    pub(super) fn read(&mut self, pseudo: &mut Pseudo) -> usize {
+        let mut read = 0;
         for _ in 0..BATCHES {
             let Ok(count) = self.receiver.receive(pseudo.socket.as_fd()) else { break };
+            read += count;
             self.stock.fetch(count);
             let now = clock::monotonic();
             for n in 0..count {
@@ -168,6 +170,7 @@ impl Reading<'_> {
                 break;
             }
         }
+        read
     }
 
     fn forward(&mut self, pseudo: &mut Pseudo, n: usize, now: u64) -> Result<(), Loss> {

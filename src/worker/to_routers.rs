@@ -399,8 +399,9 @@ impl Delivery {
         self.pause(router, bound);
     }
 
-    /// A router that was full has room: sends what waits.
-    pub(super) fn room(&mut self, router: usize, stock: &mut Stock, poller: &Poller) {
+    /// A router that was full has room: sends what waits. Returns how many datagrams that were.
+    pub(super) fn room(&mut self, router: usize, stock: &mut Stock, poller: &Poller) -> usize {
+        let mut sent = 0;
         loop {
             let side = &mut self.sides[router];
             let Some(socket) = &side.socket else { break };
@@ -412,6 +413,7 @@ impl Delivery {
                 side.backlog.iter().take(wanted).map(|datagram| stock.umem().data(&datagram.packet));
             match self.sender.send(socket.as_fd(), datagrams) {
                 Ok(count) => {
+                    sent += count;
                     let now = clock::monotonic();
                     for _ in 0..count {
                         let Some(datagram) = self.sides[router].pop() else { break };
@@ -434,6 +436,7 @@ impl Delivery {
             }
         }
         self.settle(router, stock, poller);
+        sent
     }
 
     /// Throws away what waited too long, and tries to send the rest.
