@@ -2,8 +2,8 @@
 //!
 //! The life of a frame *towards a router* ([`to_routers`]): the XDP program put it into this worker's AF_XDP ring
 //! with the router's index and the IOU header in front. [`Worker::receive`] completes its checksum if need be
-//! ([`checksum`]) and sorts a batch into runs, one for each router; a run is one `send` or `sendmmsg` from UMEM; the chunks go back into the fill ring. What finds the
-//! router's queue full waits in its backlog.
+//! ([`checksum`]) and sorts a batch into runs, one for each router; a run is one `send` or `sendmmsg` from UMEM; the
+//! chunks go back into the fill ring. What finds the router's queue full waits in its backlog.
 //!
 //! The life of a frame *from a router* ([`to_nics`]): `recvmmsg` put its datagram into a chunk. It is checked, its
 //! source learned; the frame, 8 bytes in, goes to the TX ring or, behind another header, to another router.
