@@ -856,7 +856,7 @@ fn loads_and_copies_with_one_two_and_sixty_four_workers() {
 /// Waits on an epoll descriptor; true if something is ready within `ms`.
 fn ready(epoll: BorrowedFd<'_>, ms: i64) -> bool {
     let mut events = Vec::with_capacity(4);
-    let timeout = Timespec { tv_sec: 0, tv_nsec: ms * 1_000_000 };
+    let timeout = Timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 };
     epoll::wait(epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)).unwrap() > 0
 }
 
