@@ -268,8 +268,10 @@ pub struct Worker {
     next_upkeep: u64,
     turns: Turns,
     pace: Pace,
-    /// Frames moved in this turn of the loop.
+    /// Frames moved towards routers in this turn of the loop.
     moved: usize,
+    /// Datagrams read from routers in this turn.
+    read: usize,
     /// The XDP programs were told to wake this worker.
     sleeping: bool,
 }
@@ -351,6 +353,7 @@ impl Worker {
             turns: Turns::default(),
             pace: Pace::default(),
             moved: 0,
+            read: 0,
             sleeping: false,
         };
         Ok((worker, Orders { channel: send, wake }))
@@ -393,8 +396,9 @@ impl Worker {
 
     /// In dense traffic, lets some frames gather; in a conversation, and when told to poll busily, does not.
     fn nap(&mut self) {
-        let moved = std::mem::take(&mut self.moved);
-        if moved == 0 || self.poll == Poll::Busy {
+        let (moved, read) = (std::mem::take(&mut self.moved), std::mem::take(&mut self.read));
+        // Routers that send as fast as they can fill batches by themselves; they would only find a full queue.
+        if moved == 0 || read > 0 || self.poll == Poll::Busy {
             return;
         }
         let now = clock::monotonic();
@@ -499,7 +503,7 @@ impl Worker {
             counts: &self.counts,
             latency: &mut self.latencies.to_nics,
         };
-        self.moved += reading.read(&mut self.pseudos[pseudo]);
+        self.read += reading.read(&mut self.pseudos[pseudo]);
     }
 
     /// How long to wait for events. Before a real wait the XDP programs are told to wake this worker for group
