@@ -2,7 +2,7 @@
 //! microseconds instead of running, or being woken, for each of them.
 //!
 //! A turn of the loop costs about as much as three frames, whatever it finds, and a frame that wakes a router's process
-//! costs more than one that joins others in its queue. From about 50,000 frames a second on a worker
+//! costs more than one that joins others in its queue. From about 50,000 frames a second on, a worker
 //! therefore naps between turns, for as long as a handful of frames take to arrive: few enough that they fit into a
 //! router's queue of the default length, 11.
 //!

@@ -32,7 +32,7 @@ const fn need(
     Need { packages, program, reason, target }
 }
 
-const NEEDS: [Need; 15] = [
+const NEEDS: &[Need] = &[
     need(For::Lab, &["gcc"], Some("gcc"), "compiles libbpf, links Rust programs"),
     need(For::Lab, &["libc6-dev"], None, "the C library's headers"),
     need(For::Lab, &["make"], Some("make"), "builds libbpf"),
@@ -42,16 +42,15 @@ const NEEDS: [Need; 15] = [
     need(For::Lab, &["clang"], Some("clang"), "compiles the XDP program"),
     need(For::Lab, &["iproute2"], Some("ip"), "makes namespaces and virtual network cards"),
     need(For::Lab, &["ethtool"], Some("ethtool"), "sets what a network card does by itself"),
+    need(For::Lab, &["tcpdump"], Some("tcpdump"), "shows what is on the wire of a lab that is kept"),
     need(
         For::Tests,
         &["frr"],
         None,
         "OSPF on the wire and behind a router; it is not started on this machine",
     ),
-    need(For::Tests, &["python3-scapy"], None, "checks frames from outside"),
     need(For::Tests, &["iputils-ping"], Some("ping"), "pings"),
-    need(For::Tests, &["tcpdump"], Some("tcpdump"), "captures"),
-    need(For::Tests, &["iperf3"], Some("iperf3"), "TCP and UDP through the forwarder"),
+    need(For::Tests, &["python3"], Some("python3"), "a second process that holds a lock"),
     // Ubuntu has it in the package of the kernel's tools.
     need(
         For::Tests,
@@ -177,7 +176,7 @@ mod tests {
         let needs: Vec<_> = NEEDS.iter().filter(|n| n.target == For::Lab).collect();
         let answer = "gcc\tinstalled\nlibc6-dev\tinstalled\nmake\tconfig-files\npkgconf\tinstalled\n\
                       libelf-dev\tnot-installed\nzlib1g-dev\tinstalled\nclang\thalf-installed\n\
-                      iproute2\tinstalled\nethtool\tinstalled\n";
+                      iproute2\tinstalled\nethtool\tinstalled\ntcpdump\tinstalled\n";
         assert_eq!(names(&missing(&needs, answer, |_| false)), ["make", "libelf-dev", "clang"]);
         assert_eq!(names(&missing(&needs, answer, |program| program == "clang")), ["make", "libelf-dev"]);
         assert_eq!(missing(&needs, "", |_| false).len(), needs.len());
