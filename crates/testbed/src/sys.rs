@@ -16,9 +16,12 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 pub(crate) fn die_with_parent(command: &mut Command) {
     let parent = std::process::id();
     let prepare = move || {
-        // SAFETY: two system calls without pointers.
+        // SAFETY: system calls without pointers.
         let orphaned = unsafe {
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+            // A shell that runs tests in its background has them ignore these, and a shell cannot take that back.
+            libc::signal(libc::SIGINT, libc::SIG_DFL);
+            libc::signal(libc::SIGQUIT, libc::SIG_DFL);
             libc::getppid().cast_unsigned() != parent
         };
         // The parent may have ended before the request was in place.
