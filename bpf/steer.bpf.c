@@ -107,7 +107,7 @@ static __always_inline int is_tag(__be16 ethertype)
 	       ethertype == bpf_htons(ETH_P_QINQ1);
 }
 
-/* Address and VLANs of the frame: `mac` points at its destination or source. */
+/* The VLANs of the frame. */
 static __always_inline void read_vlans(const void *data, const void *end, struct station *to)
 {
 	const struct ethhdr *eth = data;
@@ -140,7 +140,7 @@ static __always_inline void report_move(const struct station *station, __u32 pre
 	struct moved *moved = bpf_ringbuf_reserve(&moves, sizeof(*moved), 0);
 
 	if (!moved)
-		return; /* the entry is gone from here; user space catches up when the router speaks again */
+		return; /* user space counts what it hears of, and compares its table with the maps if something is missing */
 	moved->station = *station;
 	moved->predicted = predicted;
 	bpf_ringbuf_submit(moved, 0);

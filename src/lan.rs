@@ -71,7 +71,7 @@ impl Lan {
         self.lock().lookup(station)
     }
 
-    /// `frame` came from the wire at `now` (`CLOCK_MONOTONIC`, ns) and goes to several routers.
+    /// `frame` came at `now` (`CLOCK_MONOTONIC`, ns) and goes to several routers.
     pub fn heard(&self, frame: &[u8], now: u64) {
         self.echoes.heard(frame, now);
     }
@@ -103,7 +103,11 @@ impl Lan {
     /// `station` spoke from the wire at `now` (`CLOCK_MONOTONIC`); the XDP program has taken its entry out. Returns the
     /// port it was behind.
     pub fn moved_to_wire(&self, station: Station, predicted: bool, now: Duration) -> Option<Port> {
-        let port = self.lock().moved_to_wire(station, predicted, now);
+        let mut fdb = self.lock();
+        if !predicted && self.tables.has_learned(&station) {
+            return None; // old news: a router has spoken from there since
+        }
+        let port = fdb.moved_to_wire(station, predicted, now);
         self.generation.fetch_add(1, Ordering::Release);
         port
     }

@@ -254,6 +254,25 @@ fn a_switch_image_that_sends_everything_back_does_not_capture_the_gateway() {
 }
 
 #[test]
+fn a_switch_image_that_sends_everything_back_does_not_capture_another_routers_address() {
+    let mut lan = Lan::new();
+    for _ in 0..10 {
+        // Router 2 is active; router 1, the image with a loop, sends its hello back.
+        let hello = lan.frame(BROADCAST, HSRP, &[]);
+        lan.send(2, &hello);
+        lan.wire.hear_this(&hello);
+        lan.routers[0].hear_this(&hello);
+        lan.routers[2].hear_this(&hello);
+        lan.send(1, &hello);
+        lan.wire.hear_this(&hello);
+        lan.routers[1].hear_this(&hello);
+        lan.routers[2].hear_this(&hello);
+        lan.reaches(2, HSRP, &[]);
+    }
+    lan.end();
+}
+
+#[test]
 fn a_takeover_from_the_wire_is_followed_at_once_though_both_say_hello() {
     let mut lan = Lan::new();
     for _ in 0..2 {

@@ -105,6 +105,8 @@ pub struct Forwarder {
     cpus: Vec<usize>,
     poll: Poll,
     faults: [u64; 2],
+    /// Pseudo sockets whose files are gone.
+    missing_pseudos: usize,
     last_check: Instant,
 }
 
@@ -121,7 +123,7 @@ impl Forwarder {
     /// Brings everything up: when this returns, frames flow. `folders` are the netio folders, one a lab.
     ///
     /// # Errors
-    /// See [`Error`]; then nothing of it is left.
+    /// See [`Error`]. Workers that run already end with the process, which is not to go on then.
     pub fn start(plan: Plan, folders: Vec<Folder>, options: &Options) -> Result<Self, Error> {
         nic::kernel::require_minimum()?;
         let cpus = check_cpus(&options.cpus)?;
@@ -165,6 +167,7 @@ impl Forwarder {
             cpus,
             poll: options.poll,
             faults: [0; 2],
+            missing_pseudos: 0,
             last_check: Instant::now(),
         };
         // Before the workers: routers that have started already send at once, and a NIC not looked at counts as down.
@@ -264,8 +267,8 @@ impl Forwarder {
             let orders: Vec<&Orders> = self.workers.iter().map(|worker| &worker.orders).collect();
             if reported {
                 worker::woken(&self.wake);
-                while let Ok(Report::RouterGone { router, inode }) = self.reports.try_recv() {
-                    self.connections.gone(router, inode, &orders);
+                while let Ok(Report::RouterGone { router, connection }) = self.reports.try_recv() {
+                    self.connections.gone(router, connection, &orders);
                 }
             }
             if folder {
@@ -276,10 +279,17 @@ impl Forwarder {
             if sweep {
                 self.last_check = Instant::now();
                 self.follow_links();
+                let moved: Vec<u64> = self.cards.iter().map(Card::moves).collect();
                 self.follow_moves();
                 let now = Duration::from_nanos(worker::monotonic());
-                for (card, lan) in self.cards.iter_mut().zip(&self.lans) {
-                    card.check_moves(lan, now);
+                for ((card, lan), moved) in self.cards.iter_mut().zip(&self.lans).zip(moved) {
+                    card.check_moves(moved, lan, now);
+                }
+                self.check_pseudos();
+                if self.workers.iter().any(|worker| worker.thread.is_finished()) {
+                    return Err(std::io::Error::other(
+                        "a worker has ended by itself: its routers are cut off",
+                    ));
                 }
                 self.report_faults();
             }
@@ -403,6 +413,21 @@ impl Forwarder {
         }
     }
 
+    /// A pseudo socket whose file was taken away cannot be reached by routers: said once.
+    fn check_pseudos(&mut self) {
+        let missing = self.pseudos.iter().filter(|pseudo| !pseudo.is_in_place()).count();
+        if missing > self.missing_pseudos
+            && let Some(pseudo) = self.pseudos.iter().find(|pseudo| !pseudo.is_in_place())
+        {
+            tracing::error!(
+                "{} was removed: routers cannot send through it, nor through {} others; start iou-fast again",
+                pseudo.path.display(),
+                missing - 1
+            );
+        }
+        self.missing_pseudos = missing;
+    }
+
     /// What must not happen is reported, once a second at most.
     fn report_faults(&mut self) {
         let [mut surplus, mut no_ring] = [0, 0];
@@ -413,7 +438,7 @@ impl Forwarder {
         let [surplus_before, no_ring_before] = std::mem::replace(&mut self.faults, [surplus, no_ring]);
         if surplus > surplus_before {
             tracing::warn!(
-                "{} copies of group frames for routers were dropped: a broadcast storm? The host got all of them",
+                "{} copies of frames for many routers were dropped: a broadcast storm? What is for the host is not among them",
                 surplus - surplus_before
             );
         }

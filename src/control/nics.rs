@@ -23,9 +23,10 @@ use std::time::Duration;
 pub(super) const BACKLOG: usize = 4096;
 /// Places in the fill rings of a NIC together; a NIC with many queues gets less for each.
 const FILL: usize = 8192;
-/// Places in a ring, at most and at least.
+/// Places in a worker's ring at most, and in a fill ring at least and at most.
 const RING_MAX: usize = 2048;
-const RING_MIN: usize = 256;
+const FILL_MIN: usize = 256;
+const FILL_MAX: usize = 2 * RING_MAX;
 /// Chunks in a worker's TX ring and stock beyond what it reads at a time.
 const WORKER_CHUNKS: usize = 1024;
 
@@ -48,7 +49,10 @@ pub(super) struct Card {
 
 /// How large a NIC's rings are.
 pub(super) struct Sizes {
+    /// Places in the fill and completion ring of each queue.
     ring: usize,
+    /// Places in each worker's RX and TX ring on a queue: one that stalls cannot take all of a queue's chunks.
+    share: usize,
     /// Chunks for its rings and workers.
     pub(super) chunks: usize,
     /// Chunks that no backlog may take.
@@ -111,9 +115,12 @@ impl Card {
 
     pub(super) fn sizes(&self, workers: usize) -> Sizes {
         let queues = self.options.queues.max(1);
-        let ring = (FILL / queues).next_power_of_two().clamp(RING_MIN, RING_MAX);
+        let most = (RING_MAX * workers).next_power_of_two().min(FILL_MAX);
+        let ring = (FILL / queues).next_power_of_two().clamp(FILL_MIN, most);
+        // The power of two at or below an equal share.
+        let share = (1 << (ring / workers.max(1)).max(1).ilog2()).min(RING_MAX);
         let reserve = reserve(queues, ring, workers);
-        Sizes { ring, reserve, chunks: queues * ring + reserve + workers * (BATCH + WORKER_CHUNKS) }
+        Sizes { ring, share, reserve, chunks: queues * ring + reserve + workers * (BATCH + WORKER_CHUNKS) }
     }
 
     /// Opens the AF_XDP sockets, and adds each worker's to its `parts`.
@@ -137,8 +144,8 @@ impl Card {
             sockets_per_queue: plan.workers as u32,
             fill_size: sizes.ring as u32,
             completion_size: sizes.ring as u32,
-            rx_size: RING_MAX as u32,
-            tx_size: sizes.ring as u32,
+            rx_size: sizes.share as u32,
+            tx_size: sizes.share as u32,
             copy_mode: if generic { CopyMode::Copy } else { options.copy_mode },
         };
         let sockets = Sockets::open(umem, free, &config)
@@ -241,10 +248,14 @@ impl Card {
             .ok()
     }
 
-    /// If the program found no room to tell of a move, the LAN's database is compared with the program's maps.
-    pub(super) fn check_moves(&mut self, lan: &Lan, now: Duration) {
-        let Some(counts) = self.counts() else { return };
-        let moved = counts[Count::Moved as usize];
+    /// Moves that the program has counted.
+    pub(super) fn moves(&self) -> u64 {
+        self.counts().map_or(0, |counts| counts[Count::Moved as usize])
+    }
+
+    /// If the program found no room to tell of one of the `moved` moves that it had counted before its news were read,
+    /// the LAN's database is compared with the program's maps.
+    pub(super) fn check_moves(&mut self, moved: u64, lan: &Lan, now: Duration) {
         if moved > self.moves_read {
             let stations = lan.resync(now);
             self.moves_read = moved;

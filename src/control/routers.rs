@@ -39,6 +39,8 @@ struct Router {
     id: InstanceId,
     /// Inode of the socket file that the workers' sockets are connected to.
     connected: Option<u64>,
+    /// Number of that connection: counts up, so that news of an older one are known as such.
+    connection: u64,
     /// A new file was made since. It may have the inode number of the one before: ext4 hands a number that became
     /// free out again at once.
     renewed: bool,
@@ -62,6 +64,7 @@ impl Connections {
                 lab: router.lab,
                 id: router.id,
                 connected: None,
+                connection: 0,
                 renewed: false,
                 reported: false,
             })
@@ -121,8 +124,8 @@ impl Connections {
     }
 
     /// A worker found a router's socket gone.
-    pub(super) fn gone(&mut self, router: usize, inode: u64, orders: &[&Orders]) {
-        if self.routers[router].connected != Some(inode) {
+    pub(super) fn gone(&mut self, router: usize, connection: u64, orders: &[&Orders]) {
+        if self.routers[router].connection != connection {
             return; // it is back already, and connected
         }
         self.routers[router].connected = None;
@@ -166,12 +169,14 @@ impl Connections {
         match sockets {
             Ok(sockets) if sockets.windows(2).all(|pair| pair[0].inode == pair[1].inode) => {
                 let inode = sockets.first().map(|socket| socket.inode);
+                let connection = self.routers[router].connection + 1;
                 for (order, socket) in orders.iter().zip(sockets) {
-                    order.give(Order::Router { router, socket: Some((socket.fd, socket.inode)) });
+                    order.give(Order::Router { router, socket: Some((socket.fd, connection)) });
                 }
                 let again = connected.is_some();
                 tracing::info!("router {id} is {}", if again { "replaced" } else { "there" });
                 self.routers[router].connected = inode;
+                self.routers[router].connection = connection;
                 self.routers[router].renewed = false;
                 self.routers[router].reported = false;
             }

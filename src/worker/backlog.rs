@@ -84,6 +84,11 @@ impl<T> Backlog<T> {
         self.pop()
     }
 
+    /// What the XDP program was told holds no more: it has been told to steer.
+    pub(super) fn forget_pause(&mut self) {
+        self.paused = false;
+    }
+
     /// Whether the XDP program is to be told something: pause at the bound, end it at half of it.
     pub(super) fn pause(&mut self, bound: usize) -> Option<Pause> {
         let paused = if self.paused { self.held.len() > bound / 2 } else { self.held.len() >= bound };

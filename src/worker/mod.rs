@@ -28,7 +28,7 @@ use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;
 use crate::stats::{Fault, Latencies, WorkerCounts};
-use crate::steer::layout::{Copied, HEAD, MAX_STEERED, STAMP, STAMP_GROUP, Stamp};
+use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_GROUP, Stamp};
 use crate::sys::mmsg::Receiver;
 use crate::sys::ringbuf::RingBuffer;
 use af_xdp::{Completion, Fill, Packet, Rx, RxStatistics, Socket};
@@ -51,6 +51,8 @@ pub const BATCH: usize = 64;
 const TURNS: usize = 8;
 /// Datagrams with group frames sent before unicast gets its turn again: one group frame is one for each router.
 const GROUP_SENDS: usize = 128;
+/// How often a pseudo socket is read at the end at most: its queue holds no more, and who still sends is not waited for.
+const LAST_READS: usize = 32;
 /// How much later than asked a worker's timer may end, ns.
 const TIMER_SLACK: Option<NonZeroU64> = NonZeroU64::new(1000);
 /// While frames wait for routers, this often the worker looks for stale ones.
@@ -114,7 +116,7 @@ pub enum Order {
     Router {
         /// Index in the plan.
         router: usize,
-        /// A connected datagram socket, and the inode of its file.
+        /// A connected datagram socket, and the number of the connection.
         socket: Option<(OwnedFd, u64)>,
     },
     /// The worker is to answer: it has carried out every order before this one.
@@ -130,8 +132,8 @@ pub enum Report {
     RouterGone {
         /// Index in the plan.
         router: usize,
-        /// Inode of the socket's file.
-        inode: u64,
+        /// Number of the connection.
+        connection: u64,
     },
 }
 
@@ -381,7 +383,13 @@ impl Worker {
                     Token::Router(router) => {
                         self.moved += self.delivery.room(router, &mut self.stock, &self.poller);
                     }
-                    Token::Pseudo(pseudo) => self.read(pseudo),
+                    Token::Pseudo(pseudo) => {
+                        self.read(pseudo);
+                        // However many routers send, what arrives for others does not wait for all of them.
+                        for nic in 0..self.arrivals.len() {
+                            self.arrive(nic);
+                        }
+                    }
                     Token::Orders => {
                         if self.obey() {
                             return self.end();
@@ -483,10 +491,7 @@ impl Worker {
         if count == 0 {
             return false;
         }
-        for copied in (0..count).filter_map(|n| Copied::read(copies.record(n))) {
-            lan.heard(copied.frame, copied.time);
-        }
-        self.delivery.send_copies(copies, count, ports, flood.as_ref(), &mut self.stock, &self.poller);
+        self.delivery.send_copies(lan, copies, count, ports, flood.as_ref(), &mut self.stock, &self.poller);
         copies.release();
         self.moved += count;
         true
@@ -592,7 +597,13 @@ impl Worker {
             while self.arrive(nic) {}
         }
         for pseudo in 0..self.pseudos.len() {
-            self.read(pseudo);
+            for _ in 0..LAST_READS {
+                self.read = 0;
+                self.read(pseudo);
+                if self.read == 0 {
+                    break;
+                }
+            }
         }
         self.delivery.drain(&mut self.stock);
         for nic in &mut self.nics {

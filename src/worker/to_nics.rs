@@ -190,7 +190,12 @@ impl Reading<'_> {
         let link = &mut pseudo.links[link];
         let source = &mut link.sources[source];
         let nic = &mut self.nics[link.nic];
-        learn(&nic.lan, source, view.source, &datagram[header::LEN..], now);
+        let frame = &datagram[header::LEN..];
+        learn(&nic.lan, source, view.source, frame, now);
+        if view.destination.mac.is_group() {
+            // A loop behind another port must not teach that the sender is there.
+            nic.lan.heard(frame, now);
+        }
 
         if view.destination.mac.is_group() {
             for port in &nic.ports {

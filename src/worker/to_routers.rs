@@ -56,8 +56,8 @@ pub(super) struct GroupPort {
 struct Side {
     /// The connected socket; `None` while the router has none.
     socket: Option<OwnedFd>,
-    /// Inode of its file.
-    inode: u64,
+    /// Number of the connection.
+    connection: u64,
     /// Datagrams of the current batch.
     run: Vec<Datagram>,
     backlog: Backlog<Datagram>,
@@ -121,6 +121,13 @@ impl Batch {
         self.frames.len()
     }
 
+    /// Has `lan` remember the frames as they are sent, to know them again if a loop sends them back.
+    fn remember(&self, copies: &RingBuffer, lan: &Lan) {
+        for copied in (0..self.len()).filter_map(|n| self.get(copies, n)) {
+            lan.heard(copied.frame, copied.time);
+        }
+    }
+
     /// Frame `n` as it is to be sent.
     fn get<'a>(&'a self, copies: &'a RingBuffer, n: usize) -> Option<Copied<'a>> {
         let (record, copy) = &self.frames[n];
@@ -167,7 +174,7 @@ impl Delivery {
         let sides: Vec<Side> = routers
             .map(|router| Side {
                 socket: None,
-                inode: 0,
+                connection: 0,
                 run: Vec::with_capacity(BATCH),
                 backlog: Backlog::default(),
                 copies: 0,
@@ -247,8 +254,13 @@ impl Delivery {
 
     /// Sends the group frames among the `count` records of `copies` to each of `ports`, and frames to unknown
     /// stations to `flood`.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called once; what it needs are the parts of a LAN's arrival side"
+    )]
     pub(super) fn send_copies(
         &mut self,
+        lan: &Lan,
         copies: &RingBuffer,
         count: usize,
         ports: &[GroupPort],
@@ -264,6 +276,7 @@ impl Delivery {
                     batch.push(n, frame);
                 }
             }
+            batch.remember(copies, lan);
             self.send_group(copies, &batch, port, stock, poller);
         }
         batch.clear();
@@ -272,6 +285,7 @@ impl Delivery {
                 batch.push(n, frame);
             }
         }
+        batch.remember(copies, lan);
         for port in ports {
             self.send_group(copies, &batch, port, stock, poller);
         }
@@ -475,7 +489,10 @@ impl Delivery {
                 poller.watch_room(new.as_fd(), Token::Router(router));
             }
         }
-        (side.socket, side.inode) = socket.map_or((None, 0), |(socket, inode)| (Some(socket), inode));
+        (side.socket, side.connection) =
+            socket.map_or((None, 0), |(socket, connection)| (Some(socket), connection));
+        // What the XDP program is told next is the truth about the new one.
+        side.backlog.forget_pause();
         let state = if side.socket.is_some() { RouterState::Ready } else { RouterState::Down };
         self.tell(router, state);
         self.room(router, stock, poller);
@@ -509,7 +526,7 @@ impl Delivery {
         if gone {
             self.sides[router].socket = None;
             self.tell(router, RouterState::Down);
-            self.reports.send(Report::RouterGone { router, inode: self.sides[router].inode });
+            self.reports.send(Report::RouterGone { router, connection: self.sides[router].connection });
         }
         gone
     }

@@ -156,6 +156,9 @@ impl Sockets {
                 .map_err(|errno| Error::step("XDP_OPTIONS", 0, errno))?
                 .contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY),
         };
+        for socket in queues.iter_mut().flat_map(|queue| &mut queue.sockets) {
+            socket.tx.zero_copy = zero_copy;
+        }
         Ok(Self { queues, zero_copy })
     }
 }
@@ -261,7 +264,12 @@ impl Socket {
             faults: 0,
         };
         let (memory, at) = map::<XdpDesc>(fd, &offsets.tx, config.tx_size, PGOFF_TX).map_err(map_step)?;
-        let tx = Tx { ring: Producer::new(memory, at, config.tx_size), umem: umem.clone(), fd: fd.clone() };
+        let tx = Tx {
+            ring: Producer::new(memory, at, config.tx_size),
+            umem: umem.clone(),
+            fd: fd.clone(),
+            zero_copy: false,
+        };
         Ok(Self { rx, tx })
     }
 }
@@ -482,6 +490,8 @@ pub struct Tx {
     ring: Producer<XdpDesc>,
     umem: Arc<Umem>,
     fd: Arc<OwnedFd>,
+    /// The driver takes packets by itself once it is told that there are some.
+    zero_copy: bool,
 }
 
 impl Tx {
@@ -520,6 +530,7 @@ impl Tx {
             return Ok(Kick::Taken);
         }
         match rustix::net::send(&self.fd, &[], SendFlags::DONTWAIT) {
+            Ok(_) if self.zero_copy => Ok(Kick::Taken),
             Ok(_) | Err(Errno::AGAIN | Errno::NOBUFS) => {
                 Ok(if self.ring.pending() == 0 { Kick::Taken } else { Kick::Again })
             }
@@ -569,7 +580,7 @@ mod tests {
             fill: Fill { ring: fill, umem: umem.clone(), fd: fd.clone() },
             completion: Completion { ring: completion, umem: umem.clone(), faults: 0 },
             rx: Rx { ring: rx, umem: umem.clone(), fd: fd.clone(), faults: 0 },
-            tx: Tx { ring: tx, umem: umem.clone(), fd },
+            tx: Tx { ring: tx, umem: umem.clone(), fd, zero_copy: false },
             free,
             held: Vec::new(),
         };

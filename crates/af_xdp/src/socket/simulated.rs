@@ -39,7 +39,7 @@ pub fn rings(umem: &Arc<Umem>, size: u32) -> io::Result<(Fill, Completion, Socke
     let fill = Fill { ring: fill, umem: umem.clone(), fd: fd.clone() };
     let completion = Completion { ring: completion, umem: umem.clone(), faults: 0 };
     let rx = Rx { ring: rx, umem: umem.clone(), fd: fd.clone(), faults: 0 };
-    let tx = Tx { ring: tx, umem: umem.clone(), fd };
+    let tx = Tx { ring: tx, umem: umem.clone(), fd, zero_copy: false };
     Ok((fill, completion, Socket { rx, tx }, kernel))
 }
 
