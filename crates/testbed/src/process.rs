@@ -116,14 +116,27 @@ impl Process {
         }
     }
 
-    /// Sends it a signal; nothing happens if it has ended.
+    /// Sends it a signal; nothing happens if it has ended. After `STOP` it returns when all its threads stand still: they
+    /// follow the first one that hears of it, which on a busy machine takes a while.
     pub fn signal(&mut self, signal: Signal) {
         if self.exited().is_none()
             && let Some(pid) = Pid::from_raw(self.pid().cast_signed())
         {
             // It has not been waited for, so the number is still its own.
             let _ = kill_process(pid, signal);
+            if signal == Signal::STOP {
+                let _ = crate::wait_until(Duration::from_secs(5), || self.stands_still());
+            }
         }
+    }
+
+    fn stands_still(&self) -> bool {
+        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid())) else { return true };
+        threads.flatten().all(|thread| {
+            let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            // The state follows the name, which is in brackets.
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        })
     }
 
     /// How it ended, or `None` while it runs.
