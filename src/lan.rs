@@ -61,6 +61,12 @@ impl Lan {
         })
     }
 
+    /// The router's interface at `port`, as users write it.
+    pub fn name(&self, port: Port) -> String {
+        let endpoint = self.entries.get(&port).and_then(|entry| entry.header.destination());
+        endpoint.map_or_else(|| format!("port {port}"), |endpoint| endpoint.to_string())
+    }
+
     /// Changes whenever an answer of [`lookup`](Self::lookup) may have.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)

@@ -195,9 +195,6 @@ impl Reading<'_> {
         if view.destination.mac.is_group() {
             // A loop behind another port must not teach that the sender is there.
             nic.lan.heard(frame, now);
-        }
-
-        if view.destination.mac.is_group() {
             for port in &nic.ports {
                 replicate(port, source, &mut bytes[..len], now, self.delivery, self.stock, self.poller);
             }
@@ -313,9 +310,12 @@ fn learn(lan: &Lan, source: &mut Source, station: Station, frame: &[u8], now: u6
     }
     match lan.learn(station, source.port as u32, frame, now) {
         Learned::Known => {}
-        Learned::New { .. } => tracing::debug!("{}: {} is behind port {}", lan.nic, station.mac, source.port),
+        Learned::New { .. } => {
+            tracing::debug!("{}: {} is behind {}", lan.nic, station.mac, lan.name(source.port as u32));
+        }
         Learned::Moved { from } => {
-            tracing::info!("{}: {} moved from port {from} to port {}", lan.nic, station.mac, source.port);
+            let (from, to) = (lan.name(from), lan.name(source.port as u32));
+            tracing::info!("{}: {} moved from {from} to {to}", lan.nic, station.mac);
         }
         Learned::Refused(why @ Refusal::Echo) => {
             // What it says of its own is another matter, also a moment later.
@@ -343,7 +343,6 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
             latency.record(now.saturating_sub(time), 1);
         }
     }
-    nic.unsent = true;
     for _ in 0..IDLE_KICKS {
         match nic.tx.kick() {
             Ok(Kick::Taken) => {
