@@ -182,6 +182,23 @@ impl Fdb {
         entry.0 == port
     }
 
+    /// The NIC's own address is `mac` from now on, and no router's. Returns the entries that go for that: station, and
+    /// whether it is by pattern.
+    pub fn set_nic(&mut self, mac: Mac) -> Vec<(Station, bool)> {
+        self.nic = mac;
+        let mut gone: Vec<(Station, bool)> =
+            self.entries().into_iter().filter(|(station, _)| station.mac == mac).collect();
+        gone.sort_unstable();
+        for (station, predicted) in &gone {
+            if *predicted {
+                self.predicted.remove(&mac);
+            } else {
+                self.forget(station);
+            }
+        }
+        gone
+    }
+
     /// `station` spoke from `port`, at `now` on any monotonic clock.
     pub fn learn(&mut self, station: Station, port: Port, now: Duration) -> Learned {
         if station.mac.is_group() || station.mac.is_zero() {

@@ -6,7 +6,7 @@
 use crate::fdb::{Echoes, Fdb, Learned, Port, Refusal, Station};
 use crate::iou::mac::Mac;
 use crate::plan::Plan;
-use crate::steer::layout::{PortEntry, RouterState};
+use crate::steer::layout::{PortEntry, RouterState, mac_word};
 use crate::steer::{Error, Tables};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -59,6 +59,23 @@ impl Lan {
             echoes: Echoes::default(),
             generation: AtomicU64::new(0),
         })
+    }
+
+    /// The NIC's own address is `mac` from now on.
+    pub fn set_nic_mac(&self, mac: Mac) {
+        let mut fdb = self.lock();
+        self.tables.shared.nic_mac.store(mac_word(mac), Ordering::Relaxed);
+        for (station, predicted) in fdb.set_nic(mac) {
+            tracing::warn!("{}: {mac}, which a router used, is its own address now", self.nic);
+            let removed = match predicted {
+                true => self.tables.remove_predicted(station.mac),
+                false => self.tables.remove_learned(&station),
+            };
+            if let Err(error) = removed {
+                tracing::warn!("{}: {mac} cannot be taken out of its tables: {error}", self.nic);
+            }
+        }
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// The router's interface at `port`, as users write it.

@@ -21,7 +21,7 @@ use crate::worker::{self, NicPart, Order, Orders, Poll, Pool, Remains, Report, R
 use af_xdp::{CopyMode, Umem};
 use core_affinity::CoreId;
 use crossbeam::channel;
-use nics::Card;
+use nics::{Around, Card};
 use routers::Connections;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::{AsFd, OwnedFd};
@@ -78,6 +78,16 @@ pub enum Error {
         /// What is wrong.
         source: af_xdp::Error,
     },
+    /// A card has more queues than can be served.
+    #[error(
+        "{nic} has {queues} queues now, for which no memory was taken: start iou-fast again, or `ethtool -L` fewer"
+    )]
+    Queues {
+        /// The NIC.
+        nic: String,
+        /// How many it has.
+        queues: usize,
+    },
     /// Zero-copy and the generic mode exclude each other.
     #[error("{0}: zero-copy needs native XDP, which this card's driver does not have")]
     ZeroCopyGeneric(String),
@@ -91,19 +101,20 @@ pub enum Error {
 
 /// A running forwarder.
 pub struct Forwarder {
+    /// Declared first: they end before what they use is given back, also where a start fails half-way.
+    workers: Vec<Running>,
+    options: Options,
     plan: Arc<Plan>,
     pseudos: Vec<PseudoSocket>,
     cards: Vec<Card>,
     lans: Vec<Arc<Lan>>,
     connections: Connections,
-    workers: Vec<Running>,
     reports: channel::Receiver<Report>,
     wake: Arc<OwnedFd>,
     watch: LinkWatch,
     pool: Arc<Pool>,
     started: Instant,
     cpus: Vec<usize>,
-    poll: Poll,
     faults: [u64; 2],
     /// Pseudo sockets whose files are gone.
     missing_pseudos: usize,
@@ -111,9 +122,25 @@ pub struct Forwarder {
 }
 
 struct Running {
-    thread: JoinHandle<Remains>,
+    /// `None` once it was waited for.
+    thread: Option<JoinHandle<Remains>>,
     orders: Orders,
     counts: Arc<WorkerCounts>,
+}
+
+impl Running {
+    /// Waits for its end, which it was told. `None` if it panicked.
+    fn join(&mut self) -> Option<Remains> {
+        self.thread.take()?.join().ok()
+    }
+}
+
+/// Who goes on without them would leave threads behind that use what is given back.
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.orders.give(Order::Stop);
+        let _ = self.join();
+    }
 }
 
 /// How often what no event tells of is looked at.
@@ -123,7 +150,7 @@ impl Forwarder {
     /// Brings everything up: when this returns, frames flow. `folders` are the netio folders, one a lab.
     ///
     /// # Errors
-    /// See [`Error`]. Workers that run already end with the process, which is not to go on then.
+    /// See [`Error`]. Nothing is left then.
     pub fn start(plan: Plan, folders: Vec<Folder>, options: &Options) -> Result<Self, Error> {
         nic::kernel::require_minimum()?;
         let cpus = check_cpus(&options.cpus)?;
@@ -135,7 +162,7 @@ impl Forwarder {
             cards.push(Card::take(&plan, index, options)?);
         }
         let watch = LinkWatch::new()?;
-        let sizes: Vec<nics::Sizes> = cards.iter().map(|card| card.sizes(plan.workers)).collect();
+        let sizes: Vec<nics::Sizes> = cards.iter().map(Card::sizes).collect();
         let chunks: usize = sizes.iter().map(|size| size.chunks).sum::<usize>() + nics::BACKLOG;
         let reserve = sizes.iter().map(|size| size.reserve).sum();
         let (umem, mut free) =
@@ -144,7 +171,7 @@ impl Forwarder {
         let mut lans = Vec::new();
         let mut parts: Vec<Vec<NicPart>> = (0..plan.workers).map(|_| Vec::new()).collect();
         for (index, card) in cards.iter_mut().enumerate() {
-            let lan = card.open(&plan, index, options, &sizes[index], &umem, &mut free, &mut parts)?;
+            let lan = card.open(&plan, index, options, &umem, &mut free, &mut parts)?;
             lans.push(lan);
         }
 
@@ -165,13 +192,15 @@ impl Forwarder {
             pool: pool.clone(),
             started: Instant::now(),
             cpus,
-            poll: options.poll,
+            options: options.clone(),
             faults: [0; 2],
             missing_pseudos: 0,
             last_check: Instant::now(),
         };
         // Before the workers: routers that have started already send at once, and a NIC not looked at counts as down.
-        forwarder.follow_links();
+        for (card, lan) in forwarder.cards.iter_mut().zip(&forwarder.lans) {
+            card.first_look(lan);
+        }
         for (index, nics) in parts.into_iter().enumerate() {
             let counts = Arc::new(WorkerCounts::default());
             let setup = Setup {
@@ -216,7 +245,7 @@ impl Forwarder {
                 format!("{} workers on CPUs {}", cpus.len(), list.join(","))
             }
         };
-        if self.poll == Poll::Busy {
+        if self.options.poll == Poll::Busy {
             workers.push_str(", polls busily");
         }
         lines.extend(self.cards.iter().map(|card| card.describe(&workers)));
@@ -235,7 +264,8 @@ impl Forwarder {
     /// What `poll` says.
     pub fn run(&mut self, stop: impl AsFd) -> std::io::Result<()> {
         loop {
-            let timeout = self.connections.next_retry().map_or(SWEEP, |due| due.min(SWEEP));
+            let due = self.cards.iter().filter_map(Card::next_step).chain(self.connections.next_retry());
+            let timeout = due.min().map_or(SWEEP, |due| due.min(SWEEP));
             let timeout =
                 Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
             let ready = {
@@ -260,9 +290,7 @@ impl Forwarder {
             if stopped {
                 return Ok(());
             }
-            if link && self.watch.drain() {
-                self.follow_links();
-            }
+            self.follow_links(link && self.watch.drain());
             self.follow_moves();
             let orders: Vec<&Orders> = self.workers.iter().map(|worker| &worker.orders).collect();
             if reported {
@@ -278,7 +306,7 @@ impl Forwarder {
             self.connections.retry(sweep, &orders);
             if sweep {
                 self.last_check = Instant::now();
-                self.follow_links();
+                self.follow_links(true);
                 let moved: Vec<u64> = self.cards.iter().map(Card::moves).collect();
                 self.follow_moves();
                 let now = Duration::from_nanos(worker::monotonic());
@@ -286,7 +314,7 @@ impl Forwarder {
                     card.check_moves(moved, lan, now);
                 }
                 self.check_pseudos();
-                if self.workers.iter().any(|worker| worker.thread.is_finished()) {
+                if self.workers.iter().any(|worker| worker.thread.as_ref().is_none_or(JoinHandle::is_finished)) {
                     return Err(std::io::Error::other(
                         "a worker has ended by itself: its routers are cut off",
                     ));
@@ -298,7 +326,7 @@ impl Forwarder {
 
     /// Ends everything and returns what happened.
     #[must_use]
-    pub fn stop(self) -> Summary {
+    pub fn stop(mut self) -> Summary {
         // From here on the XDP programs leave everything to the host.
         for lan in &self.lans {
             lan.tables.shared.live.store(0, Relaxed);
@@ -307,11 +335,11 @@ impl Forwarder {
             worker.orders.give(Order::Stop);
         }
         let mut summary = Summary::default();
-        for worker in self.workers {
-            let joined = worker.thread.join();
+        for mut worker in std::mem::take(&mut self.workers) {
+            let joined = worker.join();
             summary.add_worker(&worker.counts);
             match joined {
-                Ok(remains) => {
+                Some(remains) => {
                     summary.latency.to_routers.merge(&remains.latencies.to_routers);
                     summary.latency.to_nics.merge(&remains.latencies.to_nics);
                     for (statistics, faults) in remains.sockets {
@@ -321,7 +349,7 @@ impl Forwarder {
                         summary.add_fault(Fault::FillRingEmpty, statistics.fill_ring_empty);
                     }
                 }
-                Err(_) => {
+                None => {
                     tracing::error!("a worker panicked: its frames and latencies are not in the summary")
                 }
             }
@@ -378,14 +406,18 @@ impl Forwarder {
                 worker.run()
             })
             .map_err(|error| Error::System("a worker's thread", error))?;
-        self.workers.push(Running { thread, orders, counts });
+        self.workers.push(Running { thread: Some(thread), orders, counts });
         Ok(())
     }
 
-    /// Reads the state of every card and tells the workers.
-    fn follow_links(&mut self) {
-        for (card, lan) in self.cards.iter_mut().zip(&self.lans) {
-            card.follow_link(lan);
+    /// Looks after every card; only after those that wait for something, unless `all`.
+    fn follow_links(&mut self, all: bool) {
+        let orders: Vec<&Orders> = self.workers.iter().map(|worker| &worker.orders).collect();
+        let around = Around { options: &self.options, pool: &self.pool, orders: &orders };
+        for (index, (card, lan)) in self.cards.iter_mut().zip(&self.lans).enumerate() {
+            if all || card.next_step().is_some() {
+                card.follow(index, lan, &around);
+            }
         }
     }
 

@@ -1,23 +1,37 @@
 //! A network card in use: everything that was taken from it and is given back.
+//!
+//! A card may go at any time, and one of the same name may come. What belongs to the LAN stays then, the XDP program
+//! with its maps above all; what belongs to the card goes with it and is taken again:
+//!
+//! ```text
+//!   in use ──► lost: workers close their sockets ──► the kernel lets go of the frames ──► one of this name is there:
+//!     ▲                                                                                   hold, offloads, promiscuous
+//!     └──────────── workers get new sockets ◄──────── AF_XDP sockets, with those frames ◄─────── mode, program
+//! ```
+//!
+//! Taking a card again needs CAP_NET_ADMIN (the program's link, offloads), CAP_NET_RAW (AF_XDP and packet sockets),
+//! CAP_BPF (the link, where unprivileged BPF is off), CAP_IPC_LOCK (the UMEM is registered anew, unless the limit on
+//! locked memory allows it), and files in the state folder.
 
 use super::{Error, Options, all_down};
+use crate::iou::mac::Mac;
 use crate::lan::Lan;
-use crate::nic::attach::{Attachment, XdpMode, XdpModeChoice, attach};
+use crate::nic::attach::{Attachment, PATIENCE, XdpMode, XdpModeChoice, attach_within};
 use crate::nic::hold::Hold;
 use crate::nic::offload::Offloads;
 use crate::nic::promisc::Promiscuous;
-use crate::nic::{LinkState, Nic};
+use crate::nic::{self, LinkState, Nic};
 use crate::plan::Plan;
 use crate::steer::layout::{COUNTS, Count, mac_word};
 use crate::steer::{self, Steering};
 use crate::sys::ringbuf::RingBuffer;
-use crate::worker::{BATCH, NicPart, Rings, reserve};
-use af_xdp::{Config, CopyMode, Frame, Sockets, Umem};
+use crate::worker::{BATCH, NicPart, NicSockets, Order, Orders, Pool, Rings, reserve};
+use af_xdp::{Config, CopyMode, Frame, Registration, Sockets, Umem};
 use libbpf_rs::MapHandle;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Chunks for the backlogs of routers that do not read, for all NICs together: 16 MiB.
 pub(super) const BACKLOG: usize = 4096;
@@ -27,28 +41,87 @@ const FILL: usize = 8192;
 const RING_MAX: usize = 2048;
 const FILL_MIN: usize = 256;
 const FILL_MAX: usize = 2 * RING_MAX;
+/// Places in a fill ring at the very least, where a NIC was given queues that no memory was taken for.
+const FILL_SHARED: usize = BATCH;
 /// Chunks in a worker's TX ring and stock beyond what it reads at a time.
 const WORKER_CHUNKS: usize = 1024;
+/// Queues that the XDP program has room for, at least: a card that comes back may have more than the one before.
+const QUEUES: usize = 64;
 
-/// A NIC in use. Fields are dropped in this order: the program goes before the offloads come back, for some
-/// drivers refuse to change them under XDP; the hold goes last.
-pub(super) struct Card {
-    attachment: Option<Attachment>,
-    steering: Steering,
-    moves: Option<(RingBuffer, MapHandle)>,
+/// The kernel is asked this often whether it has let go of frames: a few milliseconds are usual.
+const RELEASE: Duration = Duration::from_millis(2);
+/// How long after its loss a card is tried again at short intervals, and failures are not worth a word: whoever
+/// removed it may still be at work.
+const SETTLING: Duration = Duration::from_millis(500);
+/// Between two tries, during that time.
+const SOON: Duration = Duration::from_millis(50);
+/// Between two tries after it, and at least between a return and the next try.
+const LATER: Duration = Duration::from_secs(1);
+/// Offloads that are turned on under us are turned off again so often. Then somebody insists.
+const QUIETED: u32 = 3;
+
+/// What is in use of a NIC while it is there. Fields are dropped in this order: the program goes before the offloads
+/// come back, for some drivers refuse to change them under XDP; the hold goes last.
+struct Device {
+    attachment: Attachment,
     _promiscuous: Promiscuous,
-    _offloads: Offloads,
+    offloads: Offloads,
     _hold: Hold,
     nic: Nic,
+    /// Its address, as the LAN knows it.
+    mac: Mac,
     state: Option<LinkState>,
+    /// Its AF_XDP sockets, once they are open: on so many queues.
+    registration: Option<Arc<Registration>>,
+    queues: usize,
     zero_copy: bool,
+    /// How often its offloads had to be turned off again.
+    quieted: u32,
+}
+
+/// Why a card, or its sockets, must be taken anew.
+enum Change {
+    /// It is not there any more, or has another name.
+    Gone(nic::Error),
+    Renamed(String),
+    /// It lost the XDP program: somebody detached it, or this is another card of the same name and number.
+    Detached,
+    /// It has so many queues now.
+    Queues(usize),
+}
+
+/// A card that cannot be used at present.
+struct Lost {
+    /// Since when; if there is none of its name, always now.
+    since: Instant,
+    /// What was said about why.
+    said: Option<String>,
+}
+
+/// A NIC of the plan, there or not.
+pub(super) struct Card {
+    /// As the user names it.
+    name: String,
+    device: Option<Device>,
+    /// The frames that the kernel has of sockets which are being closed.
+    closing: Option<Arc<Registration>>,
+    /// It, or its sockets, cannot be used.
+    lost: Option<Lost>,
+    /// Not tried again before.
+    not_before: Instant,
+    steering: Steering,
+    moves: Option<(RingBuffer, MapHandle)>,
     /// Moves of stations that the XDP program has told of.
     moves_read: u64,
     options: steer::Options,
+    sizes: Sizes,
 }
 
 /// How large a NIC's rings are.
+#[derive(Clone, Copy)]
 pub(super) struct Sizes {
+    queues: usize,
+    workers: usize,
     /// Places in the fill and completion ring of each queue.
     ring: usize,
     /// Places in each worker's RX and TX ring on a queue: one that stalls cannot take all of a queue's chunks.
@@ -57,6 +130,180 @@ pub(super) struct Sizes {
     pub(super) chunks: usize,
     /// Chunks that no backlog may take.
     pub(super) reserve: usize,
+}
+
+impl Sizes {
+    fn new(queues: usize, workers: usize) -> Self {
+        let queues = queues.max(1);
+        let most = (RING_MAX * workers).next_power_of_two().min(FILL_MAX);
+        Self::with_ring(queues, workers, (FILL / queues).next_power_of_two().clamp(FILL_MIN, most))
+    }
+
+    fn with_ring(queues: usize, workers: usize, ring: usize) -> Self {
+        // The power of two at or below an equal share.
+        let share = (1 << (ring / workers.max(1)).max(1).ilog2()).min(RING_MAX);
+        let reserve = reserve(queues, ring, workers);
+        let chunks = queues * ring + reserve + workers * (BATCH + WORKER_CHUNKS);
+        Self { queues, workers, ring, share, chunks, reserve }
+    }
+
+    /// For another number of queues, out of the same memory. `None` if that is too little.
+    fn shared_by(&self, queues: usize) -> Option<Self> {
+        let queues = queues.max(1);
+        let ring = (1_usize << (self.queues * self.ring / queues).checked_ilog2()?)
+            .min(Self::new(queues, self.workers).ring);
+        (ring >= FILL_SHARED).then(|| Self::with_ring(queues, self.workers, ring))
+    }
+}
+
+/// What a card needs of the rest of the forwarder to be taken again.
+pub(super) struct Around<'a> {
+    pub(super) options: &'a Options,
+    pub(super) pool: &'a Pool,
+    /// Of every worker.
+    pub(super) orders: &'a [&'a Orders],
+}
+
+impl Lost {
+    fn is_settling(&self) -> bool {
+        self.since.elapsed() < SETTLING
+    }
+}
+
+impl Device {
+    /// Takes `nic`, which is held, and attaches the XDP program.
+    fn take(
+        nic: Nic,
+        hold: Hold,
+        steering: &Steering,
+        options: &Options,
+        patience: Duration,
+    ) -> Result<Self, Error> {
+        let name = nic.name().to_owned();
+        let steer_error = |source| Error::Steer { nic: name.clone(), source };
+        let mut offloads = Offloads::quiet(&nic, &hold, options.xdp_mode == XdpModeChoice::Generic)?;
+        let promiscuous = Promiscuous::join(&nic)?;
+        if nic.state().carrier {
+            tracing::info!("{name}: attaching; some cards lose carrier for two seconds now");
+        }
+        let program = steering.program().map_err(steer_error)?;
+        let attachment = attach_within(program.as_fd(), &nic, options.xdp_mode, patience)?;
+        drop(program);
+        if attachment.mode == XdpMode::Generic {
+            if options.copy_mode == CopyMode::ZeroCopy {
+                return Err(Error::ZeroCopyGeneric(name));
+            }
+            offloads.quiet_for_generic()?;
+            if let Some(caution) = nic.generic_caution() {
+                tracing::warn!("{name}: {caution}");
+            }
+        }
+        for feature in offloads.still_on() {
+            tracing::warn!("{name}: {feature}");
+        }
+        Ok(Self {
+            attachment,
+            _promiscuous: promiscuous,
+            offloads,
+            _hold: hold,
+            mac: nic.mac(),
+            state: None,
+            registration: None,
+            queues: nic.rx_queues() as usize,
+            zero_copy: false,
+            quieted: 0,
+            nic,
+        })
+    }
+
+    /// Reads the NIC's state, tells the workers, and logs what changed.
+    fn look(&mut self, lan: &Lan) -> Option<Change> {
+        match self.nic.name_now() {
+            Err(error) => return Some(Change::Gone(error)),
+            Ok(name) if name != self.nic.name() => return Some(Change::Renamed(name)),
+            Ok(_) => {}
+        }
+        if !self.attachment.is_on(&self.nic) {
+            return Some(Change::Detached);
+        }
+        let queues = self.nic.refresh_queues().0 as usize;
+        if self.registration.is_some() && queues != self.queues {
+            return Some(Change::Queues(queues));
+        }
+        let state = match self.nic.refresh_state() {
+            Ok(state) => state,
+            Err(error @ nic::Error::Gone { .. }) => return Some(Change::Gone(error)),
+            Err(error) => {
+                if self.state.take().is_some() {
+                    tracing::warn!("{error}");
+                }
+                lan.up.store(false, Relaxed);
+                return None;
+            }
+        };
+        self.follow_mac(lan);
+        self.follow_offloads();
+        lan.mtu.store(state.mtu, Relaxed);
+        lan.up.store(self.registration.is_some() && state.up && state.carrier, Relaxed);
+        let before = self.state.replace(state);
+        if before == Some(state) {
+            return None;
+        }
+        let name = self.nic.name();
+        match (state.up, state.carrier) {
+            (false, _) => {
+                tracing::warn!("{name} is down: frames from the routers are dropped until it is up")
+            }
+            (true, false) => {
+                tracing::warn!("{name} has no carrier: frames from the routers are dropped until it has")
+            }
+            (true, true) if before.is_some() => tracing::info!("{name} is up, MTU {}", state.mtu),
+            (true, true) => {}
+        }
+        None
+    }
+
+    fn follow_mac(&mut self, lan: &Lan) {
+        let mac = self.nic.refresh_mac();
+        if mac != self.mac {
+            tracing::info!("{}: its address is {mac} now", self.nic.name());
+            lan.set_nic_mac(mac);
+            self.mac = mac;
+        }
+    }
+
+    /// What is in the way of an XDP program and was turned on since is turned off again, a few times.
+    fn follow_offloads(&mut self) {
+        let turned_on = match self.offloads.turned_on() {
+            Ok(features) if !features.is_empty() && self.quieted <= QUIETED => features,
+            _ => return,
+        };
+        let name = self.nic.name();
+        self.quieted += 1;
+        if self.quieted > QUIETED {
+            for feature in turned_on {
+                tracing::error!(
+                    "{name}: {} is turned on again and again, and now left on: {}; find out who does it, then `{}`",
+                    feature.feature,
+                    feature.consequence(),
+                    feature.command()
+                );
+            }
+            return;
+        }
+        let quieted = self.offloads.quiet_again();
+        for feature in turned_on {
+            let (what, so) = (&feature.feature, feature.consequence());
+            match &quieted {
+                Ok(()) => tracing::warn!(
+                    "{name}: {what} was turned on; it is off again, for with it {so}. It is turned on when iou-fast ends"
+                ),
+                Err(error) => {
+                    tracing::error!("{name}: {what} was turned on: {so}; `{}`. {error}", feature.command())
+                }
+            }
+        }
+    }
 }
 
 impl Card {
@@ -71,172 +318,260 @@ impl Card {
         let ports = lan.ports.len();
         let steer_options = steer::Options {
             workers: plan.workers,
-            queues: nic.rx_queues() as usize,
+            queues: (nic.max_rx_queues() as usize).max(QUEUES),
             exclusive: options.exclusive,
             learned: crate::fdb::Fdb::capacity(ports),
             predicted: 3 * ports,
         };
-        let steer_error = |source| Error::Steer { nic: lan.nic.clone(), source };
-        let steering = Steering::load(&steer_options).map_err(steer_error)?;
-        let mut offloads = Offloads::quiet(&nic, &hold, options.xdp_mode == XdpModeChoice::Generic)?;
-        let promiscuous = Promiscuous::join(&nic)?;
-        if nic.state().carrier {
-            tracing::info!("{}: attaching; some cards lose carrier for two seconds now", lan.nic);
-        }
-        let program = steering.program().map_err(steer_error)?;
-        let attachment = attach(program.as_fd(), &nic, options.xdp_mode)?;
-        drop(program);
-        if attachment.mode == XdpMode::Generic {
-            if options.copy_mode == CopyMode::ZeroCopy {
-                return Err(Error::ZeroCopyGeneric(lan.nic.clone()));
-            }
-            offloads.quiet_for_generic()?;
-            if let Some(caution) = nic.generic_caution() {
-                tracing::warn!("{}: {caution}", lan.nic);
-            }
-        }
-        for feature in offloads.still_on() {
-            tracing::warn!("{}: {feature}", lan.nic);
-        }
+        let steering = Steering::load(&steer_options)
+            .map_err(|source| Error::Steer { nic: lan.nic.clone(), source })?;
+        let device = Device::take(nic, hold, &steering, options, PATIENCE)?;
         Ok(Self {
-            attachment: Some(attachment),
+            name: lan.nic.clone(),
+            closing: None,
+            lost: None,
+            not_before: Instant::now(),
             steering,
             moves: None,
-            _promiscuous: promiscuous,
-            _offloads: offloads,
-            _hold: hold,
-            nic,
-            state: None,
-            zero_copy: false,
             moves_read: 0,
             options: steer_options,
+            sizes: Sizes::new(device.queues, plan.workers),
+            device: Some(device),
         })
     }
 
-    pub(super) fn sizes(&self, workers: usize) -> Sizes {
-        let queues = self.options.queues.max(1);
-        let most = (RING_MAX * workers).next_power_of_two().min(FILL_MAX);
-        let ring = (FILL / queues).next_power_of_two().clamp(FILL_MIN, most);
-        // The power of two at or below an equal share.
-        let share = (1 << (ring / workers.max(1)).max(1).ilog2()).min(RING_MAX);
-        let reserve = reserve(queues, ring, workers);
-        Sizes { ring, share, reserve, chunks: queues * ring + reserve + workers * (BATCH + WORKER_CHUNKS) }
+    pub(super) fn sizes(&self) -> Sizes {
+        self.sizes
     }
 
     /// Opens the AF_XDP sockets, and adds each worker's to its `parts`.
-    #[expect(clippy::too_many_arguments, reason = "called once; what it needs comes from everywhere")]
     pub(super) fn open(
         &mut self,
         plan: &Plan,
         index: usize,
         options: &Options,
-        sizes: &Sizes,
         umem: &Arc<Umem>,
         free: &mut Vec<Frame>,
         parts: &mut [Vec<NicPart>],
     ) -> Result<Arc<Lan>, Error> {
-        let name = plan.lans[index].nic.clone();
+        let name = self.name.clone();
         let steer_error = |source| Error::Steer { nic: name.clone(), source };
-        let generic = self.mode() == Some(XdpMode::Generic);
-        let config = Config {
-            ifindex: self.nic.index(),
-            queues: self.options.queues as u32,
-            sockets_per_queue: plan.workers as u32,
-            fill_size: sizes.ring as u32,
-            completion_size: sizes.ring as u32,
-            rx_size: sizes.share as u32,
-            tx_size: sizes.share as u32,
-            copy_mode: if generic { CopyMode::Copy } else { options.copy_mode },
-        };
-        let sockets = Sockets::open(umem, free, &config)
-            .map_err(|source| Error::AfXdp { nic: name.clone(), source })?;
-        self.zero_copy = sockets.zero_copy;
-        let lan = Arc::new(
-            Lan::new(plan, index, self.nic.mac(), self.steering.tables().clone()).map_err(steer_error)?,
-        );
+        let sockets = self.sockets(options, umem, free, PATIENCE)?;
+        let mac = self.device.as_ref().map_or(Mac([0; 6]), |device| device.mac);
+        let lan =
+            Arc::new(Lan::new(plan, index, mac, self.steering.tables().clone()).map_err(steer_error)?);
         all_down(plan, &lan, index);
-        self.share(plan, index);
-        let mut queues: Vec<Vec<_>> = parts.iter().map(|_| Vec::new()).collect();
-        for (number, queue) in sockets.queues.into_iter().enumerate() {
-            let rings = Arc::new(Rings::new(queue.fill, queue.completion));
-            for (worker, socket) in queue.sockets.into_iter().enumerate() {
-                self.steering
-                    .set_ring(&self.options, number, worker, socket.rx.as_fd())
-                    .map_err(steer_error)?;
-                queues[worker].push((socket, rings.clone()));
-            }
-        }
-        for (worker, (part, queues)) in parts.iter_mut().zip(queues).enumerate() {
+        self.share(plan, index, mac);
+        for (worker, (part, sockets)) in parts.iter_mut().zip(sockets).enumerate() {
             let (ring, fd) = self.steering.copies(worker).map_err(steer_error)?;
             let fd = fd.try_clone_to_owned().map_err(|error| Error::System("a ring buffer", error))?;
-            part.push(NicPart {
-                lan: lan.clone(),
-                queues,
-                tx_queues: self.nic.tx_queues() as usize,
-                copies: (ring, fd),
-            });
+            part.push(NicPart { lan: lan.clone(), sockets, copies: (ring, fd) });
         }
         self.moves = Some(self.steering.moves().map_err(steer_error)?);
         Ok(lan)
     }
 
+    /// Opens AF_XDP sockets on every queue, and has the XDP program redirect to them. Each worker's.
+    fn sockets(
+        &mut self,
+        options: &Options,
+        umem: &Arc<Umem>,
+        free: &mut Vec<Frame>,
+        patience: Duration,
+    ) -> Result<Vec<NicSockets>, Error> {
+        let name = &self.name;
+        let Some(device) = &mut self.device else { return Ok(Vec::new()) };
+        let (queues, tx_queues) = device.nic.refresh_queues();
+        device.queues = queues as usize;
+        let sizes = self.sizes.shared_by(device.queues).filter(|_| device.queues <= self.options.queues);
+        let Some(sizes) = sizes else {
+            return Err(Error::Queues { nic: name.clone(), queues: device.queues });
+        };
+        let generic = device.attachment.mode == XdpMode::Generic;
+        let config = Config {
+            ifindex: device.nic.index(),
+            queues: device.queues as u32,
+            sockets_per_queue: sizes.workers as u32,
+            fill_size: sizes.ring as u32,
+            completion_size: sizes.ring as u32,
+            rx_size: sizes.share as u32,
+            tx_size: sizes.share as u32,
+            copy_mode: if generic { CopyMode::Copy } else { options.copy_mode },
+            patience,
+        };
+        let sockets = Sockets::open(umem, free, &config)
+            .map_err(|source| Error::AfXdp { nic: name.clone(), source })?;
+        device.zero_copy = sockets.zero_copy;
+        device.registration = Some(sockets.registration);
+        let tx_queues = tx_queues as usize;
+        let mut workers: Vec<NicSockets> =
+            (0..sizes.workers).map(|_| NicSockets { queues: Vec::new(), tx_queues }).collect();
+        for (number, queue) in sockets.queues.into_iter().enumerate() {
+            let rings = Arc::new(Rings::new(queue.fill, queue.completion));
+            for (worker, socket) in queue.sockets.into_iter().enumerate() {
+                self.steering
+                    .set_ring(&self.options, number, worker, socket.rx.as_fd())
+                    .map_err(|source| Error::Steer { nic: name.clone(), source })?;
+                workers[worker].queues.push((socket, rings.clone()));
+            }
+        }
+        Ok(workers)
+    }
+
+    /// The card's state before the workers run.
+    pub(super) fn first_look(&mut self, lan: &Lan) {
+        if let Some(device) = &mut self.device {
+            // A card that goes already is dealt with when there are workers.
+            let _ = device.look(lan);
+        }
+    }
+
+    /// Looks at the card and does what follows: tells the workers its state, gives it up when it has gone, takes it again
+    /// when it is back. Never waits.
+    pub(super) fn follow(&mut self, index: usize, lan: &Lan, around: &Around<'_>) {
+        if let Some(change) = self.device.as_mut().and_then(|device| device.look(lan)) {
+            self.lose(change, index, lan, around);
+        }
+        self.recover(index, lan, around);
+    }
+
+    /// How long until [`follow`](Self::follow) is due, events apart.
+    pub(super) fn next_step(&self) -> Option<Duration> {
+        let lost = self.lost.as_ref()?;
+        let until = self.not_before.saturating_duration_since(Instant::now());
+        match (&self.closing, &self.device) {
+            (Some(_), _) => Some(if lost.is_settling() { RELEASE } else { SOON }),
+            // Something is there and cannot be used yet.
+            (None, Some(_)) => Some(until),
+            (None, None) => Some(until).filter(|until| !until.is_zero()),
+        }
+    }
+
+    /// Has the workers close their sockets, and gives back what was taken from the card.
+    fn lose(&mut self, change: Change, index: usize, lan: &Lan, around: &Around<'_>) {
+        lan.up.store(false, Relaxed);
+        // The program leaves everything to the host until the workers have sockets again.
+        lan.tables.shared.live.store(0, Relaxed);
+        for orders in around.orders {
+            orders.give(Order::Nic { lan: index, sockets: None });
+        }
+        // There is none if they are being closed already.
+        if let Some(registration) = self.device.as_mut().and_then(|device| device.registration.take()) {
+            self.closing = Some(registration);
+        }
+        let name = &self.name;
+        match change {
+            Change::Queues(queues) => {
+                tracing::info!("{name} has {queues} queues now: its rings are made anew");
+            }
+            Change::Gone(error) => {
+                tracing::warn!("{error}; forwarding goes on when there is one of this name again");
+                self.device = None;
+            }
+            Change::Renamed(to) => {
+                tracing::warn!("{name} is called {to} now: forwarding goes on when there is one of its name again");
+                self.device = None;
+            }
+            Change::Detached => {
+                tracing::warn!("{name} has lost the XDP program: somebody detached it, or it was removed; it is taken again");
+                self.device = None;
+            }
+        }
+        self.lost.get_or_insert(Lost { since: Instant::now(), said: None });
+    }
+
+    /// Takes the card again, as far as that can be done now.
+    fn recover(&mut self, index: usize, lan: &Lan, around: &Around<'_>) {
+        if let Some(registration) = self.closing.take() {
+            let mut free = Vec::new();
+            match registration.reclaim(&mut free) {
+                Ok(_) => around.pool.give(&mut free, 0),
+                Err(registration) => {
+                    self.closing = Some(registration);
+                    return;
+                }
+            }
+        }
+        let Some(mut lost) = self.lost.take() else { return };
+        let now = Instant::now();
+        if now >= self.not_before {
+            match self.resume(index, lan, around) {
+                Ok(true) => {
+                    tracing::info!("{}; forwarding goes on", self.got());
+                    // One that goes at once, again and again, does not take all of our time.
+                    self.not_before = now + SETTLING;
+                    return;
+                }
+                Ok(false) => lost.since = now,
+                Err(error) => {
+                    // Sockets that were not handed out are closed.
+                    self.closing = self.device.as_mut().and_then(|device| device.registration.take());
+                    let (settling, error) = (lost.is_settling(), error.to_string());
+                    if !settling && lost.said.as_ref() != Some(&error) {
+                        tracing::error!("{error}; it is tried again every second");
+                        lost.said = Some(error);
+                    }
+                    self.not_before = now + if settling { SOON } else { LATER };
+                }
+            }
+        }
+        self.lost = Some(lost);
+    }
+
+    /// Takes what is missing. False if there is no card of this name.
+    fn resume(&mut self, index: usize, lan: &Lan, around: &Around<'_>) -> Result<bool, Error> {
+        if self.device.is_none() {
+            let nic = match Nic::find(&self.name) {
+                Err(nic::Error::NoSuchInterface { .. }) => return Ok(false),
+                found => found?,
+            };
+            let hold = Hold::take_within(&nic, &around.options.state_dir, Duration::ZERO)?;
+            lan.set_nic_mac(nic.mac());
+            self.device = Some(Device::take(nic, hold, &self.steering, around.options, Duration::ZERO)?);
+        }
+        let mut free = Vec::new();
+        around.pool.take(&mut free, self.sizes.queues * self.sizes.ring);
+        let sockets = self.sockets(around.options, around.pool.umem(), &mut free, Duration::ZERO);
+        around.pool.give(&mut free, 0);
+        for (orders, sockets) in around.orders.iter().zip(sockets?) {
+            orders.give(Order::Nic { lan: index, sockets: Some(sockets) });
+        }
+        lan.tables.shared.live.store(1, Relaxed);
+        if let Some(device) = &mut self.device {
+            // What it finds wrong now, it finds again the next time.
+            device.state = None;
+            let _ = device.look(lan);
+        }
+        Ok(true)
+    }
+
     /// Writes what the XDP program is to know of the LAN.
-    fn share(&self, plan: &Plan, index: usize) {
+    fn share(&self, plan: &Plan, index: usize, mac: Mac) {
         let shared = &self.steering.tables().shared;
         let workers = plan.workers_on(index);
         shared.group_workers.store(workers, Relaxed);
         shared.group_owner.store(workers.trailing_zeros() % 64, Relaxed);
-        shared.nic_mac.store(mac_word(self.nic.mac()), Relaxed);
+        shared.nic_mac.store(mac_word(mac), Relaxed);
         if let Some(port) = plan.lans[index].flood {
             shared.flood_worker.store(plan.router_of(port).worker as u32, Relaxed);
             shared.flood_unknown.store(1, Relaxed);
         }
     }
 
-    fn mode(&self) -> Option<XdpMode> {
-        self.attachment.as_ref().map(|attachment| attachment.mode)
+    /// What was got.
+    fn got(&self) -> String {
+        let Some(device) = &self.device else { return format!("{}: not there", self.name) };
+        let copy = if device.zero_copy { "zero-copy" } else { "copy" };
+        let queues = match device.queues {
+            1 => "1 queue".to_string(),
+            n => format!("{n} queues"),
+        };
+        format!("{}: {} XDP, {copy}, {queues}", device.nic.name(), device.attachment.mode)
     }
 
     /// What was got, for the user.
     pub(super) fn describe(&self, workers: &str) -> String {
-        let mode = self.mode().map_or_else(|| "no".to_string(), |mode| mode.to_string());
-        let copy = if self.zero_copy { "zero-copy" } else { "copy" };
-        let queues = match self.options.queues {
-            1 => "1 queue".to_string(),
-            n => format!("{n} queues"),
-        };
-        format!("{}: {mode} XDP, {copy}, {queues}, {workers}", self.nic.name())
-    }
-
-    /// Reads the NIC's state, tells the workers, and logs what changed.
-    pub(super) fn follow_link(&mut self, lan: &Lan) {
-        let state = match self.nic.refresh_state() {
-            Ok(state) => state,
-            Err(error) => {
-                if self.state.take().is_some() {
-                    tracing::warn!("{error}");
-                }
-                lan.up.store(false, Relaxed);
-                return;
-            }
-        };
-        lan.up.store(state.up && state.carrier, Relaxed);
-        lan.mtu.store(state.mtu, Relaxed);
-        let before = self.state.replace(state);
-        if before == Some(state) {
-            return;
-        }
-        let name = self.nic.name();
-        match (state.up, state.carrier) {
-            (false, _) => {
-                tracing::warn!("{name} is down: frames from the routers are dropped until it is up")
-            }
-            (true, false) => {
-                tracing::warn!("{name} has no carrier: frames from the routers are dropped until it has")
-            }
-            (true, true) if before.is_some() => tracing::info!("{name} is up, MTU {}", state.mtu),
-            (true, true) => {}
-        }
+        format!("{}, {workers}", self.got())
     }
 
     /// What the XDP program counted; `None`, with a warning, if it cannot be read.
@@ -244,7 +579,7 @@ impl Card {
         self.steering
             .tables()
             .counts()
-            .inspect_err(|error| tracing::warn!("{}: {error}", self.nic.name()))
+            .inspect_err(|error| tracing::warn!("{}: {error}", self.name))
             .ok()
     }
 

@@ -5,11 +5,11 @@ use libbpf_rs::query::{LinkInfoIter, LinkTypeInfo, ProgInfoIter};
 use libbpf_rs::{Xdp, XdpFlags};
 use rustix::io::Errno;
 use std::fmt;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// The links of a killed process hold the card until the kernel has taken it down: 62 ms were seen.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What the user asks for.
@@ -60,6 +60,15 @@ pub struct Attachment {
     pub mode: XdpMode,
 }
 
+impl Attachment {
+    /// Whether the program is still on `nic`: nobody has detached it, and the card was not removed.
+    #[must_use]
+    pub fn is_on(&self, nic: &Nic) -> bool {
+        // What cannot be read is not acted upon.
+        crate::sys::xdp_attach::linked_to(self.link.as_fd()).map_or(true, |index| index == nic.index())
+    }
+}
+
 /// Attaches `program` to `nic`. Call it in the network namespace of the card.
 ///
 /// Some cards lose carrier for two seconds here. [`XdpModeChoice::Auto`] warns loudly when it has to take generic
@@ -69,9 +78,22 @@ pub struct Attachment {
 /// [`Error::Occupied`] when a program is there already, and stays for a second. [`Error::Attach`] with an
 /// explanation where there is one. [`Error::OtherNamespace`].
 pub fn attach(program: BorrowedFd<'_>, nic: &Nic, choice: XdpModeChoice) -> Result<Attachment, Error> {
+    attach_within(program, nic, choice, PATIENCE)
+}
+
+/// As [`attach`], waiting for `patience` only for a program that is there already to go.
+///
+/// # Errors
+/// As for [`attach`].
+pub fn attach_within(
+    program: BorrowedFd<'_>,
+    nic: &Nic,
+    choice: XdpModeChoice,
+    patience: Duration,
+) -> Result<Attachment, Error> {
     nic.require_own_namespace()?;
     let first = if choice == XdpModeChoice::Generic { XdpMode::Generic } else { XdpMode::Native };
-    let refused = match attach_in(program, nic, first) {
+    let refused = match attach_in(program, nic, first, patience) {
         Err(Error::Attach { source, hint, .. })
             if choice == XdpModeChoice::Auto && worth_a_generic_try(source) =>
         {
@@ -85,11 +107,16 @@ pub fn attach(program: BorrowedFd<'_>, nic: &Nic, choice: XdpModeChoice) -> Resu
         nic.name(),
         nic.driver()
     );
-    attach_in(program, nic, XdpMode::Generic)
+    attach_in(program, nic, XdpMode::Generic, patience)
 }
 
-fn attach_in(program: BorrowedFd<'_>, nic: &Nic, mode: XdpMode) -> Result<Attachment, Error> {
-    let deadline = Instant::now() + PATIENCE;
+fn attach_in(
+    program: BorrowedFd<'_>,
+    nic: &Nic,
+    mode: XdpMode,
+    patience: Duration,
+) -> Result<Attachment, Error> {
+    let deadline = Instant::now() + patience;
     loop {
         let source = match crate::sys::xdp_attach::link_xdp(program, nic.index(), mode.flags()) {
             Ok(link) => return Ok(Attachment { link, mode }),

@@ -50,6 +50,14 @@ impl Hold {
     /// # Errors
     /// As for [`take`](Self::take).
     pub fn take_in(nic: &Nic, path: &Path) -> Result<Self, Error> {
+        Self::take_within(nic, path, PATIENCE)
+    }
+
+    /// As [`take_in`](Self::take_in), waiting for `patience`.
+    ///
+    /// # Errors
+    /// As for [`take`](Self::take).
+    pub fn take_within(nic: &Nic, path: &Path, patience: Duration) -> Result<Self, Error> {
         let directory = open_directory(path)?;
         let stem = format!("net{}-if{}", nic.namespace, nic.index);
         let file = lock_name(&stem);
@@ -58,7 +66,7 @@ impl Hold {
             move |source| Error::StateDir { path, what, source }
         };
 
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience;
         loop {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let lock = rustix::fs::openat(&directory, &file, flags, Mode::RUSR | Mode::WUSR)

@@ -262,6 +262,21 @@ impl Nic {
         self.tx_queues
     }
 
+    /// The numbers of its receive and of its transmit queues now, as [`rx_queues`](Self::rx_queues) and
+    /// [`tx_queues`](Self::tx_queues) were when it was found.
+    #[must_use]
+    pub fn refresh_queues(&self) -> (u32, u32) {
+        let Ok(name) = self.name_now() else { return (self.rx_queues, self.tx_queues) };
+        let rx = self.socket.rx_queues(&name).unwrap_or(self.rx_queues);
+        (rx.max(1), self.socket.tx_queues(&name).unwrap_or(self.tx_queues).max(1))
+    }
+
+    /// The most receive queues that it can be given (`ethtool -L`).
+    #[must_use]
+    pub fn max_rx_queues(&self) -> u32 {
+        self.socket.max_rx_queues(&self.name).unwrap_or(0).max(self.rx_queues)
+    }
+
     /// Its driver as `ethtool -i` names it, empty where it has no name: `ixgbe`, `virtio_net`, `veth`.
     #[must_use]
     pub fn driver(&self) -> &str {
@@ -286,15 +301,25 @@ impl Nic {
     /// # Errors
     /// [`Error::Gone`] once it was removed.
     pub fn refresh_state(&self) -> Result<LinkState, Error> {
-        let name = self.current_name()?;
+        let name = self.name_now()?;
         link_state(&self.socket, &name).map_err(|source| match source {
             Errno::NODEV => self.gone(),
             source => Error::Query { name, what: "state", source },
         })
     }
 
+    /// Its own Ethernet address now.
+    #[must_use]
+    pub fn refresh_mac(&self) -> Mac {
+        let address = self.name_now().ok().and_then(|name| self.socket.hardware_address(&name).ok());
+        address.map_or(self.mac, |(_, mac)| Mac(mac))
+    }
+
     /// Its name now, for requests that go by name.
-    fn current_name(&self) -> Result<String, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Gone`] once it was removed.
+    pub fn name_now(&self) -> Result<String, Error> {
         self.socket.name(self.index).map_err(|_| self.gone())
     }
 

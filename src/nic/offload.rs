@@ -27,6 +27,7 @@ pub struct Offloads {
     /// Turned off by us, or by a run that was killed: to be turned on again.
     turned_off: Vec<String>,
     still_on: Vec<StillOn>,
+    generic_mode: bool,
     restored: bool,
 }
 
@@ -47,16 +48,22 @@ impl StillOn {
     pub fn command(&self) -> String {
         format!("ethtool -K {} {} off", self.interface, self.feature)
     }
+
+    /// What it does to frames.
+    #[must_use]
+    pub fn consequence(&self) -> &'static str {
+        if self.feature.contains("vlan") {
+            "VLAN tags from the wire will not reach the routers"
+        } else {
+            "frames from the wire may be merged above the MTU and dropped"
+        }
+    }
 }
 
 impl fmt::Display for StillOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = if self.fixed { "its driver has it fixed" } else { "its driver kept it" };
-        let so = if self.feature.contains("vlan") {
-            "VLAN tags from the wire will not reach the routers"
-        } else {
-            "frames from the wire may be merged above the MTU and dropped"
-        };
+        let so = self.consequence();
         write!(f, "{} has {} on and {why}: {so} (`{}`)", self.interface, self.feature, self.command())
     }
 }
@@ -107,9 +114,10 @@ impl Offloads {
             hold: hold.clone(),
             turned_off: earlier,
             still_on: Vec::new(),
+            generic_mode,
             restored: false,
         };
-        this.apply(generic_mode)?;
+        this.apply()?;
         Ok(this)
     }
 
@@ -118,7 +126,31 @@ impl Offloads {
     /// # Errors
     /// As for [`quiet`](Self::quiet).
     pub fn quiet_for_generic(&mut self) -> Result<(), Error> {
-        self.apply(true)
+        self.generic_mode = true;
+        self.apply()
+    }
+
+    /// What is in the way and has been turned on since: each with the command that turns it off.
+    ///
+    /// # Errors
+    /// [`Error::Gone`], [`Error::Query`].
+    pub fn turned_on(&self) -> Result<Vec<StillOn>, Error> {
+        let known = |name: &String| self.still_on.iter().any(|still| still.feature == *name);
+        let off = plan(&self.features()?, &self.turned_off, self.generic_mode).off;
+        let interface = &self.nic.name;
+        Ok(off
+            .into_iter()
+            .filter(|name| !known(name))
+            .map(|feature| StillOn { interface: interface.clone(), feature, fixed: false })
+            .collect())
+    }
+
+    /// Turns off what is in the way again. It is turned on at the end, for somebody wants it so.
+    ///
+    /// # Errors
+    /// As for [`quiet`](Self::quiet).
+    pub fn quiet_again(&mut self) -> Result<(), Error> {
+        self.apply()
     }
 
     /// What should be off and is on.
@@ -141,9 +173,9 @@ impl Offloads {
         self.give_back()
     }
 
-    fn apply(&mut self, generic_mode: bool) -> Result<(), Error> {
+    fn apply(&mut self) -> Result<(), Error> {
         let features = self.features()?;
-        let plan = plan(&features, &self.turned_off, generic_mode);
+        let plan = plan(&features, &self.turned_off, self.generic_mode);
 
         // All of it is recorded before the first change: killed in between, the next run finds what is still off.
         let all: Vec<String> = [&plan.keep[..], &plan.off, &plan.on].concat();
@@ -186,7 +218,7 @@ impl Offloads {
     }
 
     fn features(&self) -> Result<Vec<Feature>, Error> {
-        let name = self.nic.current_name()?;
+        let name = self.nic.name_now()?;
         let query = |source| Error::Query { name: name.clone(), what: "offloads", source };
         self.nic.socket.features(&name).map_err(query)
     }
@@ -205,7 +237,7 @@ impl Offloads {
         if wanted.is_empty() {
             return Ok(());
         }
-        let name = self.nic.current_name()?;
+        let name = self.nic.name_now()?;
         self.nic.socket.set_features(&name, &wanted).map_err(|source| Error::Offload {
             name: self.nic.name.clone(),
             features: [off, on].concat().join(" "),

@@ -54,7 +54,7 @@ pub enum Error {
 pub struct Options {
     /// AF_XDP sockets on each queue.
     pub workers: usize,
-    /// RX queues of the NIC.
+    /// RX queues that the NIC can have.
     pub queues: usize,
     /// The host does not use this NIC: group frames need not reach it.
     pub exclusive: bool,
@@ -235,6 +235,15 @@ impl Tables {
     pub fn insert_predicted(&self, mac: Mac, entry: &PortEntry) -> Result<(), Error> {
         self.predicted
             .update(&mac_word(mac).to_ne_bytes(), &entry.bytes(), MapFlags::ANY)
+            .map_err(|source| Error::Map { map: "predicted", source })
+    }
+
+    /// `mac` is no pattern any more. That it is gone already is no error.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn remove_predicted(&self, mac: Mac) -> Result<(), Error> {
+        forget(self.predicted.delete(&mac_word(mac).to_ne_bytes()))
             .map_err(|source| Error::Map { map: "predicted", source })
     }
 

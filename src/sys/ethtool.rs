@@ -65,6 +65,14 @@ impl DeviceSocket {
         self.channels(name).map(|channels| channels[6].saturating_add(channels[8]))
     }
 
+    /// The most receive queues that interface `name` can be given.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`: the driver does not say.
+    pub fn max_rx_queues(&self, name: &str) -> Result<u32, Errno> {
+        self.channels(name).map(|channels| channels[1].saturating_add(channels[4]))
+    }
+
     /// [_, max_rx, max_tx, max_other, max_combined, rx, tx, other, combined]
     fn channels(&self, name: &str) -> Result<[u32; 9], Errno> {
         let mut channels = [0u32; 9];

@@ -27,7 +27,7 @@ use crate::checksum;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;
-use crate::stats::{Fault, Latencies, WorkerCounts};
+use crate::stats::{Fault, Latencies, Loss, WorkerCounts};
 use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_GROUP, Stamp};
 use crate::sys::mmsg::Receiver;
 use crate::sys::ringbuf::RingBuffer;
@@ -41,7 +41,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use to_nics::{DATAGRAM_OFFSET, NicSide, Pseudo, PseudoLink, Reading, Source, give_up, transmit};
+use to_nics::{DATAGRAM_OFFSET, NicSide, Pseudo, PseudoLink, Reading, Sending, Source, give_up, transmit};
 use to_routers::{Datagram, Delivery, GroupPort, Membership, Origin};
 use turns::{Turns, Way};
 
@@ -119,6 +119,13 @@ pub enum Order {
         /// A connected datagram socket, and the number of the connection.
         socket: Option<(OwnedFd, u64)>,
     },
+    /// These are its sockets on a NIC from now on, or it has none there: it closes those that it had.
+    Nic {
+        /// Index of the LAN in the plan.
+        lan: usize,
+        /// The sockets.
+        sockets: Option<NicSockets>,
+    },
     /// The worker is to answer: it has carried out every order before this one.
     Answer(crossbeam::channel::Sender<()>),
     /// The worker ends.
@@ -189,14 +196,21 @@ pub fn eventfd() -> io::Result<Arc<OwnedFd>> {
     Ok(Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
 }
 
+/// A worker's sockets on a NIC.
+#[derive(Debug)]
+pub struct NicSockets {
+    /// One on each queue, with what it shares there.
+    pub queues: Vec<(Socket, Arc<Rings>)>,
+    /// How many of them can send, 1 or more: a NIC may have fewer queues to send than to receive.
+    pub tx_queues: usize,
+}
+
 /// A worker's part of a NIC.
 pub struct NicPart {
     /// The LAN, in the order of the plan.
     pub lan: Arc<Lan>,
-    /// This worker's socket on each queue, with what it shares there.
-    pub queues: Vec<(Socket, Arc<Rings>)>,
-    /// How many of them can send, 1 or more: a NIC may have fewer queues to send than to receive.
-    pub tx_queues: usize,
+    /// Its sockets.
+    pub sockets: NicSockets,
     /// The ring buffer of group frames, and the descriptor to wait on.
     pub copies: (RingBuffer, OwnedFd),
 }
@@ -267,6 +281,8 @@ pub struct Worker {
     wake: Arc<OwnedFd>,
     counts: Arc<WorkerCounts>,
     latencies: Latencies,
+    /// What [`Remains::sockets`] will say of those that are closed.
+    closed: Vec<(RxStatistics, u64)>,
     next_upkeep: u64,
     turns: Turns,
     pace: Pace,
@@ -293,6 +309,7 @@ impl Worker {
 
         let mut arrivals = Vec::new();
         let mut sides = Vec::new();
+        let mut sockets = Vec::new();
         for (lan_index, nic) in nics.into_iter().enumerate() {
             let ports: Vec<GroupPort> =
                 plan.lans[lan_index].ports.iter().map(|port| group_port(&plan, *port)).collect();
@@ -300,25 +317,15 @@ impl Worker {
             let flood_at = flood.and_then(|flood| ports.iter().position(|port| port.port == flood));
             let own = |port: &&GroupPort| plan.routers[port.router].worker == index;
             poller.watch_edge(nic.copies.1.as_fd(), Token::Ring)?;
-            // Frames leave by one queue, so that their order is kept; workers spread over the queues.
-            let tx_queue = index % nic.queues.len().clamp(1, nic.tx_queues.max(1));
-            let (mut queues, mut tx) = (Vec::new(), None);
-            for (number, (socket, rings)) in nic.queues.into_iter().enumerate() {
-                poller.watch_edge(socket.rx.as_fd(), Token::Ring)?;
-                if number == tx_queue {
-                    tx = Some((socket.tx, rings.clone()));
-                }
-                queues.push(QueueSide { rx: socket.rx, rings, owed: 0 });
-            }
-            let Some((tx, rings)) = tx else { return Err(io::Error::other("a NIC without a queue")) };
+            sockets.push(nic.sockets);
             arrivals.push(Arrival {
                 lan: nic.lan.clone(),
-                queues,
+                queues: Vec::new(),
                 copies: nic.copies.0,
                 ports: ports.iter().filter(own).copied().collect(),
                 flood: flood_at.map(|at| ports[at]).filter(|port| own(&port)),
             });
-            sides.push(NicSide::new(nic.lan, tx, rings, ports, flood_at));
+            sides.push(NicSide::new(nic.lan, ports, flood_at));
         }
 
         let mut own_pseudos = Vec::new();
@@ -336,7 +343,7 @@ impl Worker {
         }
         let members = (0..plan.routers.len()).map(|router| membership(&plan, router, index));
         let delivery = Delivery::new(members, lans, counts.clone(), reserve, reports);
-        let worker = Self {
+        let mut worker = Self {
             index,
             poll,
             arrivals,
@@ -351,6 +358,7 @@ impl Worker {
             wake: wake.clone(),
             counts,
             latencies: Latencies::default(),
+            closed: Vec::new(),
             next_upkeep: 0,
             turns: Turns::default(),
             pace: Pace::default(),
@@ -358,6 +366,9 @@ impl Worker {
             read: 0,
             sleeping: false,
         };
+        for (lan, sockets) in sockets.into_iter().enumerate() {
+            worker.plug(lan, sockets)?;
+        }
         Ok((worker, Orders { channel: send, wake }))
     }
 
@@ -582,6 +593,18 @@ impl Worker {
                 Order::Router { router, socket } => {
                     self.delivery.set_socket(router, socket, &mut self.stock, &self.poller);
                 }
+                Order::Nic { lan, sockets } => {
+                    // What has arrived is delivered; nothing more does, but a NIC that stays might go on for ever.
+                    for _ in 0..LAST_READS {
+                        if !self.arrive(lan) {
+                            break;
+                        }
+                    }
+                    self.unplug(lan, Loss::NicDown);
+                    if let Some(Err(error)) = sockets.map(|sockets| self.plug(lan, sockets)) {
+                        tracing::error!("{}: a worker cannot use its sockets: {error}", self.nics[lan].lan.nic);
+                    }
+                }
                 Order::Answer(to) => {
                     let _ = to.send(());
                 }
@@ -589,6 +612,41 @@ impl Worker {
             }
         }
         false
+    }
+
+    /// Takes `sockets` on NIC `lan` into use.
+    fn plug(&mut self, lan: usize, sockets: NicSockets) -> io::Result<()> {
+        let NicSockets { queues, tx_queues } = sockets;
+        // Frames leave by one queue, so that their order is kept; workers spread over the queues.
+        let tx_queue = self.index % queues.len().clamp(1, tx_queues.max(1));
+        for (number, (Socket { rx, tx }, rings)) in queues.into_iter().enumerate() {
+            self.poller.watch_edge(rx.as_fd(), Token::Ring)?;
+            if number == tx_queue {
+                self.nics[lan].sending = Some(Sending { tx, rings: rings.clone() });
+            }
+            self.arrivals[lan].queues.push(QueueSide { rx, rings, owed: 0 });
+        }
+        if self.nics[lan].sending.is_none() {
+            return Err(io::Error::other("a NIC without a queue"));
+        }
+        Ok(())
+    }
+
+    /// Closes the sockets on NIC `lan`. What they have not sent is lost, for this reason.
+    fn unplug(&mut self, lan: usize, why: Loss) {
+        give_up(&mut self.nics[lan], why, &mut self.stock, &self.counts);
+        for queue in self.arrivals[lan].queues.drain(..) {
+            let mut statistics = queue.rx.statistics().unwrap_or_default();
+            let mut faults = queue.rx.faults();
+            // What a queue's sockets share is counted once.
+            if self.index == 0 {
+                faults += queue.rings.faults();
+            } else {
+                statistics.fill_ring_empty = 0;
+            }
+            self.closed.push((statistics, faults));
+            self.poller.forget(queue.rx.as_fd());
+        }
     }
 
     /// Delivers what has arrived already, and gives everything back.
@@ -606,29 +664,16 @@ impl Worker {
             }
         }
         self.delivery.drain(&mut self.stock);
-        for nic in &mut self.nics {
-            give_up(nic, &self.counts);
-            nic.rings.reap(&mut self.stock);
+        for lan in 0..self.nics.len() {
+            self.unplug(lan, Loss::NicRefused);
         }
         for frame in self.receiver.into_frames() {
             self.stock.give(frame);
         }
-        let mut sockets = Vec::new();
-        for queue in self.arrivals.iter_mut().flat_map(|arrival| &mut arrival.queues) {
-            let mut statistics = queue.rx.statistics().unwrap_or_default();
-            let mut faults = queue.rx.faults();
-            // What a queue's sockets share is counted once.
-            if self.index == 0 {
-                faults += queue.rings.faults();
-            } else {
-                statistics.fill_ring_empty = 0;
-            }
-            sockets.push((statistics, faults));
-        }
         let chunks = self.stock.free.len();
         self.stock.surrender();
         self.latencies.to_routers = std::mem::take(&mut self.delivery.latency);
-        Remains { latencies: self.latencies, chunks, sockets }
+        Remains { latencies: self.latencies, chunks, sockets: self.closed }
     }
 }
 

@@ -71,12 +71,18 @@ impl Source {
     }
 }
 
-/// A NIC, as a place to send to.
-pub(super) struct NicSide {
-    pub(super) lan: Arc<Lan>,
+/// A worker's way out of a NIC.
+pub(super) struct Sending {
     pub(super) tx: Tx,
     /// The rings of the queue that `tx` is on.
     pub(super) rings: Arc<Rings>,
+}
+
+/// A NIC, as a place to send to.
+pub(super) struct NicSide {
+    pub(super) lan: Arc<Lan>,
+    /// `None` while the NIC is not there.
+    pub(super) sending: Option<Sending>,
     /// All ports of the LAN.
     pub(super) ports: Vec<GroupPort>,
     /// Where in `ports` a port of the plan is.
@@ -99,18 +105,12 @@ struct Remembered {
 }
 
 impl NicSide {
-    pub(super) fn new(
-        lan: Arc<Lan>,
-        tx: Tx,
-        rings: Arc<Rings>,
-        ports: Vec<GroupPort>,
-        flood: Option<usize>,
-    ) -> Self {
+    /// Without sockets as yet.
+    pub(super) fn new(lan: Arc<Lan>, ports: Vec<GroupPort>, flood: Option<usize>) -> Self {
         let port_at = ports.iter().enumerate().map(|(at, port)| (port.port as u32, at)).collect();
         Self {
             lan,
-            tx,
-            rings,
+            sending: None,
             ports,
             port_at,
             flood,
@@ -122,6 +122,13 @@ impl NicSide {
             unsent: false,
             pushed: (0, 0),
             refused: 0,
+        }
+    }
+
+    fn push(&mut self, packet: Packet) -> Result<(), RingFull> {
+        match &mut self.sending {
+            Some(sending) => sending.tx.push(packet),
+            None => Err(RingFull(packet)),
         }
     }
 
@@ -232,7 +239,7 @@ impl Reading<'_> {
         }
 
         let mut frame_len = len - header::LEN;
-        if !nic.lan.up.load(Relaxed) {
+        if !nic.lan.up.load(Relaxed) || nic.sending.is_none() {
             return Err(Loss::NicDown);
         }
         if frame_len > ethernet::HEADER + view.tags + nic.lan.mtu.load(Relaxed) as usize {
@@ -246,7 +253,7 @@ impl Reading<'_> {
         let frame = self.receiver.replace(n, fresh);
         let mut packet = Packet::new(frame, DATAGRAM_OFFSET + header::LEN, frame_len);
         for last in [false, true] {
-            match nic.tx.push(packet) {
+            match nic.push(packet) {
                 Ok(()) => break,
                 Err(RingFull(back)) if last => {
                     self.stock.give(back.into_frame());
@@ -335,21 +342,21 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
     if !nic.unsent {
         return;
     }
-    nic.tx.publish();
+    let Some(Sending { tx, rings }) = &mut nic.sending else { return };
+    tx.publish();
     if !nic.times.is_empty() {
         let now = clock::realtime();
-        // A clock that was set back makes a frame younger than nothing: that counts as no time at all.
         for time in nic.times.drain(..) {
-            latency.record(now.saturating_sub(time), 1);
+            latency.record(age(time, now), 1);
         }
     }
     for _ in 0..IDLE_KICKS {
-        match nic.tx.kick() {
+        match tx.kick() {
             Ok(Kick::Taken) => {
                 nic.unsent = false;
                 break;
             }
-            Ok(Kick::Again) => nic.rings.reap(stock),
+            Ok(Kick::Again) => rings.reap(stock),
             Ok(Kick::Dropped) => nic.refused += 1,
             Ok(Kick::Down) => break,
             Err(error) => {
@@ -358,26 +365,56 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
             }
         }
     }
-    nic.rings.reap(stock);
+    rings.reap(stock);
     if !nic.unsent {
-        settle(nic, counts);
+        settle(nic, counts, 0);
     }
 }
 
-/// Counts what was put into the TX ring, now that it is empty. Which frames the driver threw away it does not tell:
-/// their bytes go by the mean.
-fn settle(nic: &mut NicSide, counts: &WorkerCounts) {
+/// How long ago `time` was, both `CLOCK_REALTIME`, ns: this clock may be set while a frame lies in its queue. One that
+/// was set back makes a frame younger than nothing: that counts as no time at all. What is more than the histograms
+/// hold, as after a step forward, counts there as their longest.
+fn age(time: u64, now: u64) -> u64 {
+    now.saturating_sub(time)
+}
+
+/// Counts what was put into the TX ring, now that all but `left` frames have been taken. Which frames the driver threw
+/// away it does not tell: their bytes go by the mean.
+fn settle(nic: &mut NicSide, counts: &WorkerCounts, left: u64) {
     let (frames, bytes) = std::mem::take(&mut nic.pushed);
-    let refused = std::mem::take(&mut nic.refused).min(frames);
-    let sent = frames - refused;
+    let refused = std::mem::take(&mut nic.refused).min(frames - left);
+    let sent = frames - left - refused;
     counts.lose(Loss::NicRefused, refused as usize);
     counts.to_nics.add(sent, bytes * sent / frames.max(1));
 }
 
-/// At the end: what is left in the TX ring the NIC has not taken.
-pub(super) fn give_up(nic: &mut NicSide, counts: &WorkerCounts) {
-    if nic.unsent {
-        nic.refused += nic.tx.pending() as u64;
-        settle(nic, counts);
+/// Closes the way out. What is left in the TX ring the NIC has not taken: it is lost for the reason `why`.
+pub(super) fn give_up(nic: &mut NicSide, why: Loss, stock: &mut Stock, counts: &WorkerCounts) {
+    let Some(Sending { mut tx, rings }) = nic.sending.take() else { return };
+    rings.reap(stock);
+    if std::mem::take(&mut nic.unsent) {
+        let left = (tx.pending() as u64).min(nic.pushed.0);
+        counts.lose(why, left as usize);
+        settle(nic, counts, left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_makes_no_frame_older_than_the_scale_or_younger_than_nothing() {
+        const HOUR: u64 = 3_600_000_000_000;
+        let queued = 500 * HOUR;
+        assert_eq!(age(queued, queued + 7), 7);
+        assert_eq!(age(queued, queued - HOUR), 0);
+        let mut latency = Latency::default();
+        for now in [queued + 7, queued - HOUR, queued + 1000 * HOUR, u64::MAX] {
+            latency.record(age(queued, now), 1);
+        }
+        assert_eq!(latency.count(), 4);
+        assert!(latency.quantile(0.5) <= 7, "{latency}");
+        assert!(latency.quantile(1.0) <= 61_000_000_000, "{latency}");
     }
 }

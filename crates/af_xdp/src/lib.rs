@@ -4,6 +4,7 @@
 //!   that is neither `Copy` nor `Clone`, so a frame cannot stand in two rings.
 //! - [`Sockets::open`] binds every queue of one NIC: on each queue one fill and one completion ring ([`Fill`],
 //!   [`Completion`]) and any number of sockets, each with an [`Rx`] and a [`Tx`] ring.
+//! - [`Registration::reclaim`] brings the frames back that a NIC had when it was removed.
 //! - The XDP program, which is the caller's, picks the socket a frame goes to.
 //!
 //! ```text
@@ -16,11 +17,13 @@
 
 mod frame;
 mod mapping;
+mod registration;
 mod ring;
 mod socket;
 mod umem;
 
 pub use frame::{CHUNK, Frame, Packet};
+pub use registration::Registration;
 pub use socket::simulated;
 pub use socket::{
     Completion, Config, CopyMode, Error, Fill, Kick, Queue, RingFull, Rx, RxStatistics, Socket, Sockets, Tx,

@@ -4,6 +4,7 @@ pub mod simulated;
 
 use crate::frame::{CHUNK, Frame, Packet};
 use crate::mapping::Mapping;
+use crate::registration::Registration;
 use crate::ring::{Consumer, Layout, Producer};
 use crate::umem::Umem;
 use rustix::io::Errno;
@@ -23,8 +24,10 @@ const PGOFF_TX: u64 = 0x8000_0000;
 const PGOFF_FILL: u64 = 0x1_0000_0000;
 const PGOFF_COMPLETION: u64 = 0x1_8000_0000;
 
-/// How long a queue may stay busy after its last owner was killed: 62 ms were seen, so a second is ample.
-const BUSY_FOR: Duration = Duration::from_secs(1);
+/// How long the kernel may take to let go of a queue on which a later step failed: 62 ms were seen.
+const RELEASED_WITHIN: Duration = Duration::from_secs(1);
+/// Between two tries of what the kernel does in its own time.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Whether the NIC reads and writes the UMEM itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +59,9 @@ pub struct Config {
     pub tx_size: u32,
     /// Whether the NIC reads and writes the UMEM itself.
     pub copy_mode: CopyMode,
+    /// How long a queue may be busy before another program counts as its owner. One whose owner was just killed was
+    /// seen to be so for 62 ms.
+    pub patience: Duration,
 }
 
 /// Why sockets could not be opened.
@@ -77,7 +83,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A queue has AF_XDP sockets of someone else.
-    #[error("queue {queue} already has an AF_XDP socket of another program")]
+    #[error("queue {queue} already has an AF_XDP socket of another program; `ss --xdp --processes` names it")]
     Busy {
         /// The queue.
         queue: u32,
@@ -115,6 +121,8 @@ pub struct Sockets {
     pub queues: Vec<Queue>,
     /// True if the NIC reads and writes the UMEM itself.
     pub zero_copy: bool,
+    /// To get the frames back when the sockets are gone.
+    pub registration: Arc<Registration>,
 }
 
 /// What sockets on one queue share, and the sockets.
@@ -139,16 +147,35 @@ pub struct Socket {
 
 impl Sockets {
     /// Opens and binds `config.queues` x `config.sockets_per_queue` sockets, and fills the fill rings with frames
-    /// from `free`. Waits up to a second for queues whose last owner was just killed.
+    /// from `free`. Call it in the network namespace of the NIC.
     ///
     /// # Errors
-    /// See [`Error`]. Frames already lent are lost to `free` then: the UMEM is of no further use.
+    /// See [`Error`]. All frames are then in `free` again, unless the kernel keeps a queue for more than a second.
     pub fn open(umem: &Arc<Umem>, free: &mut Vec<Frame>, config: &Config) -> Result<Self, Error> {
-        let deadline = Instant::now() + BUSY_FOR;
+        let registration = Arc::new(Registration::new(umem, config.ifindex));
+        Self::bind(&registration, free, config).map_err(|error| {
+            let deadline = Instant::now() + RELEASED_WITHIN;
+            let mut left = Some(registration);
+            while let Some(registration) = left.take() {
+                left = registration.reclaim(free).err().filter(|_| Instant::now() < deadline);
+                if left.is_some() {
+                    std::thread::sleep(PAUSE);
+                }
+            }
+            error
+        })
+    }
+
+    fn bind(
+        registration: &Arc<Registration>,
+        free: &mut Vec<Frame>,
+        config: &Config,
+    ) -> Result<Self, Error> {
+        let deadline = Instant::now() + config.patience;
         let mut queues: Vec<Queue> = Vec::with_capacity(config.queues as usize);
         for number in 0..config.queues {
             let first = queues.first().map(|queue| queue.fill.fd.clone());
-            queues.push(Queue::open(umem, free, config, number, first, deadline)?);
+            queues.push(Queue::open(registration, free, config, number, first, deadline)?);
         }
         let zero_copy = match queues.first() {
             None => false,
@@ -159,7 +186,7 @@ impl Sockets {
         for socket in queues.iter_mut().flat_map(|queue| &mut queue.sockets) {
             socket.tx.zero_copy = zero_copy;
         }
-        Ok(Self { queues, zero_copy })
+        Ok(Self { queues, zero_copy, registration: registration.clone() })
     }
 }
 
@@ -195,7 +222,7 @@ fn map<T>(
 
 impl Queue {
     fn open(
-        umem: &Arc<Umem>,
+        umem: &Arc<Registration>,
         free: &mut Vec<Frame>,
         config: &Config,
         number: u32,
@@ -206,7 +233,7 @@ impl Queue {
         let map_step = |source: io::Error| Error::Step { step: "mapping a ring", queue: number, source };
         let fd = Arc::new(new_socket(number)?);
         if registered.is_none() {
-            register(&fd, umem)?;
+            register(&fd, umem.umem())?;
         }
         sockopt::set_xdp_umem_fill_ring_size(&fd, config.fill_size).map_err(step("XDP_UMEM_FILL_RING"))?;
         sockopt::set_xdp_umem_completion_ring_size(&fd, config.completion_size)
@@ -232,6 +259,7 @@ impl Queue {
             None => bind_first(&fd, config, number, deadline)?,
             Some(owner) => bind_shared(&fd, owner.as_fd(), config.ifindex, number, deadline)?,
         }
+        umem.bound(number, &fd);
         let mut sockets = vec![first];
         for _ in 1..config.sockets_per_queue {
             let other = Arc::new(new_socket(number)?);
@@ -245,7 +273,7 @@ impl Queue {
 
 impl Socket {
     fn rings(
-        umem: &Arc<Umem>,
+        umem: &Arc<Registration>,
         fd: &Arc<OwnedFd>,
         config: &Config,
         offsets: &XdpMmapOffsets,
@@ -325,17 +353,33 @@ fn bind_shared(
 fn retry_busy(deadline: Instant, mut bind: impl FnMut() -> Result<(), Errno>) -> Result<(), Errno> {
     loop {
         match bind() {
-            Err(Errno::BUSY) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            Err(Errno::BUSY) if Instant::now() < deadline => std::thread::sleep(PAUSE),
             done => return done,
         }
     }
+}
+
+/// Whether nobody's sockets are on this queue of NIC number `ifindex`, for the NIC or the queue is not there, or for a
+/// socket of our own can be bound to it, which is closed at once. A kernel that will not say so counts as a no.
+pub(crate) fn queue_is_free(ifindex: u32, queue: u32) -> bool {
+    let bound = || -> Option<Result<(), Errno>> {
+        let (umem, _) = Umem::new(1).ok()?;
+        let fd = new_socket(queue).ok()?;
+        register(&fd, &umem).ok()?;
+        sockopt::set_xdp_umem_fill_ring_size(&fd, 2).ok()?;
+        sockopt::set_xdp_umem_completion_ring_size(&fd, 2).ok()?;
+        sockopt::set_xdp_rx_ring_size(&fd, 2).ok()?;
+        // Copy mode asks nothing of the driver.
+        Some(rustix::net::bind(&fd, &SocketAddrXdp::new(SocketAddrXdpFlags::XDP_COPY, ifindex, queue)))
+    };
+    matches!(bound(), Some(Ok(()) | Err(Errno::NODEV | Errno::INVAL)))
 }
 
 /// The ring of frames for the kernel to receive into.
 #[derive(Debug)]
 pub struct Fill {
     ring: Producer<u64>,
-    umem: Arc<Umem>,
+    umem: Arc<Registration>,
     fd: Arc<OwnedFd>,
 }
 
@@ -367,7 +411,7 @@ impl Fill {
 #[derive(Debug)]
 pub struct Completion {
     ring: Consumer<u64>,
-    umem: Arc<Umem>,
+    umem: Arc<Registration>,
     faults: u64,
 }
 
@@ -396,7 +440,7 @@ impl Completion {
 #[derive(Debug)]
 pub struct Rx {
     ring: Consumer<XdpDesc>,
-    umem: Arc<Umem>,
+    umem: Arc<Registration>,
     fd: Arc<OwnedFd>,
     faults: u64,
 }
@@ -488,7 +532,7 @@ pub enum Kick {
 #[derive(Debug)]
 pub struct Tx {
     ring: Producer<XdpDesc>,
-    umem: Arc<Umem>,
+    umem: Arc<Registration>,
     fd: Arc<OwnedFd>,
     /// The driver takes packets by itself once it is told that there are some.
     zero_copy: bool,
@@ -576,11 +620,12 @@ mod tests {
         let (kernel_completion, completion) = pair(ring, start);
         let (kernel_rx, rx) = pair(ring, start);
         let (tx, kernel_tx) = pair(ring, start);
+        let nic = Arc::new(Registration::new(&umem, 0));
         let user = User {
-            fill: Fill { ring: fill, umem: umem.clone(), fd: fd.clone() },
-            completion: Completion { ring: completion, umem: umem.clone(), faults: 0 },
-            rx: Rx { ring: rx, umem: umem.clone(), fd: fd.clone(), faults: 0 },
-            tx: Tx { ring: tx, umem: umem.clone(), fd, zero_copy: false },
+            fill: Fill { ring: fill, umem: nic.clone(), fd: fd.clone() },
+            completion: Completion { ring: completion, umem: nic.clone(), faults: 0 },
+            rx: Rx { ring: rx, umem: nic.clone(), fd: fd.clone(), faults: 0 },
+            tx: Tx { ring: tx, umem: nic, fd, zero_copy: false },
             free,
             held: Vec::new(),
         };

@@ -4,7 +4,7 @@ use crate::frame::{CHUNK, Frame, Packet};
 use crate::mapping::Mapping;
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// Numbers the UMEMs of this process, so that a frame is refused by every UMEM but its own.
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -15,9 +15,11 @@ pub struct Umem {
     memory: Mapping,
     chunks: u32,
     tag: u32,
-    /// Which chunks the kernel holds. A chunk that comes back without having been lent is refused, so that not
-    /// even a faulty driver makes two tokens of one chunk.
-    lent: Box<[AtomicBool]>,
+    /// By chunk: the number of the registration to which it was lent, 0 if to none. A chunk that comes back from
+    /// where it was not lent is refused, so that not even a faulty driver makes two tokens of one chunk.
+    lent: Box<[AtomicU32]>,
+    /// Registrations so far.
+    registrations: AtomicU32,
 }
 
 impl Umem {
@@ -28,9 +30,9 @@ impl Umem {
     pub fn new(chunks: u32) -> io::Result<(Self, Vec<Frame>)> {
         let memory = Mapping::anonymous(chunks as usize * CHUNK)?;
         let tag = NEXT.fetch_add(1, Relaxed);
-        let lent = (0..chunks).map(|_| AtomicBool::new(false)).collect();
+        let lent = (0..chunks).map(|_| AtomicU32::new(0)).collect();
         let frames = (0..chunks).map(|chunk| Frame { chunk, umem: tag }).collect();
-        Ok((Self { memory, chunks, tag, lent }, frames))
+        Ok((Self { memory, chunks, tag, lent, registrations: AtomicU32::new(0) }, frames))
     }
 
     /// Number of chunks.
@@ -42,7 +44,7 @@ impl Umem {
     /// How many chunks the kernel holds, in its rings or on their way.
     #[must_use]
     pub fn lent(&self) -> usize {
-        self.lent.iter().filter(|lent| lent.load(Relaxed)).count()
+        self.lent.iter().filter(|lent| lent.load(Relaxed) != 0).count()
     }
 
     /// The bytes of `packet`.
@@ -72,7 +74,7 @@ impl Umem {
 
     fn chunk_base(&self, frame: &Frame) -> NonNull<u8> {
         assert_eq!(frame.umem, self.tag, "a frame of another UMEM");
-        // SAFETY: tokens are made by `new` and `take_back` only, with `chunk < self.chunks`: inside the mapping.
+        // SAFETY: tokens are made by `new`, `take_back` and `reclaim` only, with `chunk < self.chunks`: inside the mapping.
         unsafe { self.memory.base().add(frame.chunk as usize * CHUNK) }
     }
 
@@ -84,25 +86,43 @@ impl Umem {
         u64::from(self.chunks) * CHUNK as u64
     }
 
-    /// Turns `frame` into the address that the kernel knows it by, and notes that the kernel has it.
-    pub(crate) fn lend(&self, frame: Frame) -> u64 {
+    /// A number for a new registration. There are fewer than 2^32 in the life of a process: each takes milliseconds.
+    pub(crate) fn new_number(&self) -> u32 {
+        self.registrations.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Turns `frame` into the address that the kernel knows it by, and notes that the kernel has it, by `registration`.
+    pub(crate) fn lend(&self, frame: Frame, registration: u32) -> u64 {
         assert_eq!(frame.umem, self.tag, "a frame of another UMEM");
-        self.lent[frame.chunk as usize].store(true, Relaxed);
+        self.lent[frame.chunk as usize].store(registration, Relaxed);
         u64::from(frame.chunk) * CHUNK as u64
     }
 
-    /// The frame at `address`, any address within its chunk, if the kernel had it. `None` is a fault of the
-    /// kernel's side: an address outside the UMEM, or of a chunk that it was not given.
+    /// The frame at `address`, any address within its chunk, if the kernel had it by `registration`. `None` is a fault
+    /// of the kernel's side: an address outside the UMEM, or of a chunk that it was not given.
     ///
     /// Plain loads and stores suffice: the rings order them, and a chunk comes back through one ring only.
-    pub(crate) fn take_back(&self, address: u64) -> Option<Frame> {
+    pub(crate) fn take_back(&self, address: u64, registration: u32) -> Option<Frame> {
         let chunk = u32::try_from(address / CHUNK as u64).ok()?;
         let lent = self.lent.get(chunk as usize)?;
-        if !lent.load(Relaxed) {
+        if lent.load(Relaxed) != registration {
             return None;
         }
-        lent.store(false, Relaxed);
+        lent.store(0, Relaxed);
         Some(Frame { chunk, umem: self.tag })
+    }
+
+    /// Makes frames of all chunks that the kernel had by `registration`, and adds them to `free`; returns how many.
+    /// Neither the kernel nor a ring may use them any more.
+    pub(crate) fn reclaim(&self, registration: u32, free: &mut Vec<Frame>) -> usize {
+        let before = free.len();
+        for (chunk, lent) in self.lent.iter().enumerate() {
+            if lent.load(Relaxed) == registration {
+                lent.store(0, Relaxed);
+                free.push(Frame { chunk: chunk as u32, umem: self.tag });
+            }
+        }
+        free.len() - before
     }
 }
 
@@ -125,14 +145,29 @@ mod tests {
     #[test]
     fn the_kernel_cannot_give_back_what_it_was_not_given() {
         let (umem, mut frames) = Umem::new(2).unwrap();
-        let address = umem.lend(frames.pop().unwrap());
+        let address = umem.lend(frames.pop().unwrap(), 1);
         assert_eq!(umem.lent(), 1);
-        assert_eq!(umem.take_back(address - CHUNK as u64), None);
-        assert_eq!(umem.take_back(2 * CHUNK as u64), None);
-        assert_eq!(umem.take_back(u64::MAX), None);
-        let frame = umem.take_back(address + 300).unwrap();
-        assert_eq!(umem.take_back(address), None, "twice");
-        assert_eq!(umem.lend(frame), address);
+        assert_eq!(umem.take_back(address - CHUNK as u64, 1), None);
+        assert_eq!(umem.take_back(2 * CHUNK as u64, 1), None);
+        assert_eq!(umem.take_back(u64::MAX, 1), None);
+        assert_eq!(umem.take_back(address, 2), None, "lent to another NIC");
+        let frame = umem.take_back(address + 300, 1).unwrap();
+        assert_eq!(umem.take_back(address, 1), None, "twice");
+        assert_eq!(umem.lend(frame, 1), address);
+    }
+
+    #[test]
+    fn what_one_nic_had_is_reclaimed_once_and_nothing_else() {
+        let (umem, mut frames) = Umem::new(5).unwrap();
+        let numbers = [umem.new_number(), umem.new_number()];
+        assert!(numbers[0] != numbers[1] && !numbers.contains(&0));
+        for number in [numbers[0], numbers[1], numbers[0]] {
+            umem.lend(frames.pop().unwrap(), number);
+        }
+        let mut back = Vec::new();
+        assert_eq!(umem.reclaim(numbers[0], &mut back), 2);
+        assert_eq!(back.iter().map(|frame| frame.chunk).collect::<Vec<_>>(), [2, 4]);
+        assert_eq!((umem.reclaim(numbers[0], &mut back), umem.lent()), (0, 1));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::{Completion, Fill, Rx, Socket, Tx};
 use crate::mapping::Mapping;
+use crate::registration::Registration;
 use crate::ring::{Consumer, Layout, Producer};
 use crate::umem::Umem;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -36,10 +37,11 @@ pub fn rings(umem: &Arc<Umem>, size: u32) -> io::Result<(Fill, Completion, Socke
     let (kernel_rx, rx) = pair(size)?;
     let (tx, kernel_tx) = pair(size)?;
     let kernel = Kernel { fill: kernel_fill, completion: kernel_completion, rx: kernel_rx, tx: kernel_tx };
+    let umem = Arc::new(Registration::new(umem, 0));
     let fill = Fill { ring: fill, umem: umem.clone(), fd: fd.clone() };
     let completion = Completion { ring: completion, umem: umem.clone(), faults: 0 };
     let rx = Rx { ring: rx, umem: umem.clone(), fd: fd.clone(), faults: 0 };
-    let tx = Tx { ring: tx, umem: umem.clone(), fd, zero_copy: false };
+    let tx = Tx { ring: tx, umem, fd, zero_copy: false };
     Ok((fill, completion, Socket { rx, tx }, kernel))
 }
 
