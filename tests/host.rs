@@ -304,22 +304,74 @@ fn after_sigkill_the_kernel_takes_back_what_it_can_and_the_next_run_the_rest() {
     }
 }
 
+/// A numbered stream from the wire to the host while `meanwhile` runs. Each number arrives, in order; returns how many
+/// that were.
+fn while_the_host_hears_numbers(scene: &Scene, meanwhile: impl FnOnce()) -> u64 {
+    let listener = scene.host.enter(|| TcpListener::bind((HOST, 0)).unwrap()).unwrap();
+    let to = listener.local_addr().unwrap();
+    let mut sender = scene.wire.enter(|| TcpStream::connect_timeout(&to, WAIT).unwrap()).unwrap();
+    sender.set_nodelay(true).unwrap();
+    let (mut receiver, _) = listener.accept().unwrap();
+    receiver.set_read_timeout(Some(WAIT)).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut n = 0u64;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                sender.write_all(&n.to_be_bytes()).unwrap();
+                n += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            sender.shutdown(Shutdown::Write).unwrap();
+        });
+        let reader = scope.spawn(|| {
+            let mut expected = 0u64;
+            let mut number = [0; 8];
+            while receiver.read_exact(&mut number).is_ok() {
+                assert_eq!(u64::from_be_bytes(number), expected);
+                expected += 1;
+            }
+            expected
+        });
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(meanwhile));
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        let numbers = reader.join().unwrap();
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        numbers
+    })
+}
+
 #[test]
-fn it_starts_again_at_once_after_a_kill_twenty_times_in_a_row() {
+fn it_starts_again_at_once_after_a_kill_fifty_times_in_a_row() {
     let scene = addressed_scene();
     let mut router = Router::new(&scene.netio(), 1).unwrap();
+    let before = state_of(&scene.host, "eth0");
+    let link = || String::from_utf8(scene.host.ip("-d link show dev eth0").unwrap().stdout).unwrap();
     let host = HOST.to_string();
     let mut pings =
         Process::spawn(scene.wire.command("ping").args(["-i", "0.02", "-W", "3", &host])).unwrap();
-    let mut iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
-    for seq in 0..20 {
-        carries(&scene, &mut router, seq);
-        // The next one starts while the kernel still takes this one down.
-        iou_fast.process.signal(Signal::KILL);
-        iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
-    }
-    carries(&scene, &mut router, 20);
-    iou_fast.stop();
+    let mut times = Vec::new();
+    let numbers = while_the_host_hears_numbers(&scene, || {
+        let mut iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
+        for seq in 0..50 {
+            carries(&scene, &mut router, seq);
+            iou_fast.process.signal(Signal::KILL);
+            if seq % 5 == 0 {
+                // No program, no promiscuous mode. Otherwise the next one starts while this one is taken down.
+                assert!(wait_until(WAIT, || before.starts_with(&link())), "{}", link());
+            }
+            let start = std::time::Instant::now();
+            iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
+            times.push(start.elapsed());
+        }
+        carries(&scene, &mut router, 50);
+        iou_fast.stop();
+    });
+    times.sort();
+    println!("{numbers} numbers; started within {:?} (median), {:?} (longest)", times[25], times[49]);
+    assert!(numbers > 500, "{numbers}");
+    // A queue was seen to stay busy for 62 ms after a kill. The machine may be busy, too.
+    assert!(times[25] < Duration::from_secs(1), "{times:?}");
 
     pings.signal(Signal::INT);
     pings.wait(SOON).unwrap();
@@ -329,8 +381,9 @@ fn it_starts_again_at_once_after_a_kill_twenty_times_in_a_row() {
     let numbers: Vec<u64> = summary.split(' ').filter_map(|word| word.parse().ok()).collect();
     let [sent, received, ..] = numbers[..] else { panic!("{summary}") };
     // What is under way in the card while its driver takes a program on or off is lost, with any program.
-    assert!(sent >= 20 && sent - received <= 5, "{summary}");
+    assert!(sent >= 50 && sent - received <= 10, "{summary}");
     the_host_works(&scene);
+    assert_eq!(state_of(&scene.host, "eth0"), before);
     assert_eq!(scene.netio().read_dir().unwrap().count(), 1);
     assert!(is_empty(&state_folder(&scene)));
 }

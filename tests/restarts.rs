@@ -431,3 +431,62 @@ fn stopped_for_so_long_that_its_rings_overflow_it_recovers() {
     drop(crowd);
     iou_fast.stop();
 }
+
+#[test]
+fn stopped_for_three_seconds_under_traffic_it_goes_on_within_one() {
+    let (scene, mut iou_fast) = lab(2, &["--cpus", "0,1"]);
+    let (station, mut heard) = (scene.station(), scene.station());
+    let mut routers = [1, 2].map(|id| scene.deep_router(id));
+    for (id, router) in (1..).zip(&mut routers) {
+        wait_until_connected(&station, router, id);
+    }
+    iou_fast.process.signal(Signal::STOP);
+    while_frames_flow(&station, 1..=2, || {
+        // A sender's own buffer ends at some 280 datagrams; one more, and a router would sleep.
+        (0..200).for_each(|seq| from_router(&routers[0], 1, seq));
+        std::thread::sleep(Duration::from_secs(3));
+        iou_fast.process.signal(Signal::CONT);
+        let continued = Instant::now();
+        for router in &mut routers {
+            let fresh = router.recv_where(WAIT, |_, frame| number(frame).is_some());
+            assert!(fresh.is_some(), "{}", iou_fast.process.dump());
+        }
+        from_router(&routers[1], 2, 1000);
+        assert!(heard.recv_where(WAIT, |frame| number(frame) == Some(1000)).is_some());
+        assert!(continued.elapsed() < Duration::from_secs(1), "{:?}", continued.elapsed());
+    });
+    iou_fast.stop();
+}
+
+#[test]
+fn a_worker_that_stands_still_leaves_the_other_its_chunks() {
+    // More than the fill ring of the queue that they share.
+    const FRAMES: u64 = 6000;
+    let (scene, iou_fast) = lab(2, &["--cpus", "0,1"]);
+    let station = scene.station();
+    let crowd = Crowd::new(&scene, 2);
+    wait_until_all_connected(&station, &crowd, 2);
+    let before = [crowd.count(1), crowd.count(2)];
+    let stalled = iou_fast.process.stall("worker 1").unwrap();
+    let frames: Vec<_> = (0..2 * FRAMES).map(|seq| to_router(1 + (seq % 2) as u16, seq)).collect();
+    send_paced(&station, &frames);
+    let got = |id: u16| crowd.count(id) - before[usize::from(id) - 1];
+    let all = wait_until(WAIT, || got(1) == FRAMES || got(2) == FRAMES);
+    assert!(all, "{} and {} of {FRAMES}\n{}", got(1), got(2), iou_fast.process.dump());
+    let (lively, still) = if got(1) == FRAMES { (1, 2) } else { (2, 1) };
+    assert_eq!(got(still), 0, "router {still} is of the worker that stands still");
+    drop(stalled);
+    // What its ring took, and what comes now.
+    assert!(wait_until(WAIT, || got(still) > 1000), "{} of {FRAMES}", got(still));
+    for id in [lively, still] {
+        assert!(wait_until(WAIT, || {
+            let count = crowd.count(id);
+            station.send(&to_router(id, 0)).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+            crowd.count(id) > count
+        }));
+    }
+    drop(crowd);
+    let summary = iou_fast.stop();
+    assert!(summary.faults.iter().all(|(what, _)| what == "rx-ring-full"), "{}", summary.text);
+}

@@ -314,7 +314,11 @@ impl Forwarder {
                     card.check_moves(moved, lan, now);
                 }
                 self.check_pseudos();
-                if self.workers.iter().any(|worker| worker.thread.as_ref().is_none_or(JoinHandle::is_finished)) {
+                if self
+                    .workers
+                    .iter()
+                    .any(|worker| worker.thread.as_ref().is_none_or(JoinHandle::is_finished))
+                {
                     return Err(std::io::Error::other(
                         "a worker has ended by itself: its routers are cut off",
                     ));

@@ -107,8 +107,8 @@ pub(super) struct Card {
     closing: Option<Arc<Registration>>,
     /// It, or its sockets, cannot be used.
     lost: Option<Lost>,
-    /// Not tried again before.
-    not_before: Instant,
+    /// Not tried again before, but then.
+    not_before: Option<Instant>,
     steering: Steering,
     moves: Option<(RingBuffer, MapHandle)>,
     /// Moves of stations that the XDP program has told of.
@@ -224,7 +224,8 @@ impl Device {
             Ok(_) => {}
         }
         if !self.attachment.is_on(&self.nic) {
-            return Some(Change::Detached);
+            // The first that goes when a card is removed is the program.
+            return Some(self.nic.name_after_all().map_or_else(Change::Gone, |_| Change::Detached));
         }
         let queues = self.nic.refresh_queues().0 as usize;
         if self.registration.is_some() && queues != self.queues {
@@ -323,14 +324,14 @@ impl Card {
             learned: crate::fdb::Fdb::capacity(ports),
             predicted: 3 * ports,
         };
-        let steering = Steering::load(&steer_options)
-            .map_err(|source| Error::Steer { nic: lan.nic.clone(), source })?;
+        let steering =
+            Steering::load(&steer_options).map_err(|source| Error::Steer { nic: lan.nic.clone(), source })?;
         let device = Device::take(nic, hold, &steering, options, PATIENCE)?;
         Ok(Self {
             name: lan.nic.clone(),
             closing: None,
             lost: None,
-            not_before: Instant::now(),
+            not_before: None,
             steering,
             moves: None,
             moves_read: 0,
@@ -358,8 +359,7 @@ impl Card {
         let steer_error = |source| Error::Steer { nic: name.clone(), source };
         let sockets = self.sockets(options, umem, free, PATIENCE)?;
         let mac = self.device.as_ref().map_or(Mac([0; 6]), |device| device.mac);
-        let lan =
-            Arc::new(Lan::new(plan, index, mac, self.steering.tables().clone()).map_err(steer_error)?);
+        let lan = Arc::new(Lan::new(plan, index, mac, self.steering.tables().clone()).map_err(steer_error)?);
         all_down(plan, &lan, index);
         self.share(plan, index, mac);
         for (worker, (part, sockets)) in parts.iter_mut().zip(sockets).enumerate() {
@@ -438,12 +438,10 @@ impl Card {
     /// How long until [`follow`](Self::follow) is due, events apart.
     pub(super) fn next_step(&self) -> Option<Duration> {
         let lost = self.lost.as_ref()?;
-        let until = self.not_before.saturating_duration_since(Instant::now());
-        match (&self.closing, &self.device) {
-            (Some(_), _) => Some(if lost.is_settling() { RELEASE } else { SOON }),
-            // Something is there and cannot be used yet.
-            (None, Some(_)) => Some(until),
-            (None, None) => Some(until).filter(|until| !until.is_zero()),
+        match (&self.closing, self.not_before) {
+            (Some(_), _) if lost.is_settling() => Some(RELEASE),
+            (Some(_), _) => Some(SOON),
+            (None, due) => due.map(|due| due.saturating_duration_since(Instant::now())),
         }
     }
 
@@ -461,22 +459,20 @@ impl Card {
         }
         let name = &self.name;
         match change {
-            Change::Queues(queues) => {
-                tracing::info!("{name} has {queues} queues now: its rings are made anew");
-            }
             Change::Gone(error) => {
                 tracing::warn!("{error}; forwarding goes on when there is one of this name again");
-                self.device = None;
             }
-            Change::Renamed(to) => {
-                tracing::warn!("{name} is called {to} now: forwarding goes on when there is one of its name again");
-                self.device = None;
-            }
-            Change::Detached => {
-                tracing::warn!("{name} has lost the XDP program: somebody detached it, or it was removed; it is taken again");
-                self.device = None;
-            }
+            Change::Renamed(to) => tracing::warn!(
+                "{name} is called {to} now: it is given back, and forwarding goes on when there is a {name} again"
+            ),
+            Change::Detached => tracing::warn!(
+                "{name} has lost the XDP program: somebody detached it, or it was removed; it is taken again"
+            ),
+            Change::Queues(queues) => tracing::info!("{name} has {queues} queues now: it is taken again"),
         }
+        // Whatever it was: the program as well. A veth that is given queues does not give them the program
+        // (veth_set_channels in drivers/net/veth.c), and frames on them would reach the host alone.
+        self.device = None;
         self.lost.get_or_insert(Lost { since: Instant::now(), said: None });
     }
 
@@ -494,12 +490,13 @@ impl Card {
         }
         let Some(mut lost) = self.lost.take() else { return };
         let now = Instant::now();
-        if now >= self.not_before {
+        if self.not_before.is_none_or(|due| now >= due) {
+            self.not_before = None;
             match self.resume(index, lan, around) {
                 Ok(true) => {
                     tracing::info!("{}; forwarding goes on", self.got());
                     // One that goes at once, again and again, does not take all of our time.
-                    self.not_before = now + SETTLING;
+                    self.not_before = Some(now + SETTLING);
                     return;
                 }
                 Ok(false) => lost.since = now,
@@ -511,7 +508,7 @@ impl Card {
                         tracing::error!("{error}; it is tried again every second");
                         lost.said = Some(error);
                     }
-                    self.not_before = now + if settling { SOON } else { LATER };
+                    self.not_before = Some(now + if settling { SOON } else { LATER });
                 }
             }
         }
@@ -576,11 +573,7 @@ impl Card {
 
     /// What the XDP program counted; `None`, with a warning, if it cannot be read.
     pub(super) fn counts(&self) -> Option<[u64; COUNTS]> {
-        self.steering
-            .tables()
-            .counts()
-            .inspect_err(|error| tracing::warn!("{}: {error}", self.name))
-            .ok()
+        self.steering.tables().counts().inspect_err(|error| tracing::warn!("{}: {error}", self.name)).ok()
     }
 
     /// Moves that the program has counted.

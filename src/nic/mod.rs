@@ -323,6 +323,15 @@ impl Nic {
         self.socket.name(self.index).map_err(|_| self.gone())
     }
 
+    /// Its name when a removal that is under way has come to its end: `ethtool` requests wait for that (`rtnl_lock`).
+    ///
+    /// # Errors
+    /// [`Error::Gone`] once it was removed.
+    pub fn name_after_all(&self) -> Result<String, Error> {
+        let _ = self.socket.driver(&self.name_now()?);
+        self.name_now()
+    }
+
     fn gone(&self) -> Error {
         Error::Gone { name: self.name.clone() }
     }

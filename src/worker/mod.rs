@@ -602,7 +602,10 @@ impl Worker {
                     }
                     self.unplug(lan, Loss::NicDown);
                     if let Some(Err(error)) = sockets.map(|sockets| self.plug(lan, sockets)) {
-                        tracing::error!("{}: a worker cannot use its sockets: {error}", self.nics[lan].lan.nic);
+                        tracing::error!(
+                            "{}: a worker cannot use its sockets: {error}",
+                            self.nics[lan].lan.nic
+                        );
                     }
                 }
                 Order::Answer(to) => {

@@ -236,6 +236,27 @@ pub fn is_test_frame(frame: &[u8]) -> bool {
     [12, 16, 20].iter().any(|at| frame.get(*at..at + 2) == Some(&ethertype))
 }
 
+/// A UDP datagram without checksum. A network card chooses the queue by addresses and ports.
+pub fn udp(to: [u8; 6], from: [u8; 6], source_port: u16, number: u32) -> Vec<u8> {
+    let mut ip = vec![0x45, 0, 0, 60, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
+    let sum: u32 = ip.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = [&to[..], &from, &[8, 0], &ip].concat();
+    frame.extend([source_port.to_be_bytes(), [0x13, 0x88], [0, 40], [0, 0]].concat());
+    frame.extend(number.to_be_bytes());
+    frame.resize(14 + 60, 0x55);
+    frame
+}
+
+/// Port and number of a datagram that [`udp`] made.
+pub fn udp_number(frame: &[u8]) -> Option<(u16, u32)> {
+    let is_ours = frame.len() == 74 && frame[12..14] == [8, 0] && frame[46..] == [0x55; 28];
+    is_ours.then(|| {
+        (u16::from_be_bytes([frame[34], frame[35]]), u32::from_be_bytes(frame[42..46].try_into().unwrap()))
+    })
+}
+
 impl Scene {
     /// Network cards on which the kernel itself says nothing, so that every frame can be counted.
     pub fn silent(names: &[&str], options: &VethOptions) -> Self {

@@ -166,11 +166,7 @@ impl Sockets {
         })
     }
 
-    fn bind(
-        registration: &Arc<Registration>,
-        free: &mut Vec<Frame>,
-        config: &Config,
-    ) -> Result<Self, Error> {
+    fn bind(registration: &Arc<Registration>, free: &mut Vec<Frame>, config: &Config) -> Result<Self, Error> {
         let deadline = Instant::now() + config.patience;
         let mut queues: Vec<Queue> = Vec::with_capacity(config.queues as usize);
         for number in 0..config.queues {

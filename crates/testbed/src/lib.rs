@@ -32,7 +32,7 @@ pub use error::{Error, Result};
 pub use frame::{Tag, frame};
 pub use frr::Frr;
 pub use namespace::{Namespace, is_root, reap_stale, require_root, run};
-pub use process::{Process, Signal};
+pub use process::{Process, Signal, Stalled};
 pub use router::{Datagram, Router, RouterOptions};
 pub use station::Station;
 pub use veth::{VethOptions, veth};

@@ -4,6 +4,7 @@ use crate::sys;
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 use std::fs::File;
+use std::marker::PhantomData;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -22,6 +23,20 @@ pub struct Process {
     stderr: File,
     status: Option<ExitStatus>,
     kept: bool,
+}
+
+/// A thread that stands still until this is dropped: see [`Process::stall`].
+#[derive(Debug)]
+pub struct Stalled {
+    thread: i32,
+    /// Only the thread that stopped it can let it go on.
+    tracer: PhantomData<*const ()>,
+}
+
+impl Drop for Stalled {
+    fn drop(&mut self) {
+        sys::release_thread(self.thread);
+    }
 }
 
 impl Process {
@@ -137,6 +152,22 @@ impl Process {
             // The state follows the name, which is in brackets.
             stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
         })
+    }
+
+    /// Has the thread of this name stand still until the value returned is dropped; the others go on.
+    ///
+    /// # Errors
+    /// If there is no such thread, or it may not be traced.
+    pub fn stall(&self, thread: &str) -> Result<Stalled> {
+        let what = || format!("thread {thread:?} of process {}", self.pid());
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).context(what)?;
+        let is_it =
+            |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == thread);
+        let found = threads.flatten().find(|entry| is_it(&entry.path()));
+        let id = found.and_then(|entry| entry.file_name().to_str()?.parse().ok());
+        let id = id.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound)).context(what)?;
+        sys::hold_thread(id).context(what)?;
+        Ok(Stalled { thread: id, tracer: PhantomData })
     }
 
     /// How it ended, or `None` while it runs.

@@ -31,6 +31,30 @@ pub(crate) fn die_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(prepare) };
 }
 
+/// Has one thread of another process stand still, and waits until it does. The calling thread is its tracer.
+pub(crate) fn hold_thread(thread: i32) -> io::Result<()> {
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: these requests take no address or data; `status` is a live local.
+    unsafe {
+        if libc::ptrace(libc::PTRACE_SEIZE, thread, none, none) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if libc::ptrace(libc::PTRACE_INTERRUPT, thread, none, none) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let mut status = 0;
+        check(libc::waitpid(thread, &raw mut status, libc::__WALL))?;
+    }
+    Ok(())
+}
+
+/// Lets it go on.
+pub(crate) fn release_thread(thread: i32) {
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: the request takes no address or data. It fails only if the thread has ended.
+    unsafe { libc::ptrace(libc::PTRACE_DETACH, thread, none, none) };
+}
+
 /// Moves the calling thread into a new network namespace of its own.
 pub(crate) fn unshare_network() -> io::Result<()> {
     // SAFETY: no pointers; CLONE_NEWNET changes nothing but the thread's network namespace.

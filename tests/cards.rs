@@ -1,0 +1,555 @@
+//! What may happen to a network card under a running iou-fast: it is removed and comes back, is renamed, moved, given
+//! other queues, offloads, an MTU or an address, loses the XDP program. Routers never notice more than a cable that is
+//! out for a moment.
+
+mod common;
+
+use common::crowd::{STATION, classroom, cpu_share, from_router, median, number, pseudo_ids, to_router};
+use common::{Running, SOON, Scene, header, plain, router_mac, udp, udp_number};
+use iou_fast::steer::{Options, Steering};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use testbed::{Namespace, Router, Signal, Station, VethOptions, frame, veth, wait_until};
+
+const WAIT: Duration = Duration::from_secs(5);
+/// After a card's return frames must flow within this.
+const RESUMED: Duration = Duration::from_secs(1);
+/// A virtual MAC that a router answers for.
+const VIRTUAL: [u8; 6] = [0, 0, 0x0c, 7, 0xac, 1];
+
+/// Two routers, iou-fast running, and both known to be connected.
+struct Lab {
+    scene: Scene,
+    iou_fast: Running,
+    routers: [Router; 2],
+    options: VethOptions,
+}
+
+impl Lab {
+    fn new(arguments: &[&str], options: VethOptions) -> Self {
+        let scene = Scene::silent(&["eth0"], &options);
+        scene.netmap(&classroom(2));
+        let iou_fast = scene.start(&[&["-i", "eth0", "-p", &pseudo_ids(2)], arguments].concat());
+        let routers = [1, 2].map(|id| scene.deep_router(id));
+        let mut this = Self { scene, iou_fast, routers, options };
+        this.wait_until_it_carries();
+        this
+    }
+
+    /// Makes the pair of cards again, with new addresses.
+    fn make_cards(&self) {
+        veth((&self.scene.wire, "eth0"), (&self.scene.host, "eth0"), &self.options).unwrap();
+        self.silence();
+    }
+
+    fn silence(&self) {
+        for namespace in [&self.scene.host, &self.scene.wire] {
+            namespace.sysctl("net.ipv6.conf.eth0.disable_ipv6", "1").unwrap();
+        }
+    }
+
+    /// Returns when a frame has come through both ways for each router; says how long that took.
+    #[track_caller]
+    fn wait_until_it_carries(&mut self) -> Duration {
+        let start = Instant::now();
+        let mut station = self.scene.station();
+        for (id, router) in (1..).zip(&mut self.routers) {
+            let marker = 1 << 40 | start.elapsed().as_nanos() as u64;
+            let is_marker = |frame: &[u8]| number(frame) == Some(marker);
+            let carries = wait_until(WAIT, || {
+                let _ = station.send(&to_router(id, marker));
+                router.recv_where(Duration::from_millis(5), |_, frame| is_marker(frame)).is_some()
+            }) && wait_until(WAIT, || {
+                from_router(router, id, marker);
+                station.recv_where(Duration::from_millis(5), is_marker).is_some()
+            });
+            assert!(carries, "router {id}\n{}", self.iou_fast.process.dump());
+        }
+        let took = start.elapsed();
+        for router in &mut self.routers {
+            while router.recv(Duration::from_millis(50)).is_some() {}
+        }
+        took
+    }
+
+    /// How many lines of the log hold `text`.
+    fn said(&self, text: &str) -> usize {
+        self.iou_fast.process.stderr().lines().filter(|line| line.contains(text)).count()
+    }
+
+    #[track_caller]
+    fn wait_until_said(&self, text: &str, times: usize) {
+        assert!(wait_until(SOON, || self.said(text) >= times), "{text}\n{}", self.iou_fast.process.dump());
+    }
+
+    /// What iou-fast does to the host's card is done to this one.
+    #[track_caller]
+    fn assert_taken(&self, card: &str) {
+        let shown = link(&self.scene.host, card);
+        assert!(shown.contains("promiscuity 1 ") && shown.contains("prog/xdp"), "{shown}");
+        assert!(!is_on(&self.scene.host, "rx-vlan-offload"), "tags are taken out of frames");
+    }
+
+    /// Ends it. Chunks are complete, and no frame was lost but for the reasons of an absent card.
+    fn stop(self) -> common::Summary {
+        self.stop_with(|_| {}).1
+    }
+
+    /// The same, and leaves the scene to be looked at.
+    fn stop_with(self, check: impl FnOnce(&common::Summary)) -> (Scene, common::Summary) {
+        let summary = self.iou_fast.stop();
+        check(&summary);
+        let expected = ["nic-down", "nic-refused", "router-down"];
+        assert!(summary.dropped.iter().all(|(why, _)| expected.contains(&why.as_str())), "{}", summary.text);
+        assert!(summary.faults.is_empty(), "{}", summary.text);
+        (self.scene, summary)
+    }
+}
+
+/// `ip -d link show`.
+fn link(namespace: &Namespace, card: &str) -> String {
+    String::from_utf8(namespace.ip(&format!("-d link show dev {card}")).unwrap().stdout).unwrap()
+}
+
+/// Whether `ethtool -k eth0` shows `feature` on.
+fn is_on(namespace: &Namespace, feature: &str) -> bool {
+    let shown = String::from_utf8(namespace.run("ethtool", ["-k", "eth0"]).unwrap().stdout).unwrap();
+    let line = shown.lines().find_map(|line| line.trim().strip_prefix(feature)?.strip_prefix(": "));
+    line.unwrap_or_else(|| panic!("no {feature} in\n{shown}")).starts_with("on")
+}
+
+/// Frames both ways, as many as come through, while `meanwhile` runs.
+fn while_frames_flow<T>(lab: &Lab, meanwhile: impl FnOnce(&Lab) -> T) -> T {
+    let end = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut station: Option<Station> = None;
+            let mut seq = 0;
+            while !end.load(Relaxed) {
+                seq += 1;
+                from_router(&lab.routers[0], 1, seq);
+                // It goes with the card, and there is a new one with the next.
+                let sent = station.as_ref().is_some_and(|station| station.send(&to_router(1, seq)).is_ok());
+                if !sent {
+                    station = Station::new(&lab.scene.wire, "eth0").ok();
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+        // Also when it panics: the sender must end for the scope to.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| meanwhile(lab)));
+        end.store(true, Relaxed);
+        result
+    })
+    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Takes the card away by `away` and gives one back by `back`, three times, with traffic; the log says `lost` and that
+/// it goes on.
+fn the_card_is_lost_and_regained(
+    arguments: &[&str],
+    options: VethOptions,
+    away: impl Fn(&Lab),
+    back: impl Fn(&Lab),
+    lost: &str,
+) {
+    const UNSENT: u64 = 3000;
+    const ROUNDS: usize = 3;
+    let mut lab = Lab::new(arguments, options);
+    // Router 2 answers for an address that only learning knows.
+    let hello = plain(STATION, VIRTUAL, 64, 1);
+    lab.routers[1].send(514, header(514, 0, 2, 0), &hello).unwrap();
+    let mut times = Vec::new();
+    for round in 1..=ROUNDS {
+        while_frames_flow(&lab, |lab| {
+            std::thread::sleep(Duration::from_millis(20));
+            away(lab);
+        });
+        lab.wait_until_said(lost, round);
+
+        // More than a pseudo socket's queue holds: a router would sleep if nobody read it.
+        let start = Instant::now();
+        (0..UNSENT).for_each(|seq| from_router(&lab.routers[0], 1, seq));
+        assert!(start.elapsed() < WAIT, "{:?}", start.elapsed());
+        if round == 1 {
+            let shares: Vec<f64> =
+                (0..3).map(|_| cpu_share(&lab.iou_fast.process, Duration::from_millis(700))).collect();
+            assert!(shares.iter().any(|share| *share < 0.05), "idle, it uses {shares:?} of a CPU");
+        }
+        assert!(lab.iou_fast.process.exited().is_none(), "{}", lab.iou_fast.process.dump());
+
+        back(&lab);
+        times.push(lab.wait_until_it_carries());
+        lab.wait_until_said("forwarding goes on", round);
+        lab.assert_taken("eth0");
+        // What was learned still stands, though router 2 has not said a word.
+        let station = lab.scene.station();
+        let to_virtual = plain(VIRTUAL, STATION, 64, 7);
+        station.send(&to_virtual).unwrap();
+        assert!(lab.routers[1].recv_where(WAIT, |_, frame| frame == to_virtual).is_some());
+        // The card's own address is the host's, whatever routers say: also that of a new card.
+        let own = lab.scene.host.mac("eth0").unwrap();
+        let claim = plain(STATION, own, 64, 2);
+        lab.routers[1].send(514, header(514, 0, 2, 0), &claim).unwrap();
+        let mut host = lab.scene.host_station();
+        let to_host = plain(own, STATION, 64, 8);
+        station.send(&to_host).unwrap();
+        assert!(host.recv_where(WAIT, |frame| frame == to_host).is_some());
+        assert!(lab.routers[1].recv_where(Duration::from_millis(20), |_, frame| frame == to_host).is_none());
+    }
+    println!("back after {times:?}");
+    assert!(median(times.clone()) < RESUMED, "{times:?}\n{}", lab.iou_fast.process.dump());
+    let (scene, _) = lab.stop_with(|summary| {
+        assert!(summary.drops("nic-down") >= ROUNDS as u64 * UNSENT, "{}", summary.text);
+    });
+    let shown = link(&scene.host, "eth0");
+    assert!(shown.contains("promiscuity 0 ") && !shown.contains("xdp"), "{shown}");
+    assert!(is_on(&scene.host, "rx-vlan-offload"));
+    assert_eq!(scene.folder().join("state").read_dir().unwrap().count(), 0, "locks and records are left");
+}
+
+fn remove(lab: &Lab) {
+    lab.scene.host.ip("link del eth0").unwrap();
+}
+
+#[test]
+fn a_card_that_is_removed_and_comes_back_is_taken_again() {
+    the_card_is_lost_and_regained(&[], VethOptions::default(), remove, Lab::make_cards, "eth0 is gone");
+}
+
+#[test]
+fn with_two_workers_and_queues_a_card_that_comes_back_is_taken_again() {
+    let options = VethOptions { queues_rx: 2, queues_tx: 2, ..VethOptions::default() };
+    the_card_is_lost_and_regained(&["--cpus", "0,1"], options, remove, Lab::make_cards, "eth0 is gone");
+}
+
+#[test]
+fn in_generic_mode_a_card_that_comes_back_is_taken_again() {
+    let generic = ["--xdp-mode", "generic"];
+    the_card_is_lost_and_regained(&generic, VethOptions::default(), remove, Lab::make_cards, "eth0 is gone");
+}
+
+#[test]
+fn a_card_that_was_renamed_is_given_back_and_taken_again_under_its_name() {
+    the_card_is_lost_and_regained(
+        &[],
+        VethOptions::default(),
+        |lab| {
+            for step in ["link set eth0 down", "link set eth0 name other0", "link set other0 up"] {
+                lab.scene.host.ip(step).unwrap();
+            }
+            lab.wait_until_said("eth0 is called other0 now", 1);
+            let given_back = wait_until(WAIT, || {
+                let shown = link(&lab.scene.host, "other0");
+                shown.contains("promiscuity 0 ") && !shown.contains("xdp")
+            });
+            assert!(given_back, "{}", link(&lab.scene.host, "other0"));
+        },
+        |lab| {
+            for step in ["link set other0 down", "link set other0 name eth0", "link set eth0 up"] {
+                lab.scene.host.ip(step).unwrap();
+            }
+        },
+        "eth0 is called other0 now",
+    );
+}
+
+#[test]
+fn a_card_that_was_moved_to_another_namespace_is_taken_again_when_it_is_back() {
+    let elsewhere = Namespace::new("elsewhere").unwrap();
+    the_card_is_lost_and_regained(
+        &[],
+        VethOptions::default(),
+        |lab| {
+            lab.scene.host.ip(&format!("link set eth0 netns {}", elsewhere.name())).unwrap();
+            elsewhere.ip("link set eth0 up").unwrap();
+            let given_back = wait_until(WAIT, || !link(&elsewhere, "eth0").contains("xdp"));
+            assert!(given_back, "{}", link(&elsewhere, "eth0"));
+            assert!(link(&elsewhere, "eth0").contains("promiscuity 0 "), "{}", link(&elsewhere, "eth0"));
+            // It took its settings along: nobody can put them back from outside.
+            elsewhere.run("ethtool", ["-K", "eth0", "rxvlan", "on", "rx-vlan-stag-hw-parse", "on"]).unwrap();
+        },
+        |lab| {
+            elsewhere.ip(&format!("link set eth0 netns {}", lab.scene.host.name())).unwrap();
+            lab.scene.host.ip("link set eth0 up").unwrap();
+            lab.silence();
+        },
+        "eth0 is gone",
+    );
+}
+
+#[test]
+fn another_card_of_the_same_name_and_number_is_not_taken_for_the_one_before() {
+    let mut lab = Lab::new(&[], VethOptions::default());
+    for _ in 0..2 {
+        let number = lab.scene.host.run("cat", ["/sys/class/net/eth0/ifindex"]).unwrap().stdout;
+        let number = String::from_utf8(number).unwrap();
+        // It does not see the time in between.
+        lab.iou_fast.process.signal(Signal::STOP);
+        let Scene { host, wire, .. } = &lab.scene;
+        host.ip("link del eth0").unwrap();
+        let wire_name = wire.name();
+        host.ip(&format!(
+            "link add name eth0 index {} type veth peer name eth0 netns {wire_name}",
+            number.trim()
+        ))
+        .unwrap();
+        lab.silence();
+        for namespace in [host, wire] {
+            namespace.ip("link set eth0 up").unwrap();
+        }
+        lab.iou_fast.process.signal(Signal::CONT);
+        lab.wait_until_it_carries();
+        lab.assert_taken("eth0");
+    }
+    lab.stop();
+}
+
+#[test]
+fn a_card_that_goes_and_comes_twenty_times_costs_neither_memory_nor_descriptors() {
+    let mut lab = Lab::new(&[], VethOptions::default());
+    let cycle = |lab: &mut Lab| {
+        remove(lab);
+        lab.make_cards();
+        lab.wait_until_it_carries();
+    };
+    // The first time it may need more than before.
+    cycle(&mut lab);
+    let before = (lab.iou_fast.process.fd_count().unwrap(), lab.iou_fast.process.rss().unwrap());
+    for _ in 0..20 {
+        cycle(&mut lab);
+    }
+    let after = (lab.iou_fast.process.fd_count().unwrap(), lab.iou_fast.process.rss().unwrap());
+    assert_eq!(after.0, before.0, "descriptors");
+    assert!(after.1 < before.1 + (2 << 20), "{} bytes, then {}", before.1, after.1);
+    lab.stop();
+}
+
+#[test]
+fn an_mtu_that_changes_is_followed() {
+    let mut lab = Lab::new(&[], VethOptions::default());
+    for mtu in [1400, 3000, 1500] {
+        while_frames_flow(&lab, |lab| {
+            for namespace in [&lab.scene.wire, &lab.scene.host] {
+                namespace.ip(&format!("link set eth0 mtu {mtu}")).unwrap();
+            }
+        });
+        lab.wait_until_it_carries();
+        lab.assert_taken("eth0");
+        let mut station = lab.scene.station();
+        // The largest both ways, and one byte more from the router, which is dropped.
+        let largest = plain(router_mac(1, 0, 0), STATION, 14 + mtu, 20);
+        station.send(&largest).unwrap();
+        assert!(lab.routers[0].recv_where(WAIT, |_, frame| frame == largest).is_some(), "{mtu}");
+        let mut send = |len: usize| {
+            let bytes = plain(STATION, router_mac(1, 0, 0), len, len as u64);
+            lab.routers[0].send(513, header(513, 0, 1, 0), &bytes).unwrap();
+            station.recv_where(Duration::from_millis(300), |frame| frame == bytes).is_some()
+        };
+        assert!(wait_until(WAIT, || send(14 + mtu)), "{mtu}");
+        assert!(!send(14 + mtu + 1), "{mtu}");
+    }
+    let summary = lab.iou_fast.stop();
+    assert!(summary.drops("above-mtu") >= 3, "{}", summary.text);
+    assert!(summary.faults.is_empty(), "{}", summary.text);
+}
+
+#[test]
+fn queues_that_a_card_is_given_get_sockets() {
+    const FLOWS: u16 = 64;
+    let options = VethOptions { queues_rx: 4, queues_tx: 4, ..VethOptions::default() };
+    let scene = Scene::silent(&["eth0"], &options);
+    let channels = |namespace: &Namespace, arguments: &[&str]| {
+        namespace.run("ethtool", [&["-L", "eth0"], arguments].concat())
+    };
+    channels(&scene.wire, &["tx", "1"]).unwrap();
+    channels(&scene.host, &["rx", "1"]).unwrap();
+    scene.netmap(&classroom(2));
+    let iou_fast = scene.start(&["-i", "eth0", "-p", &pseudo_ids(2), "--cpus", "0,1"]);
+    assert!(iou_fast.process.stdout().contains("1 queue,"), "{}", iou_fast.process.stdout());
+    let routers = [1, 2].map(|id| scene.deep_router(id));
+    let mut lab = Lab { scene, iou_fast, routers, options };
+    lab.wait_until_it_carries();
+    for queues in ["2", "4"] {
+        while_frames_flow(&lab, |lab| {
+            channels(&lab.scene.host, &["rx", queues]).unwrap();
+            channels(&lab.scene.wire, &["tx", queues]).unwrap();
+        });
+        lab.wait_until_said(&format!("copy, {queues} queues; forwarding goes on"), 1);
+        // Below the number of queues that have sockets the kernel lets nobody go.
+        assert!(channels(&lab.scene.host, &["rx", "1"]).is_err());
+    }
+    lab.wait_until_it_carries();
+    let mut station = lab.scene.station();
+    for (id, router) in (1..).zip(&mut lab.routers) {
+        for flow in 0..FLOWS {
+            station.send(&udp(router_mac(id, 0, 0), STATION, flow, 0)).unwrap();
+            let got = router.recv_where(WAIT, |_, frame| udp_number(frame).is_some());
+            assert_eq!(got.and_then(|(_, frame)| udp_number(&frame)), Some((flow, 0)));
+            let back = udp(STATION, router_mac(id, 0, 0), flow, 0);
+            router.send(512 + id, header(512 + id, 0, id, 0), &back).unwrap();
+            assert!(station.recv_where(WAIT, |frame| frame == back).is_some());
+        }
+    }
+    let statistics = lab.scene.host.run("ethtool", ["-S", "eth0"]).unwrap();
+    let statistics = String::from_utf8(statistics.stdout).unwrap();
+    for queue in 0..4 {
+        let name = format!("rx_queue_{queue}_xdp_packets: ");
+        let line = statistics.lines().find_map(|line| line.trim().strip_prefix(&name));
+        assert!(line.is_some_and(|count| count != "0"), "queue {queue} was not used:\n{statistics}");
+    }
+    // Until it was noticed, frames on the new queues found no ring. That much is said.
+    let summary = lab.iou_fast.stop();
+    assert!(summary.faults.iter().all(|(what, _)| what == "no-ring"), "{}", summary.text);
+}
+
+#[test]
+fn offloads_that_are_turned_on_are_turned_off_again_until_somebody_insists() {
+    let mut lab = Lab::new(&["--xdp-mode", "generic"], VethOptions::default());
+    let turn_on = |lab: &Lab, feature: &str| {
+        lab.scene.host.run("ethtool", ["-K", "eth0", feature, "on"]).unwrap();
+    };
+    for (round, (feature, shown, kernel)) in [
+        ("rxvlan", "rx-vlan-offload", "rx-vlan-hw-parse was turned on; it is off again"),
+        ("gro", "generic-receive-offload", "rx-gro was turned on; it is off again"),
+        ("rxvlan", "rx-vlan-offload", "rx-vlan-hw-parse was turned on; it is off again"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        turn_on(&lab, feature);
+        lab.wait_until_said(kernel, round / 2 + 1);
+        assert!(!is_on(&lab.scene.host, shown));
+    }
+    // A tagged frame still has its tag.
+    let sent =
+        frame(router_mac(1, 0, 0), STATION, &[testbed::Tag::vlan(7)], testbed::frame::ETHERTYPE, 80, 9);
+    lab.scene.station().send(&sent).unwrap();
+    assert!(lab.routers[0].recv_where(WAIT, |_, frame| frame == sent).is_some());
+
+    turn_on(&lab, "rxvlan");
+    lab.wait_until_said("`ethtool -K eth0 rx-vlan-hw-parse off`", 1);
+    assert!(is_on(&lab.scene.host, "rx-vlan-offload"), "somebody insists");
+    lab.wait_until_it_carries();
+    let (scene, _) = lab.stop_with(|_| {});
+    // What somebody wanted on is on at the end, also what was off at the start.
+    assert!(is_on(&scene.host, "rx-vlan-offload") && is_on(&scene.host, "generic-receive-offload"));
+}
+
+#[test]
+fn a_program_that_is_taken_off_the_card_is_put_there_again() {
+    let mut lab = Lab::new(&[], VethOptions::default());
+    // `ip link` cannot take it off, not even by force.
+    assert!(lab.scene.host.ip("link set dev eth0 xdp off").is_err());
+    let detach = |lab: &Lab| {
+        let index = lab.scene.host.run("cat", ["/sys/class/net/eth0/ifindex"]).unwrap().stdout;
+        let index: u32 = String::from_utf8(index).unwrap().trim().parse().unwrap();
+        // Other namespaces have cards of the same number: only our process's link is meant.
+        let links = link_ids(lab.iou_fast.process.pid(), index);
+        assert_eq!(links.len(), 1);
+        testbed::run("bpftool", ["link", "detach", "id", &links[0].to_string()]).unwrap();
+    };
+    detach(&lab);
+    lab.wait_until_said("forwarding goes on", 1);
+    lab.wait_until_it_carries();
+    lab.assert_taken("eth0");
+
+    // One that puts another program there is named, and left alone.
+    lab.iou_fast.process.signal(Signal::STOP);
+    detach(&lab);
+    let options = Options { workers: 1, queues: 1, exclusive: false, learned: 16, predicted: 16 };
+    let steering = Steering::load(&options).unwrap();
+    let index = lab.scene.host.run("cat", ["/sys/class/net/eth0/ifindex"]).unwrap().stdout;
+    let index: i32 = String::from_utf8(index).unwrap().trim().parse().unwrap();
+    let attach = || {
+        let program = steering.program().unwrap();
+        libbpf_rs::Xdp::new(program.as_fd()).attach(index, libbpf_rs::XdpFlags::DRV_MODE).unwrap();
+    };
+    lab.scene.host.enter(attach).unwrap();
+    lab.iou_fast.process.signal(Signal::CONT);
+    lab.wait_until_said("eth0 has an XDP program already", 1);
+    lab.wait_until_said("`ip link set dev eth0 xdpdrv off` removes it", 1);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(lab.said("eth0 has an XDP program already"), 1, "said once");
+    lab.scene.host.ip("link set dev eth0 xdpdrv off").unwrap();
+    lab.wait_until_it_carries();
+    lab.assert_taken("eth0");
+    lab.stop();
+}
+
+/// The BPF links on card number `index` that a process has open.
+fn link_ids(pid: u32, index: u32) -> Vec<u32> {
+    let mut ids = Vec::new();
+    for descriptor in std::fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap() {
+        let Ok(text) = std::fs::read_to_string(descriptor.unwrap().path()) else { continue };
+        let field = |name: &str| -> Option<u32> {
+            text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+        };
+        if field("ifindex:") == Some(index) {
+            ids.extend(field("link_id:"));
+        }
+    }
+    ids
+}
+
+#[test]
+fn an_address_that_the_card_is_given_is_its_own() {
+    let mut lab = Lab::new(&[], VethOptions::default());
+    // That of router 1's interface.
+    let taken = router_mac(1, 0, 0);
+    lab.scene.host.ip("link set eth0 down").unwrap();
+    lab.scene.host.ip("link set eth0 address aa:bb:cc:00:01:00").unwrap();
+    lab.scene.host.ip("link set eth0 up").unwrap();
+    lab.wait_until_said("which a router used, is its own address now", 1);
+    let (mut host, station) = (lab.scene.host_station(), lab.scene.station());
+    let sent = plain(taken, STATION, 64, 3);
+    assert!(wait_until(WAIT, || {
+        station.send(&sent).unwrap();
+        host.recv_where(Duration::from_millis(20), |frame| frame == sent).is_some()
+    }));
+    assert!(lab.routers[0].recv_where(Duration::from_millis(20), |_, frame| frame == sent).is_none());
+    lab.iou_fast.stop();
+}
+
+#[test]
+fn a_queue_that_another_program_has_is_said_with_the_way_to_find_it() {
+    let scene = Scene::new();
+    scene.netmap(&classroom(1));
+    let index = scene.host.run("cat", ["/sys/class/net/eth0/ifindex"]).unwrap().stdout;
+    let ifindex: u32 = String::from_utf8(index).unwrap().trim().parse().unwrap();
+    let (umem, mut free) = af_xdp::Umem::new(64).unwrap();
+    let config = af_xdp::Config {
+        ifindex,
+        queues: 1,
+        sockets_per_queue: 1,
+        fill_size: 16,
+        completion_size: 16,
+        rx_size: 16,
+        tx_size: 16,
+        copy_mode: af_xdp::CopyMode::Copy,
+        patience: Duration::ZERO,
+    };
+    let umem = std::sync::Arc::new(umem);
+    let foreign = scene.host.enter(|| af_xdp::Sockets::open(&umem, &mut free, &config).unwrap()).unwrap();
+    let error = scene.refused(&["-i", "eth0", "-p", "513"]);
+    assert!(error.contains("eth0: queue 0 already has an AF_XDP socket of another program"), "{error}");
+    assert!(error.contains("`ss --xdp --processes`"), "{error}");
+
+    // Its frames come back when its rings are gone and the kernel has let go, and not before.
+    let af_xdp::Sockets { queues, registration, .. } = foreign;
+    assert_eq!((free.len(), umem.lent()), (48, 16));
+    let registration = registration.reclaim(&mut free).expect_err("rings are still there");
+    drop(queues);
+    let mut left = Some(registration);
+    let reclaimed = wait_until(WAIT, || {
+        let try_again = || left.take().map(|registration| registration.reclaim(&mut free));
+        match scene.host.enter(try_again).unwrap() {
+            Some(Err(registration)) => left = Some(registration),
+            done => assert!(matches!(done, Some(Ok(16)))),
+        }
+        left.is_none()
+    });
+    assert!(reclaimed && (free.len(), umem.lent()) == (64, 0));
+    scene.start(&["-i", "eth0", "-p", "513"]).stop();
+}
