@@ -153,7 +153,7 @@ impl Sockets {
     /// See [`Error`]. All frames are then in `free` again, unless the kernel keeps a queue for more than a second.
     pub fn open(umem: &Arc<Umem>, free: &mut Vec<Frame>, config: &Config) -> Result<Self, Error> {
         let registration = Arc::new(Registration::new(umem, config.ifindex));
-        Self::bind(&registration, free, config).map_err(|error| {
+        Self::bind(&registration, free, config).inspect_err(|_| {
             let deadline = Instant::now() + RELEASED_WITHIN;
             let mut left = Some(registration);
             while let Some(registration) = left.take() {
@@ -162,7 +162,6 @@ impl Sockets {
                     std::thread::sleep(PAUSE);
                 }
             }
-            error
         })
     }
 
