@@ -96,6 +96,7 @@ enum counter {
 	COUNT_COPY_RING_FULL,   /* drop: a copy found no room in a worker's ring buffer */
 	COUNT_NO_RING,          /* fault: no AF_XDP ring for this queue, or the head did not move */
 	COUNT_MOVED,            /* stations that moved to the wire */
+	COUNT_GROUP_STEERED,    /* with --exclusive: group frames redirected to a ring */
 	COUNTERS
 };
 

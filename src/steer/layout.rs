@@ -100,10 +100,12 @@ pub enum Count {
     NoRing,
     /// Stations that moved to the wire.
     Moved,
+    /// Group frames redirected to a ring, with `--exclusive`.
+    GroupSteered,
 }
 
 /// Number of counters.
-pub const COUNTS: usize = 12;
+pub const COUNTS: usize = 13;
 
 /// What a copy in a ring buffer is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -121,7 +121,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Ends it as a user does and returns its summary. No chunk of UMEM may be missing.
+    /// Ends it as a user does and returns its summary. No chunk of UMEM may be missing, and every frame that came in has
+    /// gone out or is counted under a reason.
     pub fn stop(mut self) -> Summary {
         self.process.signal(Signal::INT);
         let status = self.process.wait(SOON).unwrap();
@@ -129,6 +130,7 @@ impl Running {
         let summary = Summary::read(&self.process.stdout());
         let (found, all) = summary.chunks;
         assert!(all > 0 && found == all, "{found} of {all} chunks\n{}", self.process.dump());
+        assert!(summary.text.ends_with("\nbooks: balanced\n"), "{}", self.process.dump());
         summary
     }
 
