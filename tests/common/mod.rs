@@ -12,6 +12,8 @@ pub mod crowd;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use testbed::{Bin, Namespace, Process, Signal, Station, VethOptions, veth};
 
@@ -198,6 +200,49 @@ impl Summary {
     /// Nothing was dropped and nothing went wrong.
     pub fn assert_clean(&self) {
         assert!(self.dropped.is_empty() && self.faults.is_empty(), "{}", self.text);
+    }
+}
+
+/// How much the machine keeps its processes waiting, beside what is tested: what has a deadline in ms has a neighbour's
+/// build in its way.
+pub struct Strain {
+    /// Sum and longest, us.
+    waited: Arc<[AtomicU64; 2]>,
+    end: Arc<AtomicBool>,
+}
+
+impl Strain {
+    /// Measures from now on: how much later than asked a sleeping thread runs.
+    pub fn measure() -> Self {
+        const NAP: Duration = Duration::from_millis(5);
+        let (waited, end) = (Arc::<[AtomicU64; 2]>::default(), Arc::<AtomicBool>::default());
+        let (shared, ended) = (waited.clone(), end.clone());
+        std::thread::spawn(move || {
+            while !ended.load(Relaxed) {
+                let start = std::time::Instant::now();
+                std::thread::sleep(NAP);
+                let late = start.elapsed().saturating_sub(NAP).as_micros() as u64;
+                shared[0].fetch_add(if late > 1000 { late } else { 0 }, Relaxed);
+                shared[1].fetch_max(late, Relaxed);
+            }
+        });
+        Self { waited, end }
+    }
+
+    /// All delays above a millisecond together.
+    pub fn sum(&self) -> Duration {
+        Duration::from_micros(self.waited[0].load(Relaxed))
+    }
+
+    /// The longest delay.
+    pub fn longest(&self) -> Duration {
+        Duration::from_micros(self.waited[1].load(Relaxed))
+    }
+}
+
+impl Drop for Strain {
+    fn drop(&mut self) {
+        self.end.store(true, Relaxed);
     }
 }
 
