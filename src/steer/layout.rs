@@ -104,6 +104,8 @@ pub enum Count {
     NoRing,
     /// Stations that moved to the wire.
     Moved,
+    /// Group frames redirected to a ring, with `--exclusive`.
+    GroupSteered,
 }
 
 /// Number of counters.

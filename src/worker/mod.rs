@@ -27,7 +27,7 @@ use crate::checksum;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;
-use crate::stats::{Fault, Latencies, WorkerCounts};
+use crate::stats::{Fault, Latencies, Origin, WorkerCounts};
 use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_GROUP, Stamp};
 use crate::sys::mmsg::Receiver;
 use crate::sys::ringbuf::RingBuffer;
@@ -42,7 +42,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use to_nics::{DATAGRAM_OFFSET, NicSide, Pseudo, PseudoLink, Reading, Source, give_up, transmit};
-use to_routers::{Datagram, Delivery, GroupPort, Membership, Origin};
+use to_routers::{Datagram, Delivery, GroupPort, Membership};
 use turns::{Turns, Way};
 
 /// Frames taken at a time from a socket.
@@ -471,6 +471,7 @@ impl Worker {
             }
             busy = true;
             self.moved += count;
+            self.counts.entries.from_rings.add(count as u64);
             side.owed += count;
             side.received = side.received.wrapping_add(count as u32);
             let now = clock::monotonic();
@@ -514,6 +515,8 @@ impl Worker {
         }
         self.arrivals[nic].lan.heard(&umem.data(&packet)[header::LEN..], time);
         // With --exclusive group frames come this way: to each port, each time behind its header.
+        self.counts.entries.group_from_rings.add(1);
+        self.counts.entries.spread.add(self.arrivals[nic].ports.len() as u64);
         for port in &self.arrivals[nic].ports {
             let umem = self.stock.umem().clone();
             let bytes = umem.data_mut(&mut packet);
