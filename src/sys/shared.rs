@@ -1,12 +1,12 @@
 //! The value of a one-element mappable BPF array, shared with the XDP program.
 
+use crate::steer::layout::MAX_LANES;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
-use crate::steer::layout::MAX_LANES;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 /// What may be shared: structs of atomics, laid out as C does, for which all zeros are a value.
