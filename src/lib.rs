@@ -22,6 +22,8 @@ pub mod cli;
 pub mod control;
 pub mod ethernet;
 pub mod fdb;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod iou;
 #[cfg(feature = "lab")]
 pub mod lab;

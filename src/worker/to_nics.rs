@@ -314,7 +314,7 @@ fn learn(lan: &Lan, source: &mut Source, station: Station, frame: &[u8], now: u6
         Learned::New { .. } => {
             tracing::debug!("{}: {} is behind {}", lan.nic, station.mac, lan.name(source.port as u32));
         }
-        Learned::Moved { from } => {
+        Learned::Moved { from, .. } => {
             let (from, to) = (lan.name(from), lan.name(source.port as u32));
             tracing::info!("{}: {} moved from {from} to {to}", lan.nic, station.mac);
         }
