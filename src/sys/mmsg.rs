@@ -13,6 +13,14 @@ use std::sync::Arc;
 #[derive(Clone, Copy)]
 struct Control([u8; 32]);
 
+/// Bytes of `sockaddr_un` in front of the path: the address family.
+const FAMILY: usize = std::mem::offset_of!(libc::sockaddr_un, sun_path);
+
+/// Room for a sender's address.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Name([u8; size_of::<libc::sockaddr_un>()]);
+
 /// Reads datagrams into UMEM chunks.
 pub struct Receiver {
     umem: Arc<Umem>,
@@ -22,6 +30,7 @@ pub struct Receiver {
     // What `messages` points to. Never touched but through it and by index; boxed, so it does not move.
     vectors: Box<[libc::iovec]>,
     controls: Box<[Control]>,
+    names: Box<[Name]>,
     received: usize,
 }
 
@@ -45,9 +54,10 @@ impl Receiver {
     pub fn new(umem: Arc<Umem>, mut frames: Vec<Frame>, offset: usize) -> Self {
         let vectors: Box<[_]> = frames.iter_mut().map(|frame| vector(&umem, frame, offset)).collect();
         let controls = vec![Control([0; 32]); frames.len()].into_boxed_slice();
-        let messages =
-            vectors.iter().zip(&controls).map(|(vector, control)| message(vector, control)).collect();
-        Self { umem, frames, offset, messages, vectors, controls, received: 0 }
+        let names = vec![Name([0; _]); frames.len()].into_boxed_slice();
+        let parts = vectors.iter().zip(&controls).zip(&names);
+        let messages = parts.map(|((vector, control), name)| message(vector, control, name)).collect();
+        Self { umem, frames, offset, messages, vectors, controls, names, received: 0 }
     }
 
     /// Reads up to as many datagrams as there are frames, without waiting; returns how many.
@@ -57,9 +67,10 @@ impl Receiver {
     pub fn receive(&mut self, fd: BorrowedFd<'_>) -> Result<usize, Errno> {
         for message in &mut self.messages[..self.received] {
             message.msg_hdr.msg_controllen = size_of::<Control>();
+            message.msg_hdr.msg_namelen = size_of::<Name>() as libc::socklen_t;
         }
         self.received = 0;
-        // SAFETY: every header points to one iovec and one control buffer, both alive and as long as said; the
+        // SAFETY: every header points to one iovec, one control buffer and one name, alive and as long as said; the
         // iovecs point into chunks whose tokens `self.frames` holds, so nobody else refers to them.
         let count = unsafe {
             libc::recvmmsg(
@@ -86,6 +97,17 @@ impl Receiver {
             truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
             time: self.time(n),
         }
+    }
+
+    /// The path that the sender of datagram `n` is bound to, as it gave it; empty if it is not bound. An abstract name
+    /// begins with a zero byte.
+    #[must_use]
+    pub fn sender(&self, n: usize) -> &[u8] {
+        let len = self.messages[..self.received][n].msg_hdr.msg_namelen as usize;
+        // A path that fills its room is counted with a zero byte beyond it.
+        let path = self.names[n].0.get(FAMILY..len.min(size_of::<Name>())).unwrap_or_default();
+        // The kernel counts the zero byte at a path's end.
+        path.strip_suffix(&[0]).filter(|path| path.first() != Some(&0)).unwrap_or(path)
     }
 
     /// The bytes of datagram `n`, and the rest of its chunk behind them (for padding).
@@ -127,13 +149,15 @@ fn vector(umem: &Umem, frame: &mut Frame, offset: usize) -> libc::iovec {
     libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() }
 }
 
-fn message(vector: &libc::iovec, control: &Control) -> libc::mmsghdr {
+fn message(vector: &libc::iovec, control: &Control, name: &Name) -> libc::mmsghdr {
     // SAFETY: msghdr is integers and pointers; all zero is a valid value.
     let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     header.msg_iov = std::ptr::from_ref(vector).cast_mut();
     header.msg_iovlen = 1;
     header.msg_control = std::ptr::from_ref(control).cast_mut().cast();
     header.msg_controllen = size_of::<Control>();
+    header.msg_name = std::ptr::from_ref(name).cast_mut().cast();
+    header.msg_namelen = size_of::<Name>() as libc::socklen_t;
     libc::mmsghdr { msg_hdr: header, msg_len: 0 }
 }
 
@@ -320,6 +344,26 @@ mod tests {
             assert_eq!(receiver.receive(b.as_fd()), Ok(1));
             let time = receiver.received(0).time;
             assert!((before..=after).contains(&time), "{before} <= {time} <= {after}");
+        }
+    }
+
+    #[test]
+    fn who_sent_it_is_told_every_time() {
+        use std::os::unix::net::UnixDatagram;
+        let folder = tempfile::tempdir().unwrap();
+        let ours = UnixDatagram::bind(folder.path().join("513")).unwrap();
+        let long = folder.path().join("1".repeat(106 - folder.path().as_os_str().len()));
+        let mut receiver = receiver(4);
+        for _ in 0..2 {
+            for path in [folder.path().join("1"), folder.path().join("1023"), long.clone()] {
+                let _ = std::fs::remove_file(&path);
+                let router = UnixDatagram::bind(&path).unwrap();
+                router.send_to(b"x", folder.path().join("513")).unwrap();
+                UnixDatagram::unbound().unwrap().send_to(b"y", folder.path().join("513")).unwrap();
+                assert_eq!(receiver.receive(ours.as_fd()), Ok(2));
+                assert_eq!(receiver.sender(0), path.as_os_str().as_encoded_bytes());
+                assert_eq!(receiver.sender(1), b"");
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use super::to_routers::{Datagram, Delivery, GroupPort, Origin};
 use super::{BATCH, Rings, clock};
 use crate::ethernet::{self, View};
 use crate::fdb::{Learned, Refusal, Station};
+use crate::iou::InstanceId;
 use crate::iou::header::{self, Header, TYPE_DATA};
 use crate::lan::{Lan, explain};
 use crate::stats::{Fault, Latency, Loss, WorkerCounts};
@@ -13,6 +14,7 @@ use crate::sys::mmsg::Receiver;
 use af_xdp::{Kick, Packet, RingFull, Tx};
 use rustc_hash::FxHashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -53,6 +55,9 @@ pub(super) struct Source {
     pub(super) word: u64,
     /// Ports that hear it without us, ascending.
     pub(super) neighbours: Vec<usize>,
+    /// The path of its socket, and how much of it is the folder.
+    path: Box<[u8]>,
+    folder: usize,
     checked: Checked,
 }
 
@@ -65,9 +70,23 @@ struct Checked {
 }
 
 impl Source {
-    pub(super) fn new(port: usize, header: Header, neighbours: Vec<usize>) -> Self {
+    /// `socket` is the path of the router's socket.
+    pub(super) fn new(port: usize, header: Header, neighbours: Vec<usize>, socket: &Path) -> Self {
         let checked = Checked { station: None, generation: 0, until: 0 };
-        Self { port, word: header.word(), neighbours, checked }
+        let path: Box<[u8]> = socket.as_os_str().as_encoded_bytes().into();
+        let folder = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        Self { port, word: header.word(), neighbours, path, folder, checked }
+    }
+
+    /// Whether a sender bound to `path` may speak for this router: anybody but who is bound to another instance's
+    /// path in the folder. Routers look at headers alone, and whoever relays for one need not be bound, or not here.
+    fn may_be_sent_by(&self, path: &[u8]) -> bool {
+        if *path == *self.path || path.is_empty() {
+            return true;
+        }
+        let name = path.strip_prefix(&self.path[..self.folder]);
+        let id = name.and_then(|name| std::str::from_utf8(name).ok()).and_then(|name| name.parse().ok());
+        id.and_then(InstanceId::new).is_none()
     }
 }
 
@@ -179,8 +198,7 @@ impl Reading<'_> {
             return Err(Loss::TooLong);
         }
         let len = received.len;
-        let bytes = self.receiver.bytes_mut(n);
-        let datagram = &bytes[..len];
+        let datagram = &self.receiver.bytes_mut(n)[..len];
         let (Some(header), Some(view)) =
             (Header::read(datagram), datagram.get(header::LEN..).and_then(View::read))
         else {
@@ -189,8 +207,12 @@ impl Reading<'_> {
         let (link, source) = check(pseudo, header)?;
         let link = &mut pseudo.links[link];
         let source = &mut link.sources[source];
+        if !source.may_be_sent_by(self.receiver.sender(n)) {
+            return Err(Loss::WrongSender);
+        }
         let nic = &mut self.nics[link.nic];
-        let frame = &datagram[header::LEN..];
+        let bytes = self.receiver.bytes_mut(n);
+        let frame = &bytes[header::LEN..len];
         learn(&nic.lan, source, view.source, frame, now);
         if view.destination.mac.is_group() {
             // A loop behind another port must not teach that the sender is there.
@@ -379,5 +401,34 @@ pub(super) fn give_up(nic: &mut NicSide, counts: &WorkerCounts) {
     if nic.unsent {
         nic.refused += nic.tx.pending() as u64;
         settle(nic, counts);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::iou::{Endpoint, Interface};
+
+    #[test]
+    fn who_may_speak_for_a_router() {
+        let end = |id| Endpoint { id: InstanceId::new(id).unwrap(), interface: Interface(0) };
+        let header = Header::data(end(513), end(1));
+        let source = Source::new(0, header, Vec::new(), Path::new("/tmp/netio1000/1"));
+        for (path, may) in [
+            ("/tmp/netio1000/1", true),
+            ("", true),
+            ("/tmp/netio1000/2", false),
+            ("/tmp/netio1000/513", false),
+            ("/tmp/netio1000/01", false),
+            ("/tmp/netio1000/0", true),
+            ("/tmp/netio1000/relay", true),
+            ("/tmp/netio1000/x/2", true),
+            ("/tmp/netio1001/2", true),
+            ("/tmp/netio10002", true),
+            ("2", true),
+            ("\0/tmp/netio1000/2", true),
+        ] {
+            assert_eq!(source.may_be_sent_by(path.as_bytes()), may, "{path:?}");
+        }
     }
 }
