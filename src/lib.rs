@@ -19,6 +19,7 @@
 pub mod checksum;
 pub mod cli;
 pub mod control;
+pub mod control_frames;
 pub mod ethernet;
 pub mod fdb;
 pub mod iou;
@@ -28,6 +29,7 @@ pub mod lan;
 pub mod netmap;
 pub mod nic;
 pub mod plan;
+pub mod ration;
 pub mod stats;
 pub mod steer;
 pub mod sys;

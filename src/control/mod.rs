@@ -7,6 +7,7 @@ pub mod labs;
 mod nics;
 mod routers;
 
+use crate::control_frames::Blocked;
 use crate::fdb::Port;
 use crate::iou::socket::{Folder, PseudoSocket};
 use crate::lan::Lan;
@@ -44,6 +45,8 @@ pub struct Options {
     pub poll: Poll,
     /// The host does not use the NICs.
     pub exclusive: bool,
+    /// Control frames from routers that are kept off the wire.
+    pub blocked: Blocked,
     /// Where locks and former settings are kept.
     pub state_dir: PathBuf,
 }
@@ -178,6 +181,7 @@ impl Forwarder {
                 index,
                 plan: plan.clone(),
                 poll: options.poll,
+                blocked: options.blocked,
                 nics,
                 pseudos: forwarder.pseudos_of(index)?,
                 pool: pool.clone(),
@@ -398,16 +402,17 @@ impl Forwarder {
                 let Some((station, predicted)) = read_moved(record) else { return };
                 let port = lan.moved_to_wire(station, predicted, now);
                 let name = |port: Port| plan.ports[port as usize].endpoint;
-                match port.map(name) {
-                    Some(endpoint) if predicted => tracing::warn!(
-                        "{}: {}, the address of {endpoint}, also speaks from the wire: two stations with one address?",
+                let Some(endpoint) = port.map(name) else { return };
+                let Some(more) = lan.may_report(now.as_nanos() as u64) else { return };
+                if predicted {
+                    tracing::warn!(
+                        "{}: {}, the address of {endpoint}, also speaks from the wire: two stations with one address, \
+                         or does something send frames back?{more}",
                         lan.nic,
                         station.mac
-                    ),
-                    Some(endpoint) => {
-                        tracing::info!("{}: {} moved from {endpoint} to the wire", lan.nic, station.mac);
-                    }
-                    None => {}
+                    );
+                } else {
+                    tracing::info!("{}: {} moved from {endpoint} to the wire{more}", lan.nic, station.mac);
                 }
             });
         }

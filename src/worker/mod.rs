@@ -24,6 +24,7 @@ pub(crate) use clock::monotonic;
 pub use pool::Pool;
 
 use crate::checksum;
+use crate::control_frames::Blocked;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;
@@ -209,6 +210,8 @@ pub struct Setup {
     pub plan: Arc<Plan>,
     /// How it waits.
     pub poll: Poll,
+    /// Control frames from routers that are kept off the wire.
+    pub blocked: Blocked,
     /// Its part of each NIC, in the order of the plan's LANs.
     pub nics: Vec<NicPart>,
     /// The pseudo sockets it reads: index in the plan, socket.
@@ -255,6 +258,7 @@ struct Arrival {
 pub struct Worker {
     index: usize,
     poll: Poll,
+    blocked: Blocked,
     arrivals: Vec<Arrival>,
     nics: Vec<NicSide>,
     pseudos: Vec<Pseudo>,
@@ -284,7 +288,7 @@ impl Worker {
     /// # Errors
     /// What `epoll` and `eventfd` say; too few chunks for its receive batch.
     pub fn new(setup: Setup) -> io::Result<(Self, Orders)> {
-        let Setup { index, plan, poll, nics, pseudos, pool, reserve, counts, reports } = setup;
+        let Setup { index, plan, poll, blocked, nics, pseudos, pool, reserve, counts, reports } = setup;
         let poller = Poller::new()?;
         let wake = eventfd()?;
         poller.watch(wake.as_fd(), Token::Orders)?;
@@ -339,6 +343,7 @@ impl Worker {
         let worker = Self {
             index,
             poll,
+            blocked,
             arrivals,
             nics: sides,
             pseudos: own_pseudos,
@@ -507,6 +512,7 @@ impl Worker {
             poller: &self.poller,
             counts: &self.counts,
             latency: &mut self.latencies.to_nics,
+            blocked: self.blocked,
         };
         self.read += reading.read(&mut self.pseudos[pseudo]);
     }

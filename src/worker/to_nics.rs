@@ -4,8 +4,9 @@ use super::poller::Poller;
 use super::pool::Stock;
 use super::to_routers::{Datagram, Delivery, GroupPort, Origin};
 use super::{BATCH, Rings, clock};
+use crate::control_frames::{self, Blocked, Protocol};
 use crate::ethernet::{self, View};
-use crate::fdb::{Learned, Refusal, Station};
+use crate::fdb::{Learned, Refusal, Station, StationMap};
 use crate::iou::InstanceId;
 use crate::iou::header::{self, Header, TYPE_DATA};
 use crate::lan::{Lan, explain};
@@ -59,6 +60,8 @@ pub(super) struct Source {
     path: Box<[u8]>,
     folder: usize,
     checked: Checked,
+    /// That it speaks as somebody else was said.
+    reported: bool,
 }
 
 /// The last source address of a port, which then needs no look-up for a while.
@@ -67,15 +70,16 @@ struct Checked {
     station: Option<Station>,
     generation: u64,
     until: u64,
+    spoofed: bool,
 }
 
 impl Source {
     /// `socket` is the path of the router's socket.
     pub(super) fn new(port: usize, header: Header, neighbours: Vec<usize>, socket: &Path) -> Self {
-        let checked = Checked { station: None, generation: 0, until: 0 };
+        let checked = Checked { station: None, generation: 0, until: 0, spoofed: false };
         let path: Box<[u8]> = socket.as_os_str().as_encoded_bytes().into();
         let folder = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-        Self { port, word: header.word(), neighbours, path, folder, checked }
+        Self { port, word: header.word(), neighbours, path, folder, checked, reported: false }
     }
 
     /// Whether a sender bound to `path` may speak for this router: anybody but who is bound to another instance's
@@ -114,7 +118,7 @@ pub(super) struct NicSide {
 /// A worker's memory of where stations are.
 struct Remembered {
     generation: u64,
-    places: FxHashMap<Station, Option<u32>>,
+    places: StationMap<Option<u32>>,
 }
 
 impl NicSide {
@@ -136,7 +140,7 @@ impl NicSide {
             times: Vec::with_capacity(BATCH),
             remembered: Remembered {
                 generation: u64::MAX,
-                places: FxHashMap::with_capacity_and_hasher(REMEMBERED, rustc_hash::FxBuildHasher),
+                places: StationMap::with_capacity_and_hasher(REMEMBERED, Default::default()),
             },
             unsent: false,
             pushed: (0, 0),
@@ -165,6 +169,8 @@ pub(super) struct Reading<'a> {
     pub(super) poller: &'a Poller,
     pub(super) counts: &'a WorkerCounts,
     pub(super) latency: &'a mut Latency,
+    /// Control frames that are kept off the wire.
+    pub(super) blocked: Blocked,
 }
 
 impl Reading<'_> {
@@ -213,7 +219,7 @@ impl Reading<'_> {
         let nic = &mut self.nics[link.nic];
         let bytes = self.receiver.bytes_mut(n);
         let frame = &bytes[header::LEN..len];
-        learn(&nic.lan, source, view.source, frame, now);
+        learn(&nic.lan, source, view.source, frame, now)?;
         if view.destination.mac.is_group() {
             // A loop behind another port must not teach that the sender is there.
             nic.lan.heard(frame, now);
@@ -256,6 +262,16 @@ impl Reading<'_> {
         let mut frame_len = len - header::LEN;
         if !nic.lan.up.load(Relaxed) {
             return Err(Loss::NicDown);
+        }
+        if control_frames::may_be(view.destination.mac.0)
+            && let Some(protocol) = control_frames::protocol(&bytes[header::LEN..len], view.tags)
+        {
+            if self.blocked.has(protocol) {
+                return Err(Loss::Blocked);
+            }
+            if protocol == Protocol::Stp {
+                nic.lan.warn_of_spanning_tree(source.port as u32);
+            }
         }
         if frame_len > ethernet::HEADER + view.tags + nic.lan.mtu.load(Relaxed) as usize {
             return Err(Loss::AboveMtu);
@@ -324,32 +340,46 @@ fn check(pseudo: &Pseudo, header: Header) -> Result<(usize, usize), Loss> {
 }
 
 /// Learns where `station` is, unless this port said so a moment ago.
-fn learn(lan: &Lan, source: &mut Source, station: Station, frame: &[u8], now: u64) {
+fn learn(lan: &Lan, source: &mut Source, station: Station, frame: &[u8], now: u64) -> Result<(), Loss> {
     let generation = lan.generation();
-    let Checked { station: known, generation: then, until } = source.checked;
+    let Checked { station: known, generation: then, until, spoofed } = source.checked;
     if known == Some(station) && then == generation && now < until {
-        return;
+        return if spoofed { Err(Loss::Spoofed) } else { Ok(()) };
     }
-    match lan.learn(station, source.port as u32, frame, now) {
+    let port = source.port as u32;
+    let mut spoofed = false;
+    match lan.learn(station, port, frame, now) {
         Learned::Known => {}
         Learned::New { .. } => {
-            tracing::debug!("{}: {} is behind {}", lan.nic, station.mac, lan.name(source.port as u32));
+            tracing::debug!("{}: {} is behind {}", lan.nic, station.mac, lan.name(port));
         }
         Learned::Moved { from } => {
-            let (from, to) = (lan.name(from), lan.name(source.port as u32));
-            tracing::info!("{}: {} moved from {from} to {to}", lan.nic, station.mac);
-        }
-        Learned::Refused(why @ Refusal::Echo) => {
-            // What it says of its own is another matter, also a moment later.
-            tracing::debug!("{}: {} is not learned: {}", lan.nic, station.mac, explain(why));
-            return;
+            if let Some(more) = lan.may_report(now) {
+                let (from, to) = (lan.name(from), lan.name(port));
+                tracing::info!("{}: {} moved from {from} to {to}{more}", lan.nic, station.mac);
+            }
         }
         Learned::Refused(why) => {
-            tracing::debug!("{}: {} is not learned: {}", lan.nic, station.mac, explain(why))
+            tracing::debug!("{}: {} is not learned: {}", lan.nic, station.mac, explain(why));
+            match why {
+                // What it says of its own, or with fewer others, is another matter, also a moment later.
+                Refusal::Echo | Refusal::TooMany => return Ok(()),
+                _ => spoofed = lan.is_spoofed(why, port),
+            }
+            if spoofed && !std::mem::replace(&mut source.reported, true) {
+                tracing::warn!(
+                    "{}: {} sends frames from {}: {}; they are dropped, this is said once. A loop, or an address set by hand?",
+                    lan.nic,
+                    lan.name(port),
+                    station.mac,
+                    explain(why)
+                );
+            }
         }
     }
-    source.checked =
-        Checked { station: Some(station), generation: lan.generation(), until: now + SOURCE_GOOD_FOR };
+    let until = now + SOURCE_GOOD_FOR;
+    source.checked = Checked { station: Some(station), generation: lan.generation(), until, spoofed };
+    if spoofed { Err(Loss::Spoofed) } else { Ok(()) }
 }
 
 /// Hands what was pushed to the kernel: one kick, more only where it takes no more at a time.
