@@ -52,6 +52,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub netio_dir: Option<PathBuf>,
 
+    /// Folder of the routers' L1 keepalives (`-l`), if it is not the one beside the netio folder, `/tmp/netl1<uid>`
+    #[arg(long, value_name = "DIR")]
+    pub netl1_dir: Option<PathBuf>,
+
     /// The user who runs the routers [default: $SUDO_UID, else who runs this]
     #[arg(long, value_name = "UID")]
     pub uid: Option<u32>,
@@ -227,6 +231,7 @@ mod tests {
             "--interface",
             "--netmap",
             "--netio-dir",
+            "--netl1-dir",
             "--uid",
             "--pseudo",
             "--cpus",

@@ -43,6 +43,7 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         exclusive: args.exclusive,
         blocked: args.block.unwrap_or_default(),
         state_dir: args.state_dir.clone(),
+        netl1_dir: args.netl1_dir.clone(),
     };
     let mut forwarder = Forwarder::start(plan, folders, &options)?;
     // Nobody has to read what we print: a closed pipe does not end a running lab.

@@ -3,6 +3,7 @@
 //! Frames do not come by here. It connects routers as they come and go ([`routers`]), follows the state of the
 //! network cards, and carries news from the XDP programs into the forwarding databases.
 
+mod keepalives;
 pub mod labs;
 mod nics;
 mod routers;
@@ -22,6 +23,7 @@ use crate::worker::{self, NicPart, Order, Orders, Poll, Pool, Remains, Report, R
 use af_xdp::{CopyMode, Umem};
 use core_affinity::CoreId;
 use crossbeam::channel;
+use keepalives::Keepalives;
 use nics::Card;
 use routers::Connections;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -49,6 +51,8 @@ pub struct Options {
     pub blocked: Blocked,
     /// Where locks and former settings are kept.
     pub state_dir: PathBuf,
+    /// Where the routers' L1 keepalives go, if not beside the netio folder.
+    pub netl1_dir: Option<PathBuf>,
 }
 
 /// Why the forwarder cannot start.
@@ -99,6 +103,7 @@ pub struct Forwarder {
     cards: Vec<Card>,
     lans: Vec<Arc<Lan>>,
     connections: Connections,
+    keepalives: Keepalives,
     workers: Vec<Running>,
     reports: channel::Receiver<Report>,
     wake: Arc<OwnedFd>,
@@ -157,6 +162,7 @@ impl Forwarder {
         let mut forwarder = Self {
             connections: Connections::new(&plan, folders)
                 .map_err(|error| Error::System("watching the netio folder", error))?,
+            keepalives: Keepalives::new(&plan, options.netl1_dir.as_deref()),
             plan: plan.clone(),
             pseudos,
             cards,
@@ -240,6 +246,7 @@ impl Forwarder {
     pub fn run(&mut self, stop: impl AsFd) -> std::io::Result<()> {
         loop {
             let timeout = self.connections.next_retry().map_or(SWEEP, |due| due.min(SWEEP));
+            let timeout = timeout.min(self.keepalives.due());
             let timeout =
                 Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
             let ready = {
@@ -268,6 +275,7 @@ impl Forwarder {
                 self.follow_links();
             }
             self.follow_moves();
+            self.keepalives.turn(&self.plan, &self.lans);
             let orders: Vec<&Orders> = self.workers.iter().map(|worker| &worker.orders).collect();
             if reported {
                 worker::woken(&self.wake);
