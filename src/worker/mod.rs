@@ -52,8 +52,9 @@ pub const BATCH: usize = 64;
 const TURNS: usize = 8;
 /// Datagrams with group frames sent before unicast gets its turn again: one group frame is one for each router.
 const GROUP_SENDS: usize = 128;
-/// How often a pseudo socket is read at the end at most: its queue holds no more, and who still sends is not waited for.
-const LAST_READS: usize = 32;
+/// Datagrams read from a pseudo socket at the end at most: its queue holds no more, and who still sends is not waited
+/// for.
+const LAST_READ: usize = 8192;
 /// How much later than asked a worker's timer may end, ns.
 const TIMER_SLACK: Option<NonZeroU64> = NonZeroU64::new(1000);
 /// While frames wait for routers, this often the worker looks for stale ones.
@@ -513,6 +514,7 @@ impl Worker {
             counts: &self.counts,
             latency: &mut self.latencies.to_nics,
             blocked: self.blocked,
+            copies: 0,
         };
         self.read += reading.read(&mut self.pseudos[pseudo]);
     }
@@ -603,10 +605,11 @@ impl Worker {
             while self.arrive(nic) {}
         }
         for pseudo in 0..self.pseudos.len() {
-            for _ in 0..LAST_READS {
-                self.read = 0;
+            self.read = 0;
+            while self.read < LAST_READ {
+                let before = self.read;
                 self.read(pseudo);
-                if self.read == 0 {
+                if self.read == before {
                     break;
                 }
             }
@@ -667,7 +670,7 @@ fn pseudo(plan: &Plan, index: usize, socket: OwnedFd) -> Pseudo {
         links.push(PseudoLink { nic: link.lan, sources: sources.collect() });
         by_interface[usize::from(link.endpoint.interface.0)] = links.len() as u16;
     }
-    Pseudo { socket, id: planned.id.get(), by_interface, links }
+    Pseudo { socket, id: planned.id.get(), by_interface, links, most: BATCH }
 }
 
 /// Chunks that no backlog may take: what the RX rings of `workers` workers can hold of `queues` queues, and two

@@ -3,7 +3,7 @@
 use super::poller::Poller;
 use super::pool::Stock;
 use super::to_routers::{Datagram, Delivery, GroupPort, Origin};
-use super::{BATCH, Rings, clock};
+use super::{BATCH, GROUP_SENDS, Rings, clock};
 use crate::control_frames::{self, Blocked, Protocol};
 use crate::ethernet::{self, View};
 use crate::fdb::{Learned, Refusal, Station, StationMap};
@@ -39,6 +39,8 @@ pub(super) struct Pseudo {
     /// By destination interface: index into `links`, plus one.
     pub(super) by_interface: Box<[u16; 256]>,
     pub(super) links: Vec<PseudoLink>,
+    /// Datagrams read at a time: [`BATCH`], and fewer while they are group frames for many routers.
+    pub(super) most: usize,
 }
 
 /// A link of a pseudo instance.
@@ -171,17 +173,24 @@ pub(super) struct Reading<'a> {
     pub(super) latency: &'a mut Latency,
     /// Control frames that are kept off the wire.
     pub(super) blocked: Blocked,
+    /// Copies made of the group frames of a batch.
+    pub(super) copies: usize,
 }
 
 impl Reading<'_> {
     /// Reads what waits in the socket of `pseudo`, a few batches of it. Returns how many datagrams that were.
+    ///
+    /// A group frame is work for every router of the LAN: a router that floods them takes no more of a turn than one
+    /// that floods unicast.
     pub(super) fn read(&mut self, pseudo: &mut Pseudo) -> usize {
-        let mut read = 0;
+        let (mut read, mut copies) = (0, 0);
         for _ in 0..BATCHES {
-            let Ok(count) = self.receiver.receive(pseudo.socket.as_fd()) else { break };
+            let most = pseudo.most;
+            let Ok(count) = self.receiver.receive(pseudo.socket.as_fd(), most) else { break };
             read += count;
             self.stock.fetch(count);
             let now = clock::monotonic();
+            self.copies = 0;
             for n in 0..count {
                 if let Err(why) = self.forward(pseudo, n, now) {
                     self.counts.lose(why, 1);
@@ -191,7 +200,13 @@ impl Reading<'_> {
             for nic in &mut *self.nics {
                 transmit(nic, self.stock, self.counts, self.latency);
             }
-            if count < BATCH {
+            pseudo.most = if self.copies > GROUP_SENDS {
+                (most * GROUP_SENDS / self.copies).max(1)
+            } else {
+                BATCH.min(most * 2)
+            };
+            copies += self.copies;
+            if count < most || copies >= GROUP_SENDS {
                 break;
             }
         }
@@ -223,6 +238,7 @@ impl Reading<'_> {
         if view.destination.mac.is_group() {
             // A loop behind another port must not teach that the sender is there.
             nic.lan.heard(frame, now);
+            self.copies += nic.ports.len();
             for port in &nic.ports {
                 replicate(port, source, &mut bytes[..len], now, self.delivery, self.stock, self.poller);
             }

@@ -1,6 +1,6 @@
 //! Towards the routers: runs of frames to one socket, group frames to many, backlogs of those that do not read.
 
-use super::backlog::{Backlog, Pause, bound, copy_bound};
+use super::backlog::{Backlog, Pause, between_bound, bound, copy_bound};
 use super::poller::{Poller, Token};
 use super::pool::Stock;
 use super::{BATCH, Report, Reports, clock};
@@ -41,6 +41,13 @@ pub(super) struct Datagram {
     pub(super) copy: bool,
 }
 
+impl Datagram {
+    /// Unicast from another router.
+    fn is_between(&self) -> bool {
+        self.origin == Origin::Router && !self.copy
+    }
+}
+
 /// A router's interface, as a destination of group frames.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GroupPort {
@@ -63,6 +70,8 @@ struct Side {
     backlog: Backlog<Datagram>,
     /// Copies in the backlog.
     copies: usize,
+    /// Unicast from other routers in the backlog.
+    between: usize,
     /// This worker gets what arrives for it from the wire: it tells the XDP program about it.
     owned: bool,
     /// LANs it is on.
@@ -78,14 +87,18 @@ impl Side {
     /// Takes the oldest out of the backlog.
     fn pop(&mut self) -> Option<Datagram> {
         let datagram = self.backlog.pop();
-        self.copies -= usize::from(datagram.as_ref().is_some_and(|datagram| datagram.copy));
-        datagram
+        self.took_out(datagram)
     }
 
     /// Takes the oldest out of the backlog if it has waited too long.
     fn pop_stale(&mut self, now: u64) -> Option<Datagram> {
         let datagram = self.backlog.pop_stale(now);
+        self.took_out(datagram)
+    }
+
+    fn took_out(&mut self, datagram: Option<Datagram>) -> Option<Datagram> {
         self.copies -= usize::from(datagram.as_ref().is_some_and(|datagram| datagram.copy));
+        self.between -= usize::from(datagram.as_ref().is_some_and(Datagram::is_between));
         datagram
     }
 }
@@ -178,6 +191,7 @@ impl Delivery {
                 run: Vec::with_capacity(BATCH),
                 backlog: Backlog::default(),
                 copies: 0,
+                between: 0,
                 owned: router.owned,
                 lans: router.lans,
             })
@@ -398,8 +412,9 @@ impl Delivery {
         };
         let bound = bound(stock.available(), self.reserve);
         let first = side.backlog.is_empty();
-        let copy = datagram.copy;
-        if let Err(datagram) = side.backlog.push(datagram.time, datagram, bound) {
+        let (copy, between) = (datagram.copy, datagram.is_between());
+        let most = if between && side.between >= between_bound(bound) { 0 } else { bound };
+        if let Err(datagram) = side.backlog.push(datagram.time, datagram, most) {
             self.counts.lose(Loss::RouterFull, 1);
             stock.give(datagram.packet.into_frame());
         } else {
@@ -409,6 +424,7 @@ impl Delivery {
                 poller.watch_room(socket.as_fd(), Token::Router(router));
             }
             side.copies += usize::from(copy);
+            side.between += usize::from(between);
         }
         self.pause(router, bound);
     }
