@@ -92,8 +92,8 @@ impl Lab {
         Self { scene, iou_fast, crowd, station, others }
     }
 
-    /// While `flood` goes on, routers 2 and 3 get and send numbered frames at an easy pace: to and from the wire, and to
-    /// each other. All of them arrive, once and in order.
+    /// While `flood` goes on, routers 2 and 3 get and send numbered frames at an easy pace: to and from the wire, to each
+    /// other, and to everybody. All of them arrive, once and in order.
     fn others_keep_their_share(mut self, what: &str, flood: Flood) -> Self {
         assert!(wait_until(SOON, || flood.sent() > 1000), "{what}");
         let ids = [2u16, 3];
@@ -110,6 +110,7 @@ impl Lab {
                 let to_other = plain(router_mac(5 - id, 0, 0), router_mac(id, 0, 0), 64, 2 * sent + 1);
                 send(&socket, &self.scene, id, &to_other);
                 let mac = router_mac(id, 0, 0);
+                send(&socket, &self.scene, id, &plain(BROADCAST, mac, 64, sent));
                 send(&socket, &self.scene, id, &testbed::frame(STATION, mac, &[0u16; 0], OTHERS, 64, sent));
                 slowest = slowest.max(before.elapsed());
             }
@@ -132,7 +133,12 @@ impl Lab {
                 .map(|seq| seq / 2)
                 .collect()
         };
-        let all = |id| from(id, 0).len() as u64 >= sent && from(id, 1).len() as u64 >= sent;
+        let group = |id: u16| -> Vec<u64> {
+            let got = self.crowd.got(id).into_iter().filter(|got| got.group && got.seq < FLOODED);
+            got.map(|got| got.seq).collect()
+        };
+        let all =
+            |id| [from(id, 0), from(id, 1), group(id)].iter().all(|numbers| numbers.len() as u64 >= sent);
         let arrived = wait_until(SOON, || ids.into_iter().all(all));
         let delays = ids.map(|id| self.delays(id));
         let figures = format!(
@@ -145,13 +151,15 @@ impl Lab {
         for (index, id) in ids.into_iter().enumerate() {
             assert!(
                 arrived,
-                "{figures}\nrouter {id} got {} and {}\n{:?}",
+                "{figures}\nrouter {id} got {}, {} and {}\n{:?}",
                 from(id, 0).len(),
                 from(id, 1).len(),
+                group(id).len(),
                 self.iou_fast.process
             );
             assert_eq!(to_wire[index], expected, "from router {id} to the wire, {figures}");
             assert_eq!(from(id, 0), expected, "from the wire to router {id}, {figures}");
+            assert_eq!(group(id), expected, "to all, router {id} among them, {figures}");
             assert_eq!(from(id, 1), expected, "to router {id} from the other, {figures}");
         }
         // A share, not crumbs: nobody waits for longer than a router's timers bear.
@@ -189,7 +197,8 @@ fn a_router_that_floods_the_wire_leaves_the_others_their_share() {
 fn a_router_that_floods_everybody_leaves_the_others_their_share() {
     for arguments in [&[][..], &["--cpus", "0,1"]] {
         let lab = Lab::new(arguments);
-        let flood = Flood::start(&lab.scene, |number| plain(BROADCAST, router_mac(1, 0, 0), 64, number));
+        let flood =
+            Flood::start(&lab.scene, |number| plain(BROADCAST, router_mac(1, 0, 0), 64, FLOODED | number));
         let lab = lab.others_keep_their_share("group frames", flood);
         println!("{}", lab.iou_fast.stop().text);
     }

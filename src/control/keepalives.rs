@@ -12,6 +12,7 @@ use crate::iou::socket::{Folder, PseudoSocket, bind_keepalives, keepalive_path};
 use crate::lan::Lan;
 use crate::plan::Plan;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -116,11 +117,12 @@ impl Lab {
         self.sockets.retain(|id, socket| socket.is_in_place() && ids().any(|other| other == *id));
         let mut failed = None;
         for id in ids() {
-            if !self.sockets.contains_key(&id) {
-                match bind_keepalives(folder, id) {
-                    Ok(socket) => drop(self.sockets.insert(id, socket)),
-                    Err(error) => failed = Some(error.to_string()),
+            let Entry::Vacant(place) = self.sockets.entry(id) else { continue };
+            match bind_keepalives(folder, id) {
+                Ok(socket) => {
+                    place.insert(socket);
                 }
+                Err(error) => failed = Some(error.to_string()),
             }
         }
         match failed {

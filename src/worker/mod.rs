@@ -662,11 +662,7 @@ fn pseudo(plan: &Plan, index: usize, socket: OwnedFd) -> Pseudo {
     let mut by_interface = Box::new([0u16; 256]);
     let mut links = Vec::new();
     for link in planned.links.iter().map(|link| &plan.links[*link]) {
-        let sources = link.ports.iter().map(|port| {
-            let (planned, router) = (&plan.ports[*port], plan.router_of(*port));
-            let socket = plan.labs[router.lab].netio.join(router.id.to_string());
-            Source::new(*port, planned.from_router, planned.neighbours.clone(), &socket)
-        });
+        let sources = link.ports.iter().map(|port| Source::new(plan, *port));
         links.push(PseudoLink { nic: link.lan, sources: sources.collect() });
         by_interface[usize::from(link.endpoint.interface.0)] = links.len() as u16;
     }

@@ -10,12 +10,12 @@ use crate::fdb::{Learned, Refusal, Station, StationMap};
 use crate::iou::InstanceId;
 use crate::iou::header::{self, Header, TYPE_DATA};
 use crate::lan::{Lan, explain};
+use crate::plan::{Plan, Port, Router};
 use crate::stats::{Fault, Latency, Loss, WorkerCounts};
 use crate::sys::mmsg::Receiver;
 use af_xdp::{Kick, Packet, RingFull, Tx};
 use rustc_hash::FxHashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -54,6 +54,8 @@ pub(super) struct PseudoLink {
 pub(super) struct Source {
     /// Index of the port in the plan.
     pub(super) port: usize,
+    /// Index of the router.
+    router: usize,
     /// The whole header of a data frame from it, as one word.
     pub(super) word: u64,
     /// Ports that hear it without us, ascending.
@@ -76,12 +78,23 @@ struct Checked {
 }
 
 impl Source {
-    /// `socket` is the path of the router's socket.
-    pub(super) fn new(port: usize, header: Header, neighbours: Vec<usize>, socket: &Path) -> Self {
+    pub(super) fn new(plan: &Plan, port: usize) -> Self {
+        let Port { router, from_router, neighbours, .. } = &plan.ports[port];
+        let Router { lab, id, .. } = plan.routers[*router];
+        let socket = plan.labs[lab].netio.join(id.to_string());
         let checked = Checked { station: None, generation: 0, until: 0, spoofed: false };
         let path: Box<[u8]> = socket.as_os_str().as_encoded_bytes().into();
         let folder = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
-        Self { port, word: header.word(), neighbours, path, folder, checked, reported: false }
+        Self {
+            port,
+            router: *router,
+            word: from_router.word(),
+            neighbours: neighbours.clone(),
+            path,
+            folder,
+            checked,
+            reported: false,
+        }
     }
 
     /// Whether a sender bound to `path` may speak for this router: anybody but who is bound to another instance's
@@ -255,7 +268,7 @@ impl Reading<'_> {
                     let packet = Packet::new(self.receiver.replace(n, fresh), DATAGRAM_OFFSET, len);
                     self.delivery.queue(
                         port.router,
-                        Datagram { packet, time: now, origin: Origin::Router, copy: false },
+                        Datagram { packet, time: now, origin: Origin::Router(source.router), copy: false },
                     );
                     return Ok(());
                 }
@@ -332,7 +345,7 @@ fn replicate(
 ) {
     if source.neighbours.binary_search(&port.port).is_err() {
         datagram[..header::LEN].copy_from_slice(&port.header);
-        delivery.send_shared(port.router, datagram, now, Origin::Router, stock, poller);
+        delivery.send_shared(port.router, datagram, now, Origin::Router(source.router), stock, poller);
     }
 }
 
@@ -453,19 +466,27 @@ pub(super) fn give_up(nic: &mut NicSide, counts: &WorkerCounts) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::iou::{Endpoint, Interface};
+    use crate::netmap::Netmap;
+    use crate::plan::{Binding, LabRequest};
+    use std::collections::HashSet;
 
     #[test]
     fn who_may_speak_for_a_router() {
-        let end = |id| Endpoint { id: InstanceId::new(id).unwrap(), interface: Interface(0) };
-        let header = Header::data(end(513), end(1));
-        let source = Source::new(0, header, Vec::new(), Path::new("/tmp/netio1000/1"));
+        let lab = LabRequest {
+            netmap: Netmap::parse(b"1:0/0 513:0/0", std::path::Path::new("NETMAP")).unwrap(),
+            file: "NETMAP".into(),
+            netio: "/tmp/netio1000".into(),
+            uid: 1000,
+            pseudo: vec![InstanceId::new(513).unwrap()],
+            remote: HashSet::new(),
+        };
+        let binding = Binding { nic: "eth0".to_string(), choice: None };
+        let source = Source::new(&Plan::new(&[lab], &[binding], 1, None).unwrap(), 0);
         for (path, may) in [
             ("/tmp/netio1000/1", true),
             ("", true),
             ("/tmp/netio1000/2", false),
             ("/tmp/netio1000/513", false),
-            ("/tmp/netio1000/01", false),
             ("/tmp/netio1000/0", true),
             ("/tmp/netio1000/relay", true),
             ("/tmp/netio1000/x/2", true),

@@ -24,6 +24,8 @@ pub(super) fn forward(board: &Board, arguments: &[String]) -> Result<()> {
         poll: args.poll.into(),
         exclusive: args.exclusive,
         state_dir: args.state_dir,
+        blocked: Default::default(),
+        netl1_dir: None,
     };
     let (stop, _never) = UnixStream::pair()?;
     let mut forwarder = Forwarder::start(plan, folders, &options)?;
