@@ -25,10 +25,11 @@ pub(crate) use clock::monotonic;
 pub use pool::Pool;
 
 use crate::checksum;
+use crate::control_frames::Blocked;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;
-use crate::stats::{Fault, Latencies, Origin, WorkerCounts};
+use crate::stats::{Fault, Latencies, WorkerCounts};
 use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_GROUP, Stamp};
 use crate::sys::mmsg::Receiver;
 use crate::sys::ringbuf::RingBuffer;
@@ -43,7 +44,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use to_nics::{DATAGRAM_OFFSET, NicSide, Pseudo, PseudoLink, Reading, Source, give_up, transmit};
-use to_routers::{Datagram, Delivery, GroupPort, Membership};
+use to_routers::{Datagram, Delivery, GroupPort, Membership, Origin};
 use turns::{Turns, Way};
 
 /// Frames taken at a time from a socket.
@@ -55,8 +56,9 @@ const ARRIVALS: usize = 8 * BATCH;
 const AHEAD: usize = 8;
 /// Datagrams with group frames sent before unicast gets its turn again: one group frame is one for each router.
 const GROUP_SENDS: usize = 128;
-/// How often a pseudo socket is read at the end at most: its queue holds no more, and who still sends is not waited for.
-const LAST_READS: usize = 32;
+/// Datagrams read from a pseudo socket at the end at most: its queue holds no more, and who still sends is not waited
+/// for.
+const LAST_READ: usize = 8192;
 /// How much later than asked a worker's timer may end, ns.
 const TIMER_SLACK: Option<NonZeroU64> = NonZeroU64::new(1000);
 /// While frames wait for routers, this often the worker looks for stale ones.
@@ -213,6 +215,8 @@ pub struct Setup {
     pub plan: Arc<Plan>,
     /// How it waits.
     pub poll: Poll,
+    /// Control frames from routers that are kept off the wire.
+    pub blocked: Blocked,
     /// Its part of each NIC, in the order of the plan's LANs.
     pub nics: Vec<NicPart>,
     /// The pseudo sockets it reads: index in the plan, socket.
@@ -286,6 +290,7 @@ struct Arrival {
 pub struct Worker {
     index: usize,
     poll: Poll,
+    blocked: Blocked,
     arrivals: Vec<Arrival>,
     nics: Vec<NicSide>,
     pseudos: Vec<Pseudo>,
@@ -317,7 +322,7 @@ impl Worker {
     /// # Errors
     /// What `epoll` and `eventfd` say; too few chunks for its receive batch.
     pub fn new(setup: Setup) -> io::Result<(Self, Orders)> {
-        let Setup { index, plan, poll, nics, pseudos, pool, reserve, counts, reports } = setup;
+        let Setup { index, plan, poll, blocked, nics, pseudos, pool, reserve, counts, reports } = setup;
         let poller = Poller::new()?;
         let wake = eventfd()?;
         poller.watch(wake.as_fd(), Token::Orders)?;
@@ -373,6 +378,7 @@ impl Worker {
         let worker = Self {
             index,
             poll,
+            blocked,
             arrivals,
             nics: sides,
             pseudos: own_pseudos,
@@ -561,6 +567,8 @@ impl Worker {
             poller: &self.poller,
             counts: &self.counts,
             latency: &mut self.latencies.to_nics,
+            blocked: self.blocked,
+            copies: 0,
         };
         self.read += reading.read(&mut self.pseudos[pseudo]);
     }
@@ -661,10 +669,11 @@ impl Worker {
             while self.arrive(nic) {}
         }
         for pseudo in 0..self.pseudos.len() {
-            for _ in 0..LAST_READS {
-                self.read = 0;
+            self.read = 0;
+            while self.read < LAST_READ {
+                let before = self.read;
                 self.read(pseudo);
-                if self.read == 0 {
+                if self.read == before {
                     break;
                 }
             }
@@ -717,14 +726,11 @@ fn pseudo(plan: &Plan, index: usize, socket: OwnedFd) -> Pseudo {
     let mut by_interface = Box::new([0u16; 256]);
     let mut links = Vec::new();
     for link in planned.links.iter().map(|link| &plan.links[*link]) {
-        let sources = link.ports.iter().map(|port| {
-            let planned = &plan.ports[*port];
-            Source::new(*port, planned.from_router, planned.neighbours.clone())
-        });
+        let sources = link.ports.iter().map(|port| Source::new(plan, *port));
         links.push(PseudoLink { nic: link.lan, sources: sources.collect() });
         by_interface[usize::from(link.endpoint.interface.0)] = links.len() as u16;
     }
-    Pseudo { socket, id: planned.id.get(), by_interface, links }
+    Pseudo { socket, id: planned.id.get(), by_interface, links, most: BATCH }
 }
 
 /// Chunks that no backlog may take: what the RX rings of `workers` workers can hold of `queues` queues, and two
