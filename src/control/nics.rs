@@ -25,7 +25,7 @@ use crate::plan::Plan;
 use crate::steer::layout::{COUNTS, Count, mac_word};
 use crate::steer::{self, Steering};
 use crate::sys::ringbuf::RingBuffer;
-use crate::worker::{BATCH, NicPart, NicSockets, Order, Orders, Pool, Rings, reserve};
+use crate::worker::{BATCH, NicPart, NicSockets, Order, Orders, Pool, QueueSocket, Rings, reserve};
 use af_xdp::{Config, CopyMode, Frame, Registration, Sockets, Umem};
 use libbpf_rs::MapHandle;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -403,6 +403,8 @@ impl Card {
             .map_err(|source| Error::AfXdp { nic: name.clone(), source })?;
         device.zero_copy = sockets.zero_copy;
         device.registration = Some(sockets.registration);
+        let shared = &self.steering.tables().shared;
+        shared.lane_share.store(sizes.share as u32, Relaxed);
         let tx_queues = tx_queues as usize;
         let mut workers: Vec<NicSockets> =
             (0..sizes.workers).map(|_| NicSockets { queues: Vec::new(), tx_queues }).collect();
@@ -412,7 +414,14 @@ impl Card {
                 self.steering
                     .set_ring(&self.options, number, worker, socket.rx.as_fd())
                     .map_err(|source| Error::Steer { nic: name.clone(), source })?;
-                workers[worker].queues.push((socket, rings.clone()));
+                let lane = number * sizes.workers + worker;
+                // Nothing is on its way: what the lane's former socket did not take is lost.
+                let steered = shared.lanes.get(lane).map_or(0, |lane| {
+                    let steered = lane.steered.load(Relaxed);
+                    lane.taken.store(steered, Relaxed);
+                    steered
+                });
+                workers[worker].queues.push(QueueSocket { socket, rings: rings.clone(), lane, steered });
             }
         }
         Ok(workers)
@@ -450,6 +459,7 @@ impl Card {
         lan.up.store(false, Relaxed);
         // The program leaves everything to the host until the workers have sockets again.
         lan.tables.shared.live.store(0, Relaxed);
+        self.settle();
         for orders in around.orders {
             orders.give(Order::Nic { lan: index, sockets: None });
         }
@@ -574,6 +584,13 @@ impl Card {
     /// What the XDP program counted; `None`, with a warning, if it cannot be read.
     pub(super) fn counts(&self) -> Option<[u64; COUNTS]> {
         self.steering.tables().counts().inspect_err(|error| tracing::warn!("{}: {error}", self.name)).ok()
+    }
+
+    /// Waits until what the XDP program has begun is done: all it counted has then come to the workers' rings.
+    pub(super) fn settle(&self) {
+        if let Err(error) = self.steering.settle() {
+            tracing::warn!("{}: {error}", self.name);
+        }
     }
 
     /// Moves that the program has counted.

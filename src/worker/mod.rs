@@ -16,6 +16,7 @@ mod clock;
 mod pace;
 mod poller;
 mod pool;
+mod sleep;
 mod to_nics;
 mod to_routers;
 mod turns;
@@ -24,6 +25,7 @@ pub(crate) use clock::monotonic;
 pub use pool::Pool;
 
 use crate::checksum;
+use crate::control_frames::Blocked;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;
@@ -45,14 +47,18 @@ use to_nics::{DATAGRAM_OFFSET, NicSide, Pseudo, PseudoLink, Reading, Sending, So
 use to_routers::{Datagram, Delivery, GroupPort, Membership, Origin};
 use turns::{Turns, Way};
 
-/// Frames taken at a time, from a ring or a socket.
+/// Frames taken at a time from a socket.
 pub const BATCH: usize = 64;
-/// Queue-fulls of 64 frames taken from a queue before group frames get their turn.
-const TURNS: usize = 8;
+/// Frames taken at a time from a ring, before group frames get their turn: the more there are, the longer the runs to
+/// each of many routers.
+const ARRIVALS: usize = 8 * BATCH;
+/// Frames whose memory is fetched ahead of the one that is looked at.
+const AHEAD: usize = 8;
 /// Datagrams with group frames sent before unicast gets its turn again: one group frame is one for each router.
 const GROUP_SENDS: usize = 128;
-/// How often a pseudo socket is read at the end at most: its queue holds no more, and who still sends is not waited for.
-const LAST_READS: usize = 32;
+/// Datagrams read from a pseudo socket at the end at most: its queue holds no more, and who still sends is not waited
+/// for.
+const LAST_READ: usize = 8192;
 /// How much later than asked a worker's timer may end, ns.
 const TIMER_SLACK: Option<NonZeroU64> = NonZeroU64::new(1000);
 /// While frames wait for routers, this often the worker looks for stale ones.
@@ -196,11 +202,24 @@ pub fn eventfd() -> io::Result<Arc<OwnedFd>> {
     Ok(Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
 }
 
+/// A worker's socket on a queue.
+#[derive(Debug)]
+pub struct QueueSocket {
+    /// The socket.
+    pub socket: Socket,
+    /// What it shares with those of other workers.
+    pub rings: Arc<Rings>,
+    /// Number of its lane, for [`SteerShared::lanes`](crate::sys::shared::SteerShared).
+    pub lane: usize,
+    /// Frames that the XDP program had put into the lane before.
+    pub steered: u32,
+}
+
 /// A worker's sockets on a NIC.
 #[derive(Debug)]
 pub struct NicSockets {
-    /// One on each queue, with what it shares there.
-    pub queues: Vec<(Socket, Arc<Rings>)>,
+    /// One on each queue.
+    pub queues: Vec<QueueSocket>,
     /// How many of them can send, 1 or more: a NIC may have fewer queues to send than to receive.
     pub tx_queues: usize,
 }
@@ -223,6 +242,8 @@ pub struct Setup {
     pub plan: Arc<Plan>,
     /// How it waits.
     pub poll: Poll,
+    /// Control frames from routers that are kept off the wire.
+    pub blocked: Blocked,
     /// Its part of each NIC, in the order of the plan's LANs.
     pub nics: Vec<NicPart>,
     /// The pseudo sockets it reads: index in the plan, socket.
@@ -253,6 +274,33 @@ struct QueueSide {
     rings: Arc<Rings>,
     /// Frames received and not yet replaced in the fill ring.
     owed: usize,
+    /// Number of the lane, for [`SteerShared::lanes`](crate::sys::shared::SteerShared).
+    lane: usize,
+    /// Frames received in all, as the lane counts.
+    received: u32,
+    /// Frames the XDP program had put into the lane when it was last looked at.
+    steered: u32,
+}
+
+impl QueueSide {
+    /// Replaces what is owed in the fill ring, and tells the XDP program that there is so much more room.
+    fn repay(&mut self, lan: &Lan, stock: &mut Stock) {
+        self.owed -= self.rings.refill(stock, self.owed);
+        if let Some(lane) = lan.tables.shared.lanes.get(self.lane) {
+            lane.taken.store(self.received.wrapping_sub(self.owed as u32), Ordering::Release);
+        }
+    }
+
+    /// Frames that were put into the lane and have not come since the last look are lost, as when the kernel takes a
+    /// card's rings away: they do not hold their places for ever.
+    fn write_off(&mut self, lan: &Lan) {
+        let Some(lane) = lan.tables.shared.lanes.get(self.lane) else { return };
+        let before = std::mem::replace(&mut self.steered, lane.steered.load(Ordering::Acquire));
+        if before == self.steered && self.owed == 0 && self.rx.is_empty() {
+            self.received = self.steered;
+            lane.taken.store(self.received, Ordering::Release);
+        }
+    }
 }
 
 /// The receiving side of a NIC.
@@ -269,6 +317,7 @@ struct Arrival {
 pub struct Worker {
     index: usize,
     poll: Poll,
+    blocked: Blocked,
     arrivals: Vec<Arrival>,
     nics: Vec<NicSide>,
     pseudos: Vec<Pseudo>,
@@ -286,8 +335,10 @@ pub struct Worker {
     next_upkeep: u64,
     turns: Turns,
     pace: Pace,
-    /// Frames moved towards routers in this turn of the loop.
+    /// Frames that arrived for routers in this turn of the loop.
     moved: usize,
+    /// Frames that had waited for a router and were taken by it in this turn.
+    relieved: usize,
     /// Datagrams read from routers in this turn.
     read: usize,
     /// The XDP programs were told to wake this worker.
@@ -300,7 +351,7 @@ impl Worker {
     /// # Errors
     /// What `epoll` and `eventfd` say; too few chunks for its receive batch.
     pub fn new(setup: Setup) -> io::Result<(Self, Orders)> {
-        let Setup { index, plan, poll, nics, pseudos, pool, reserve, counts, reports } = setup;
+        let Setup { index, plan, poll, blocked, nics, pseudos, pool, reserve, counts, reports } = setup;
         let poller = Poller::new()?;
         let wake = eventfd()?;
         poller.watch(wake.as_fd(), Token::Orders)?;
@@ -346,13 +397,14 @@ impl Worker {
         let mut worker = Self {
             index,
             poll,
+            blocked,
             arrivals,
             nics: sides,
             pseudos: own_pseudos,
             delivery,
             receiver: Receiver::new(stock.umem().clone(), frames, DATAGRAM_OFFSET),
             stock,
-            packets: Vec::with_capacity(BATCH),
+            packets: Vec::with_capacity(ARRIVALS),
             poller,
             orders,
             wake: wake.clone(),
@@ -363,6 +415,7 @@ impl Worker {
             turns: Turns::default(),
             pace: Pace::default(),
             moved: 0,
+            relieved: 0,
             read: 0,
             sleeping: false,
         };
@@ -377,45 +430,58 @@ impl Worker {
         let mut events = Events::new();
         // The kernel's default lets a nap be 50 us longer than asked for. Without it naps are only less exact.
         let _ = rustix::thread::set_current_timer_slack(TIMER_SLACK);
-        loop {
-            let mut busy = false;
-            for nic in 0..self.arrivals.len() {
-                busy |= self.arrive(nic);
-            }
-            let timeout = self.timeout(busy);
-            let in_vain = self.poller.wait(&mut events, timeout);
-            self.awake();
-            if in_vain && timeout == SLEEP && self.frames_wait() {
-                self.counts.fault(Fault::LostWakeup, 1);
-            }
-            for n in 0..events.len() {
-                match events.token(n) {
-                    Token::Ring => {}
-                    Token::Router(router) => {
-                        self.moved += self.delivery.room(router, &mut self.stock, &self.poller);
+        while !self.turn(&mut events) {}
+        self.end()
+    }
+
+    /// Moves what has arrived, and waits for more. True if it was told to stop.
+    fn turn(&mut self, events: &mut Events) -> bool {
+        let mut busy = false;
+        for nic in 0..self.arrivals.len() {
+            busy |= self.arrive(nic);
+        }
+        let timeout = self.timeout(busy);
+        let in_vain = self.poller.wait(events, timeout);
+        self.awake();
+        if in_vain && timeout == SLEEP && self.frames_wait() {
+            self.counts.fault(Fault::LostWakeup, 1);
+        }
+        for n in 0..events.len() {
+            match events.token(n) {
+                Token::Ring => {}
+                Token::Router(router) => {
+                    self.relieved += self.delivery.room(router, &mut self.stock, &self.poller);
+                }
+                Token::Pseudo(pseudo) => {
+                    self.read(pseudo);
+                    // However many routers send, what arrives for others does not wait for all of them.
+                    for nic in 0..self.arrivals.len() {
+                        self.arrive(nic);
                     }
-                    Token::Pseudo(pseudo) => {
-                        self.read(pseudo);
-                        // However many routers send, what arrives for others does not wait for all of them.
-                        for nic in 0..self.arrivals.len() {
-                            self.arrive(nic);
-                        }
-                    }
-                    Token::Orders => {
-                        if self.obey() {
-                            return self.end();
-                        }
+                }
+                Token::Orders => {
+                    if self.obey() {
+                        return true;
                     }
                 }
             }
-            self.upkeep();
-            self.nap();
         }
+        self.upkeep();
+        self.nap();
+        false
+    }
+
+    /// One turn of [`run`](Self::run), for the fuzzing of it.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn turn_once(&mut self) -> bool {
+        self.turn(&mut Events::new())
     }
 
     /// In dense traffic, lets some frames gather; in a conversation, and when told to poll busily, does not.
     fn nap(&mut self) {
-        let (moved, read) = (std::mem::take(&mut self.moved), std::mem::take(&mut self.read));
+        let (arrived, read) = (std::mem::take(&mut self.moved), std::mem::take(&mut self.read));
+        // Where frames wait, most are both: they arrive in one turn, and are taken in a later one.
+        let moved = arrived.max(std::mem::take(&mut self.relieved));
         // Routers that send as fast as they can fill batches by themselves; they would only find a full queue.
         if moved == 0 || read > 0 || self.poll == Poll::Busy {
             return;
@@ -431,14 +497,8 @@ impl Worker {
     /// Takes what arrived on a NIC to the routers: unicast first, then a bounded share of the group frames, so that
     /// a storm of those delays unicast by little. True if there was anything.
     fn arrive(&mut self, nic: usize) -> bool {
-        let mut busy = false;
-        for _ in 0..TURNS {
-            if !self.receive(nic) {
-                break;
-            }
-            busy = true;
-        }
-        busy | self.copies(nic)
+        let unicast = self.receive(nic);
+        unicast | self.copies(nic)
     }
 
     /// Takes a batch from each queue of a NIC to the routers. True if there was anything.
@@ -446,23 +506,33 @@ impl Worker {
         let mut busy = false;
         for queue in 0..self.arrivals[nic].queues.len() {
             let side = &mut self.arrivals[nic].queues[queue];
-            let count = side.rx.receive(&mut self.packets, BATCH);
+            let count = side.rx.receive(&mut self.packets, ARRIVALS);
             if count == 0 {
                 continue;
             }
             busy = true;
             self.moved += count;
+            self.counts.entries.from_rings.add(count as u64);
             side.owed += count;
+            side.received = side.received.wrapping_add(count as u32);
             let now = clock::monotonic();
             self.turns.saw(Way::ToRouter, now);
             let mut packets = std::mem::take(&mut self.packets);
-            for packet in packets.drain(..) {
+            for packet in packets.iter().take(AHEAD) {
+                self.stock.umem().prefetch(packet);
+            }
+            let mut rest = packets.drain(..);
+            while let Some(packet) = rest.next() {
+                if let Some(ahead) = rest.as_slice().get(AHEAD - 1) {
+                    self.stock.umem().prefetch(ahead);
+                }
                 self.sort(nic, packet, now);
             }
+            drop(rest);
             self.packets = packets;
             self.delivery.send_runs(&mut self.stock, &self.poller);
-            let side = &mut self.arrivals[nic].queues[queue];
-            side.owed -= side.rings.refill(&mut self.stock, side.owed);
+            let Arrival { lan, queues, .. } = &mut self.arrivals[nic];
+            queues[queue].repay(lan, &mut self.stock);
         }
         busy
     }
@@ -486,6 +556,8 @@ impl Worker {
         }
         self.arrivals[nic].lan.heard(&umem.data(&packet)[header::LEN..], time);
         // With --exclusive group frames come this way: to each port, each time behind its header.
+        self.counts.entries.group_from_rings.add(1);
+        self.counts.entries.spread.add(self.arrivals[nic].ports.len() as u64);
         for port in &self.arrivals[nic].ports {
             let umem = self.stock.umem().clone();
             let bytes = umem.data_mut(&mut packet);
@@ -518,6 +590,8 @@ impl Worker {
             poller: &self.poller,
             counts: &self.counts,
             latency: &mut self.latencies.to_nics,
+            blocked: self.blocked,
+            copies: 0,
         };
         self.read += reading.read(&mut self.pseudos[pseudo]);
     }
@@ -525,14 +599,19 @@ impl Worker {
     /// How long to wait for events. Before a real wait the XDP programs are told to wake this worker for group
     /// frames, and the rings are looked at once more: see `copy_to_worker` in bpf/steer.bpf.c.
     fn timeout(&mut self, busy: bool) -> Duration {
-        if busy || self.poll == Poll::Busy || self.turns.expects_answer(clock::monotonic()) {
+        if busy || self.poll == Poll::Busy {
+            return Duration::ZERO;
+        }
+        let now = clock::monotonic();
+        if self.turns.expects_answer(now) {
+            return Duration::ZERO;
+        }
+        if let Some(nap) = self.turns.doze(now) {
+            clock::sleep(nap);
             return Duration::ZERO;
         }
         self.sleeping = true;
-        for arrival in &self.arrivals {
-            asleep(&arrival.lan, self.index).store(1, Ordering::Relaxed);
-        }
-        std::sync::atomic::fence(Ordering::SeqCst);
+        sleep::announce(self.arrivals.iter().map(|arrival| asleep(&arrival.lan, self.index)));
         if self.frames_wait() {
             Duration::ZERO
         } else if self.nics.iter().any(|nic| nic.unsent) || self.owes() {
@@ -569,18 +648,23 @@ impl Worker {
             for nic in &mut self.nics {
                 transmit(nic, &mut self.stock, &self.counts, &mut self.latencies.to_nics);
             }
-            for queue in self.arrivals.iter_mut().flat_map(|arrival| &mut arrival.queues) {
-                if queue.owed > 0 {
-                    queue.owed -= queue.rings.refill(&mut self.stock, queue.owed);
+            for Arrival { lan, queues, .. } in &mut self.arrivals {
+                for queue in queues.iter_mut().filter(|queue| queue.owed > 0) {
+                    queue.repay(lan, &mut self.stock);
                 }
             }
         }
         self.stock.balance();
-        if self.delivery.is_waiting() {
-            let now = clock::monotonic();
-            if now >= self.next_upkeep {
+        let now = clock::monotonic();
+        if now >= self.next_upkeep {
+            self.next_upkeep = now + UPKEEP.as_nanos() as u64;
+            if self.delivery.is_waiting() {
                 self.delivery.expire(now, &mut self.stock, &self.poller);
-                self.next_upkeep = now + UPKEEP.as_nanos() as u64;
+            }
+            for Arrival { lan, queues, .. } in &mut self.arrivals {
+                for queue in queues {
+                    queue.write_off(lan);
+                }
             }
         }
     }
@@ -594,12 +678,8 @@ impl Worker {
                     self.delivery.set_socket(router, socket, &mut self.stock, &self.poller);
                 }
                 Order::Nic { lan, sockets } => {
-                    // What has arrived is delivered; nothing more does, but a NIC that stays might go on for ever.
-                    for _ in 0..LAST_READS {
-                        if !self.arrive(lan) {
-                            break;
-                        }
-                    }
+                    // What has arrived is delivered. Nothing more does: the XDP program was told to pass everything.
+                    while self.arrive(lan) {}
                     self.unplug(lan, Loss::NicDown);
                     if let Some(Err(error)) = sockets.map(|sockets| self.plug(lan, sockets)) {
                         tracing::error!(
@@ -622,12 +702,14 @@ impl Worker {
         let NicSockets { queues, tx_queues } = sockets;
         // Frames leave by one queue, so that their order is kept; workers spread over the queues.
         let tx_queue = self.index % queues.len().clamp(1, tx_queues.max(1));
-        for (number, (Socket { rx, tx }, rings)) in queues.into_iter().enumerate() {
+        for (number, queue) in queues.into_iter().enumerate() {
+            let QueueSocket { socket: Socket { rx, tx }, rings, lane, steered } = queue;
             self.poller.watch_edge(rx.as_fd(), Token::Ring)?;
             if number == tx_queue {
                 self.nics[lan].sending = Some(Sending { tx, rings: rings.clone() });
             }
-            self.arrivals[lan].queues.push(QueueSide { rx, rings, owed: 0 });
+            let side = QueueSide { rx, rings, owed: 0, lane, received: steered, steered };
+            self.arrivals[lan].queues.push(side);
         }
         if self.nics[lan].sending.is_none() {
             return Err(io::Error::other("a NIC without a queue"));
@@ -658,10 +740,11 @@ impl Worker {
             while self.arrive(nic) {}
         }
         for pseudo in 0..self.pseudos.len() {
-            for _ in 0..LAST_READS {
-                self.read = 0;
+            self.read = 0;
+            while self.read < LAST_READ {
+                let before = self.read;
                 self.read(pseudo);
-                if self.read == 0 {
+                if self.read == before {
                     break;
                 }
             }
@@ -701,14 +784,11 @@ fn pseudo(plan: &Plan, index: usize, socket: OwnedFd) -> Pseudo {
     let mut by_interface = Box::new([0u16; 256]);
     let mut links = Vec::new();
     for link in planned.links.iter().map(|link| &plan.links[*link]) {
-        let sources = link.ports.iter().map(|port| {
-            let planned = &plan.ports[*port];
-            Source::new(*port, planned.from_router, planned.neighbours.clone())
-        });
+        let sources = link.ports.iter().map(|port| Source::new(plan, *port));
         links.push(PseudoLink { nic: link.lan, sources: sources.collect() });
         by_interface[usize::from(link.endpoint.interface.0)] = links.len() as u16;
     }
-    Pseudo { socket, id: planned.id.get(), by_interface, links }
+    Pseudo { socket, id: planned.id.get(), by_interface, links, most: BATCH }
 }
 
 /// Chunks that no backlog may take: what the RX rings of `workers` workers can hold of `queues` queues, and two

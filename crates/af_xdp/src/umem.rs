@@ -2,12 +2,13 @@
 
 use crate::frame::{CHUNK, Frame, Packet};
 use crate::mapping::Mapping;
+use crate::sync::{AtomicU32, Ordering::Relaxed};
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::AtomicU32 as Numbers;
 
 /// Numbers the UMEMs of this process, so that a frame is refused by every UMEM but its own.
-static NEXT: AtomicU32 = AtomicU32::new(0);
+static NEXT: Numbers = Numbers::new(0);
 
 /// Memory for frames. One `Umem` can be registered with several NICs: its frames are good for all of them.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub struct Umem {
     /// where it was not lent is refused, so that not even a faulty driver makes two tokens of one chunk.
     lent: Box<[AtomicU32]>,
     /// Registrations so far.
-    registrations: AtomicU32,
+    registrations: Numbers,
 }
 
 impl Umem {
@@ -29,10 +30,10 @@ impl Umem {
     /// What `mmap` says, `ENOMEM` above all.
     pub fn new(chunks: u32) -> io::Result<(Self, Vec<Frame>)> {
         let memory = Mapping::anonymous(chunks as usize * CHUNK)?;
-        let tag = NEXT.fetch_add(1, Relaxed);
+        let tag = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let lent = (0..chunks).map(|_| AtomicU32::new(0)).collect();
         let frames = (0..chunks).map(|chunk| Frame { chunk, umem: tag }).collect();
-        Ok((Self { memory, chunks, tag, lent, registrations: AtomicU32::new(0) }, frames))
+        Ok((Self { memory, chunks, tag, lent, registrations: Numbers::new(0) }, frames))
     }
 
     /// Number of chunks.
@@ -54,6 +55,14 @@ impl Umem {
         // SAFETY: `chunk_base` gives a whole chunk of this UMEM, and a packet lies within a chunk (checked where
         // packets are made). The token is borrowed for 'a, so no one else has it, and neither has the kernel.
         unsafe { std::slice::from_raw_parts(base.add(packet.offset()).as_ptr(), packet.len()) }
+    }
+
+    /// Has the CPU fetch the first two cache lines of `packet`, which another CPU wrote or wrote long ago: several
+    /// such misses overlap where single reads would each wait for theirs.
+    pub fn prefetch(&self, packet: &Packet) {
+        let start = self.chunk_base(&packet.frame).as_ptr().wrapping_add(packet.offset());
+        prefetch(start);
+        prefetch(start.wrapping_add(64));
     }
 
     /// The bytes of `packet`, to write.
@@ -78,6 +87,12 @@ impl Umem {
         unsafe { self.memory.base().add(frame.chunk as usize * CHUNK) }
     }
 
+    /// Whether the kernel has the chunk that `address` lies in.
+    pub(crate) fn has_lent(&self, address: u64) -> bool {
+        let chunk = usize::try_from(address / CHUNK as u64).ok();
+        chunk.and_then(|chunk| self.lent.get(chunk)).is_some_and(|lent| lent.load(Relaxed) != 0)
+    }
+
     pub(crate) fn address(&self) -> NonNull<u8> {
         self.memory.base()
     }
@@ -88,7 +103,7 @@ impl Umem {
 
     /// A number for a new registration. There are fewer than 2^32 in the life of a process: each takes milliseconds.
     pub(crate) fn new_number(&self) -> u32 {
-        self.registrations.fetch_add(1, Relaxed) + 1
+        self.registrations.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1
     }
 
     /// Turns `frame` into the address that the kernel knows it by, and notes that the kernel has it, by `registration`.
@@ -101,14 +116,12 @@ impl Umem {
     /// The frame at `address`, any address within its chunk, if the kernel had it by `registration`. `None` is a fault
     /// of the kernel's side: an address outside the UMEM, or of a chunk that it was not given.
     ///
-    /// Plain loads and stores suffice: the rings order them, and a chunk comes back through one ring only.
+    /// An exchange, for a driver at fault might name a chunk in two rings at once. Its order does not matter: the rings'
+    /// indices order what is in the chunk.
     pub(crate) fn take_back(&self, address: u64, registration: u32) -> Option<Frame> {
         let chunk = u32::try_from(address / CHUNK as u64).ok()?;
         let lent = self.lent.get(chunk as usize)?;
-        if lent.load(Relaxed) != registration {
-            return None;
-        }
-        lent.store(0, Relaxed);
+        lent.compare_exchange(registration, 0, Relaxed, Relaxed).ok()?;
         Some(Frame { chunk, umem: self.tag })
     }
 
@@ -126,7 +139,19 @@ impl Umem {
     }
 }
 
-#[cfg(test)]
+/// Has the CPU fetch the cache line of `address`, on machines where Rust can say so.
+fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint; it reads nothing that the program sees and never faults, whatever the address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 
