@@ -79,6 +79,7 @@ struct {
 enum layout {
 	LAYOUT_MAX_ROUTERS = MAX_ROUTERS,
 	LAYOUT_MAX_WORKERS = MAX_WORKERS,
+	LAYOUT_MAX_LANES = MAX_LANES,
 	LAYOUT_STAMP_ROUTER_SHIFT = STAMP_ROUTER_SHIFT,
 	LAYOUT_STAMP_GROUP = STAMP_GROUP,
 	LAYOUT_STEER_HEAD = STEER_HEAD,
@@ -212,11 +213,20 @@ static __always_inline int copy_to_worker(struct xdp_md *ctx, __u32 worker, __u3
 }
 
 static __always_inline int redirect(struct xdp_md *ctx, __u64 stamp, __u64 header, __u32 worker,
-				    struct counters *counters)
+				    struct shared *shared, struct counters *counters)
 {
+	__u32 number = ctx->rx_queue_index * options.workers + worker;
+	struct lane *lane = NULL;
 	void *data, *end;
 	__u64 *head;
 
+	if (number < MAX_LANES && shared->lane_share) {
+		lane = &shared->lanes[number];
+		if (lane->steered - *(volatile __u32 *)&lane->taken >= shared->lane_share) {
+			counters->count[COUNT_WORKER_BUSY]++;
+			return XDP_DROP;
+		}
+	}
 	if (bpf_xdp_adjust_head(ctx, -STEER_HEAD)) {
 		counters->count[COUNT_NO_RING]++;
 		return XDP_DROP;
@@ -228,10 +238,12 @@ static __always_inline int redirect(struct xdp_md *ctx, __u64 stamp, __u64 heade
 		return XDP_DROP; /* never: for the verifier */
 	head[0] = stamp;
 	head[1] = header;
-	if (bpf_redirect_map(&rings, ctx->rx_queue_index * options.workers + worker, XDP_DROP) != XDP_REDIRECT) {
+	if (bpf_redirect_map(&rings, number, XDP_DROP) != XDP_REDIRECT) {
 		counters->count[COUNT_NO_RING]++;
 		return XDP_DROP;
 	}
+	if (lane)
+		lane->steered++;
 	return XDP_REDIRECT;
 }
 
@@ -291,7 +303,7 @@ int steer(struct xdp_md *ctx)
 			worker = shared->group_owner;
 			copy_group(ctx, mask & ~(1ULL << (worker & 63)), len, shared, counters);
 			stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)STAMP_GROUP << STAMP_ROUTER_SHIFT;
-			if (redirect(ctx, stamp, 0, worker, counters) != XDP_REDIRECT)
+			if (redirect(ctx, stamp, 0, worker, shared, counters) != XDP_REDIRECT)
 				return XDP_DROP;
 			counters->count[COUNT_GROUP_STEERED]++;
 			return XDP_REDIRECT;
@@ -322,7 +334,7 @@ int steer(struct xdp_md *ctx)
 	__builtin_memcpy(&header, port->header, sizeof(header));
 	stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)port->router << STAMP_ROUTER_SHIFT;
 	worker = port->worker;
-	if (redirect(ctx, stamp, header, worker, counters) != XDP_REDIRECT)
+	if (redirect(ctx, stamp, header, worker, shared, counters) != XDP_REDIRECT)
 		return XDP_DROP;
 	counters->count[COUNT_STEERED]++;
 	counters->count[COUNT_STEERED_BYTES] += len;
