@@ -183,7 +183,12 @@ static __always_inline int copy_to_worker(struct xdp_md *ctx, __u32 worker, __u3
 		head = bpf_ringbuf_reserve(ring, sizeof(*head) + COPY_SMALL, 0);
 		if (!head)
 			return COUNT_COPY_RING_FULL;
-		if (len < ETH_HLEN || bpf_xdp_load_bytes(ctx, 0, head + 1, len)) {
+		/*
+		 * Looked at again, which the compiler must not leave out: Linux 6.1 forgets the bounds of a value
+		 * that has been on the stack meanwhile, and refuses the program.
+		 */
+		barrier_var(len);
+		if (len < ETH_HLEN || len > COPY_SMALL || bpf_xdp_load_bytes(ctx, 0, head + 1, len)) {
 			bpf_ringbuf_discard(head, BPF_RB_NO_WAKEUP);
 			return COUNT_NO_RING;
 		}
@@ -191,7 +196,8 @@ static __always_inline int copy_to_worker(struct xdp_md *ctx, __u32 worker, __u3
 		head = bpf_ringbuf_reserve(ring, sizeof(*head) + COPY_LARGE, 0);
 		if (!head)
 			return COUNT_COPY_RING_FULL;
-		if (bpf_xdp_load_bytes(ctx, 0, head + 1, len)) {
+		barrier_var(len);
+		if (len < ETH_HLEN || len > COPY_LARGE || bpf_xdp_load_bytes(ctx, 0, head + 1, len)) {
 			bpf_ringbuf_discard(head, BPF_RB_NO_WAKEUP);
 			return COUNT_NO_RING;
 		}

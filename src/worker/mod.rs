@@ -556,7 +556,15 @@ impl Worker {
     /// How long to wait for events. Before a real wait the XDP programs are told to wake this worker for group
     /// frames, and the rings are looked at once more: see `copy_to_worker` in bpf/steer.bpf.c.
     fn timeout(&mut self, busy: bool) -> Duration {
-        if busy || self.poll == Poll::Busy || self.turns.expects_answer(clock::monotonic()) {
+        if busy || self.poll == Poll::Busy {
+            return Duration::ZERO;
+        }
+        let now = clock::monotonic();
+        if self.turns.expects_answer(now) {
+            return Duration::ZERO;
+        }
+        if let Some(nap) = self.turns.doze(now) {
+            clock::sleep(nap);
             return Duration::ZERO;
         }
         self.sleeping = true;

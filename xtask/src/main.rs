@@ -9,6 +9,7 @@ mod shell;
 mod soak;
 mod spec;
 mod test;
+mod vm;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
