@@ -62,6 +62,8 @@ pub enum Learned {
     Moved {
         /// That port.
         from: Port,
+        /// What had to go for it here, if one is named.
+        evicted: Option<Station>,
     },
     /// It is not learned.
     Refused(Refusal),
@@ -270,7 +272,7 @@ impl Fdb {
             behind.stations.insert(station);
         }
         match before {
-            Some(from) => Learned::Moved { from },
+            Some(from) => Learned::Moved { from, evicted },
             None => Learned::New { evicted },
         }
     }
@@ -361,6 +363,10 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn moved(from: Port) -> Learned {
+        Learned::Moved { from, evicted: None }
+    }
+
     fn new_station() -> Learned {
         Learned::New { evicted: None }
     }
@@ -399,7 +405,7 @@ mod tests {
     fn a_failover_is_followed_and_a_loop_is_not() {
         let mut fdb = Fdb::new(NIC, 2);
         fdb.learn(untagged(HSRP), 0, at(0));
-        assert_eq!(fdb.learn(untagged(HSRP), 1, at(1)), Learned::Moved { from: 0 });
+        assert_eq!(fdb.learn(untagged(HSRP), 1, at(1)), moved(0));
         assert_eq!(fdb.lookup(&untagged(HSRP)), Some(1));
         let mut followed = 0;
         for n in 0..100 {
@@ -409,7 +415,7 @@ mod tests {
         }
         assert!(followed < MOVES, "{followed} moves within a second");
         let other = 1 - fdb.lookup(&untagged(HSRP)).unwrap();
-        assert_eq!(fdb.learn(untagged(HSRP), other, at(20)), Learned::Moved { from: 1 - other });
+        assert_eq!(fdb.learn(untagged(HSRP), other, at(20)), moved(1 - other));
     }
 
     #[test]
@@ -474,6 +480,10 @@ mod tests {
         assert_eq!(fdb.lookup(&station(0)), Some(0), "recently used");
         assert_eq!(fdb.lookup(&untagged(HSRP)), Some(1));
         assert_eq!(fdb.learned(), share as usize + 1);
+        // Whoever moves here takes a place as well, and the XDP program has to hear of it.
+        let evicted = Some(station(2));
+        assert_eq!(fdb.learn(untagged(HSRP), 0, at(1_000_002)), Learned::Moved { from: 1, evicted });
+        assert_eq!(fdb.learned(), share as usize);
     }
 
     #[test]
@@ -514,7 +524,7 @@ mod tests {
         }
         assert!(fdb.moves.len() <= REMEMBERED);
         fdb.learn(untagged(HSRP), 0, at(10));
-        assert_eq!(fdb.learn(untagged(HSRP), 1, at(10)), Learned::Moved { from: 0 });
+        assert_eq!(fdb.learn(untagged(HSRP), 1, at(10)), Learned::Moved { from: 0, evicted: None });
     }
 
     proptest! {

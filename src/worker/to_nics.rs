@@ -11,7 +11,7 @@ use crate::iou::InstanceId;
 use crate::iou::header::{self, Header, TYPE_DATA};
 use crate::lan::{Lan, explain};
 use crate::plan::{Plan, Port, Router};
-use crate::stats::{Fault, Latency, Loss, WorkerCounts};
+use crate::stats::{self, Fault, Latency, Loss, WorkerCounts};
 use crate::sys::mmsg::Receiver;
 use af_xdp::{Kick, Packet, RingFull, Tx};
 use rustc_hash::FxHashMap;
@@ -201,12 +201,13 @@ impl Reading<'_> {
             let most = pseudo.most;
             let Ok(count) = self.receiver.receive(pseudo.socket.as_fd(), most) else { break };
             read += count;
+            self.counts.entries.read.add(count as u64);
             self.stock.fetch(count);
             let now = clock::monotonic();
             self.copies = 0;
             for n in 0..count {
                 if let Err(why) = self.forward(pseudo, n, now) {
-                    self.counts.lose(why, 1);
+                    self.counts.lose(stats::Origin::Router, why, 1);
                 }
             }
             self.delivery.send_runs(self.stock, self.poller);
@@ -252,9 +253,12 @@ impl Reading<'_> {
             // A loop behind another port must not teach that the sender is there.
             nic.lan.heard(frame, now);
             self.copies += nic.ports.len();
+            let mut replicas = 0;
             for port in &nic.ports {
-                replicate(port, source, &mut bytes[..len], now, self.delivery, self.stock, self.poller);
+                let datagram = &mut bytes[..len];
+                replicas += replicate(port, source, datagram, now, self.delivery, self.stock, self.poller);
             }
+            self.counts.entries.replicas.add(replicas);
         } else {
             match nic.place_of(&view.destination) {
                 Some(port) if source.neighbours.binary_search(&(port as usize)).is_ok() => {
@@ -262,7 +266,7 @@ impl Reading<'_> {
                     return Ok(());
                 }
                 Some(port) => {
-                    let Some(port) = nic.port_at.get(&port).map(|at| nic.ports[*at]) else { return Ok(()) };
+                    let port = nic.port_at.get(&port).map(|at| nic.ports[*at]).ok_or(Loss::RouterDown)?;
                     bytes[..header::LEN].copy_from_slice(&port.header);
                     let fresh = self.stock.take().ok_or(Loss::NoChunk)?;
                     let packet = Packet::new(self.receiver.replace(n, fresh), DATAGRAM_OFFSET, len);
@@ -274,15 +278,10 @@ impl Reading<'_> {
                 }
                 None => {
                     if let Some(port) = nic.flood.map(|at| nic.ports[at]) {
-                        replicate(
-                            &port,
-                            source,
-                            &mut bytes[..len],
-                            now,
-                            self.delivery,
-                            self.stock,
-                            self.poller,
-                        );
+                        let datagram = &mut bytes[..len];
+                        let replicas =
+                            replicate(&port, source, datagram, now, self.delivery, self.stock, self.poller);
+                        self.counts.entries.replicas.add(replicas);
                     }
                 }
             }
@@ -333,7 +332,7 @@ impl Reading<'_> {
     }
 }
 
-/// Sends a datagram to `port` as well, unless `source` reaches that by itself.
+/// Sends a datagram to `port` as well, unless `source` reaches that by itself. Returns how many that makes.
 fn replicate(
     port: &GroupPort,
     source: &Source,
@@ -342,11 +341,13 @@ fn replicate(
     delivery: &mut Delivery,
     stock: &mut Stock,
     poller: &Poller,
-) {
-    if source.neighbours.binary_search(&port.port).is_err() {
-        datagram[..header::LEN].copy_from_slice(&port.header);
-        delivery.send_shared(port.router, datagram, now, Origin::Router(source.router), stock, poller);
+) -> u64 {
+    if source.neighbours.binary_search(&port.port).is_ok() {
+        return 0;
     }
+    datagram[..header::LEN].copy_from_slice(&port.header);
+    delivery.send_shared(port.router, datagram, now, Origin::Router(source.router), stock, poller);
+    1
 }
 
 /// The link and the source that `header` names, by index, or what is wrong with it.
@@ -382,7 +383,7 @@ fn learn(lan: &Lan, source: &mut Source, station: Station, frame: &[u8], now: u6
         Learned::New { .. } => {
             tracing::debug!("{}: {} is behind {}", lan.nic, station.mac, lan.name(port));
         }
-        Learned::Moved { from } => {
+        Learned::Moved { from, .. } => {
             if let Some(more) = lan.may_report(now) {
                 let (from, to) = (lan.name(from), lan.name(port));
                 tracing::info!("{}: {} moved from {from} to {to}{more}", lan.nic, station.mac);
@@ -451,7 +452,7 @@ fn settle(nic: &mut NicSide, counts: &WorkerCounts) {
     let (frames, bytes) = std::mem::take(&mut nic.pushed);
     let refused = std::mem::take(&mut nic.refused).min(frames);
     let sent = frames - refused;
-    counts.lose(Loss::NicRefused, refused as usize);
+    counts.lose(stats::Origin::Router, Loss::NicRefused, refused as usize);
     counts.to_nics.add(sent, bytes * sent / frames.max(1));
 }
 

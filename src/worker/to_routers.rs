@@ -7,7 +7,7 @@ use super::{BATCH, Report, Reports, clock};
 use crate::checksum;
 use crate::iou::header;
 use crate::lan::Lan;
-use crate::stats::{Latency, Loss, WorkerCounts};
+use crate::stats::{self, Fault, Latency, Loss, WorkerCounts};
 use crate::steer::layout::{Copied, CopyKind, RouterState};
 use crate::sys::mmsg::Sender;
 use crate::sys::ringbuf::RingBuffer;
@@ -28,6 +28,15 @@ pub(super) enum Origin {
     Wire,
     /// From another router of the LAN: index in the plan.
     Router(usize),
+}
+
+impl From<Origin> for stats::Origin {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Wire => Self::Wire,
+            Origin::Router(_) => Self::Router,
+        }
+    }
 }
 
 /// A datagram for a router: header and frame in a chunk of UMEM.
@@ -262,7 +271,7 @@ impl Delivery {
             && let Some(datagram) = rest.next()
         {
             // Only the first is to blame: the others get their chance through the backlog.
-            self.counts.lose(Loss::SendFailed, 1);
+            self.counts.lose(datagram.origin, Loss::SendFailed, 1);
             stock.give(datagram.packet.into_frame());
         }
         for datagram in rest {
@@ -298,6 +307,7 @@ impl Delivery {
             batch.remember(copies, lan);
             self.send_group(copies, &batch, port, stock, poller);
         }
+        let unknown = if flood.is_some() { batch.len() } else { 0 };
         batch.clear();
         for n in 0..count {
             if let Some(Copied { kind: CopyKind::Group, frame, .. }) = Copied::read(copies.record(n)) {
@@ -308,6 +318,12 @@ impl Delivery {
         for port in ports {
             self.send_group(copies, &batch, port, stock, poller);
         }
+        let senseless = count - unknown - batch.len();
+        if senseless > 0 {
+            self.counts.fault(Fault::BadDescriptor, senseless);
+        }
+        self.counts.entries.copies.add(count as u64);
+        self.counts.entries.spread.add((unknown + batch.len() * ports.len() + senseless) as u64);
         self.batch = batch;
     }
 
@@ -340,7 +356,7 @@ impl Delivery {
         if let Some(errno) = refused
             && !self.refused(port.router, errno)
         {
-            self.counts.lose(Loss::SendFailed, 1);
+            self.counts.lose(Origin::Wire, Loss::SendFailed, 1);
             sent += 1;
         }
         for copied in (sent..batch.len()).filter_map(copied) {
@@ -365,7 +381,7 @@ impl Delivery {
                 Err(Errno::AGAIN) => {}
                 Err(errno) => {
                     if !self.refused(router, errno) {
-                        return self.counts.lose(Loss::SendFailed, 1);
+                        return self.counts.lose(origin, Loss::SendFailed, 1);
                     }
                 }
             }
@@ -406,7 +422,7 @@ impl Delivery {
         } else {
             Loss::RouterFull
         };
-        self.counts.lose(why, 1);
+        self.counts.lose(origin, why, 1);
     }
 
     /// Puts a datagram into the backlog, or drops it: the bound, or no socket.
@@ -415,13 +431,13 @@ impl Delivery {
         let (copy, between, origin) = (datagram.copy, datagram.is_between(), datagram.origin);
         let side = &mut self.sides[router];
         let Some(socket) = &side.socket else {
-            self.counts.lose(Loss::RouterDown, 1);
+            self.counts.lose(datagram.origin, Loss::RouterDown, 1);
             return stock.give(datagram.packet.into_frame());
         };
         let first = side.backlog.is_empty();
         let bound_here = if side.has_room(origin, copy, bound) { bound } else { 0 };
         if let Err(datagram) = side.backlog.push(datagram.time, datagram, bound_here) {
-            self.counts.lose(Loss::RouterFull, 1);
+            self.counts.lose(datagram.origin, Loss::RouterFull, 1);
             stock.give(datagram.packet.into_frame());
         } else {
             if first {
@@ -472,8 +488,8 @@ impl Delivery {
                     if self.refused(router, errno) {
                         break;
                     }
-                    self.counts.lose(Loss::SendFailed, 1);
                     if let Some(datagram) = self.pop(router) {
+                        self.counts.lose(datagram.origin, Loss::SendFailed, 1);
                         stock.give(datagram.packet.into_frame());
                     }
                 }
@@ -487,12 +503,10 @@ impl Delivery {
     pub(super) fn expire(&mut self, now: u64, stock: &mut Stock, poller: &Poller) {
         for n in (0..self.waiting.len()).rev() {
             let router = self.waiting[n];
-            let mut stale = 0;
             while let Some(datagram) = self.pop_stale(router, now) {
+                self.counts.lose(datagram.origin, Loss::Stale, 1);
                 stock.give(datagram.packet.into_frame());
-                stale += 1;
             }
-            self.counts.lose(Loss::Stale, stale);
             self.room(router, stock, poller);
         }
     }
@@ -557,10 +571,11 @@ impl Delivery {
     pub(super) fn drain(&mut self, stock: &mut Stock) {
         for router in 0..self.sides.len() {
             for datagram in self.sides[router].run.drain(..) {
+                self.counts.lose(datagram.origin, Loss::Stopped, 1);
                 stock.give(datagram.packet.into_frame());
             }
             while let Some(datagram) = self.pop(router) {
-                self.counts.lose(Loss::Stopped, 1);
+                self.counts.lose(datagram.origin, Loss::Stopped, 1);
                 stock.give(datagram.packet.into_frame());
             }
         }
@@ -590,7 +605,7 @@ impl Delivery {
     fn settle(&mut self, router: usize, stock: &mut Stock, poller: &Poller) {
         if self.sides[router].socket.is_none() {
             while let Some(datagram) = self.pop(router) {
-                self.counts.lose(Loss::RouterDown, 1);
+                self.counts.lose(datagram.origin, Loss::RouterDown, 1);
                 stock.give(datagram.packet.into_frame());
             }
         }
