@@ -233,6 +233,12 @@ impl Fdb {
         owner.filter(|owner| *owner != port).map(Refusal::Predicted)
     }
 
+    /// Whether the address of `station` follows the pattern of `port`.
+    #[must_use]
+    pub fn is_own(&self, station: &Station, port: Port) -> bool {
+        self.predicted.get(&station.mac).is_some_and(|(owner, _)| *owner == port)
+    }
+
     /// `station` spoke from `port`, at `now` on any monotonic clock.
     pub fn learn(&mut self, station: Station, port: Port, now: Duration) -> Learned {
         if let Some(why) = self.forbidden(&station, port) {
