@@ -55,6 +55,8 @@ pub enum Learned {
     Moved {
         /// That port.
         from: Port,
+        /// What had to go for it here, if one is named.
+        evicted: Option<Station>,
     },
     /// It is not learned.
     Refused(Refusal),
@@ -216,7 +218,7 @@ impl Fdb {
         self.learned.insert(station, Entry { port, used: now });
         self.by_port.entry(port).or_default().push(station);
         match before {
-            Some(from) => Learned::Moved { from },
+            Some(from) => Learned::Moved { from, evicted },
             None => Learned::New { evicted },
         }
     }
@@ -311,6 +313,10 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn moved(from: Port) -> Learned {
+        Learned::Moved { from, evicted: None }
+    }
+
     fn new_station() -> Learned {
         Learned::New { evicted: None }
     }
@@ -349,7 +355,7 @@ mod tests {
     fn a_failover_is_followed_and_a_loop_is_not() {
         let mut fdb = Fdb::new(NIC, 2);
         fdb.learn(untagged(HSRP), 0, at(0));
-        assert_eq!(fdb.learn(untagged(HSRP), 1, at(1)), Learned::Moved { from: 0 });
+        assert_eq!(fdb.learn(untagged(HSRP), 1, at(1)), moved(0));
         assert_eq!(fdb.lookup(&untagged(HSRP)), Some(1));
         let mut followed = 0;
         for n in 0..100 {
@@ -359,7 +365,7 @@ mod tests {
         }
         assert!(followed < MOVES, "{followed} moves within a second");
         let other = 1 - fdb.lookup(&untagged(HSRP)).unwrap();
-        assert_eq!(fdb.learn(untagged(HSRP), other, at(20)), Learned::Moved { from: 1 - other });
+        assert_eq!(fdb.learn(untagged(HSRP), other, at(20)), moved(1 - other));
     }
 
     #[test]
@@ -424,6 +430,10 @@ mod tests {
         assert_eq!(fdb.lookup(&station(0)), Some(0), "recently used");
         assert_eq!(fdb.lookup(&untagged(HSRP)), Some(1));
         assert_eq!(fdb.learned(), share as usize + 1);
+        // Whoever moves here takes a place as well, and the XDP program has to hear of it.
+        let evicted = Some(station(2));
+        assert_eq!(fdb.learn(untagged(HSRP), 0, at(1_000_002)), Learned::Moved { from: 1, evicted });
+        assert_eq!(fdb.learned(), share as usize);
     }
 
     proptest! {

@@ -91,8 +91,7 @@ impl Lan {
         }
         let learned = fdb.learn(station, port, Duration::from_nanos(now));
         let evicted = match learned {
-            Learned::New { evicted } => evicted,
-            Learned::Moved { .. } => None,
+            Learned::New { evicted } | Learned::Moved { evicted, .. } => evicted,
             Learned::Known | Learned::Refused(_) => return learned,
         };
         let written = evicted.map_or(Ok(()), |old| self.tables.remove_learned(&old)).and_then(|()| {

@@ -16,11 +16,14 @@
 
 #![allow(rustdoc::private_intra_doc_links, reason = "the documentation is for whoever carries this on")]
 
+pub mod books;
 pub mod checksum;
 pub mod cli;
 pub mod control;
 pub mod ethernet;
 pub mod fdb;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod iou;
 #[cfg(feature = "lab")]
 pub mod lab;

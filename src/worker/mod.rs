@@ -16,6 +16,7 @@ mod clock;
 mod pace;
 mod poller;
 mod pool;
+mod sleep;
 mod to_nics;
 mod to_routers;
 mod turns;
@@ -27,7 +28,7 @@ use crate::checksum;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;
-use crate::stats::{Fault, Latencies, WorkerCounts};
+use crate::stats::{Fault, Latencies, Origin, WorkerCounts};
 use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_GROUP, Stamp};
 use crate::sys::mmsg::Receiver;
 use crate::sys::ringbuf::RingBuffer;
@@ -42,7 +43,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use to_nics::{DATAGRAM_OFFSET, NicSide, Pseudo, PseudoLink, Reading, Source, give_up, transmit};
-use to_routers::{Datagram, Delivery, GroupPort, Membership, Origin};
+use to_routers::{Datagram, Delivery, GroupPort, Membership};
 use turns::{Turns, Way};
 
 /// Frames taken at a time from a socket.
@@ -400,40 +401,51 @@ impl Worker {
         let mut events = Events::new();
         // The kernel's default lets a nap be 50 us longer than asked for. Without it naps are only less exact.
         let _ = rustix::thread::set_current_timer_slack(TIMER_SLACK);
-        loop {
-            let mut busy = false;
-            for nic in 0..self.arrivals.len() {
-                busy |= self.arrive(nic);
-            }
-            let timeout = self.timeout(busy);
-            let in_vain = self.poller.wait(&mut events, timeout);
-            self.awake();
-            if in_vain && timeout == SLEEP && self.frames_wait() {
-                self.counts.fault(Fault::LostWakeup, 1);
-            }
-            for n in 0..events.len() {
-                match events.token(n) {
-                    Token::Ring => {}
-                    Token::Router(router) => {
-                        self.relieved += self.delivery.room(router, &mut self.stock, &self.poller);
+        while !self.turn(&mut events) {}
+        self.end()
+    }
+
+    /// Moves what has arrived, and waits for more. True if it was told to stop.
+    fn turn(&mut self, events: &mut Events) -> bool {
+        let mut busy = false;
+        for nic in 0..self.arrivals.len() {
+            busy |= self.arrive(nic);
+        }
+        let timeout = self.timeout(busy);
+        let in_vain = self.poller.wait(events, timeout);
+        self.awake();
+        if in_vain && timeout == SLEEP && self.frames_wait() {
+            self.counts.fault(Fault::LostWakeup, 1);
+        }
+        for n in 0..events.len() {
+            match events.token(n) {
+                Token::Ring => {}
+                Token::Router(router) => {
+                    self.relieved += self.delivery.room(router, &mut self.stock, &self.poller);
+                }
+                Token::Pseudo(pseudo) => {
+                    self.read(pseudo);
+                    // However many routers send, what arrives for others does not wait for all of them.
+                    for nic in 0..self.arrivals.len() {
+                        self.arrive(nic);
                     }
-                    Token::Pseudo(pseudo) => {
-                        self.read(pseudo);
-                        // However many routers send, what arrives for others does not wait for all of them.
-                        for nic in 0..self.arrivals.len() {
-                            self.arrive(nic);
-                        }
-                    }
-                    Token::Orders => {
-                        if self.obey() {
-                            return self.end();
-                        }
+                }
+                Token::Orders => {
+                    if self.obey() {
+                        return true;
                     }
                 }
             }
-            self.upkeep();
-            self.nap();
         }
+        self.upkeep();
+        self.nap();
+        false
+    }
+
+    /// One turn of [`run`](Self::run), for the fuzzing of it.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn turn_once(&mut self) -> bool {
+        self.turn(&mut Events::new())
     }
 
     /// In dense traffic, lets some frames gather; in a conversation, and when told to poll busily, does not.
@@ -471,6 +483,7 @@ impl Worker {
             }
             busy = true;
             self.moved += count;
+            self.counts.entries.from_rings.add(count as u64);
             side.owed += count;
             side.received = side.received.wrapping_add(count as u32);
             let now = clock::monotonic();
@@ -514,6 +527,8 @@ impl Worker {
         }
         self.arrivals[nic].lan.heard(&umem.data(&packet)[header::LEN..], time);
         // With --exclusive group frames come this way: to each port, each time behind its header.
+        self.counts.entries.group_from_rings.add(1);
+        self.counts.entries.spread.add(self.arrivals[nic].ports.len() as u64);
         for port in &self.arrivals[nic].ports {
             let umem = self.stock.umem().clone();
             let bytes = umem.data_mut(&mut packet);
@@ -565,10 +580,7 @@ impl Worker {
             return Duration::ZERO;
         }
         self.sleeping = true;
-        for arrival in &self.arrivals {
-            asleep(&arrival.lan, self.index).store(1, Ordering::Relaxed);
-        }
-        std::sync::atomic::fence(Ordering::SeqCst);
+        sleep::announce(self.arrivals.iter().map(|arrival| asleep(&arrival.lan, self.index)));
         if self.frames_wait() {
             Duration::ZERO
         } else if self.nics.iter().any(|nic| nic.unsent) || self.owes() {
