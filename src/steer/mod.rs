@@ -238,6 +238,15 @@ impl Tables {
             .map_err(|source| Error::Map { map: "predicted", source })
     }
 
+    /// `mac` is forgotten. That it is gone already is no error.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn remove_predicted(&self, mac: Mac) -> Result<(), Error> {
+        forget(self.predicted.delete(&mac_word(mac).to_ne_bytes()))
+            .map_err(|source| Error::Map { map: "predicted", source })
+    }
+
     /// What the program has counted, by [`Count`].
     ///
     /// # Errors
