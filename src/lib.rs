@@ -16,6 +16,7 @@
 
 #![allow(rustdoc::private_intra_doc_links, reason = "the documentation is for whoever carries this on")]
 
+pub mod books;
 pub mod checksum;
 pub mod cli;
 pub mod control;

@@ -16,7 +16,7 @@ use crate::nic;
 use crate::nic::attach::XdpModeChoice;
 use crate::nic::watch::LinkWatch;
 use crate::plan::Plan;
-use crate::stats::{Fault, Summary, WorkerCounts};
+use crate::stats::{Summary, WorkerCounts};
 use crate::steer;
 use crate::steer::layout::{Count, RouterState, read_moved};
 use crate::worker::{
@@ -335,6 +335,9 @@ impl Forwarder {
         for lan in &self.lans {
             lan.tables.shared.live.store(0, Relaxed);
         }
+        for card in &self.cards {
+            card.settle();
+        }
         for worker in &self.workers {
             worker.orders.give(Order::Stop);
         }
@@ -347,10 +350,7 @@ impl Forwarder {
                     summary.latency.to_routers.merge(&remains.latencies.to_routers);
                     summary.latency.to_nics.merge(&remains.latencies.to_nics);
                     for (statistics, faults) in remains.sockets {
-                        summary.add_fault(Fault::RxRingFull, statistics.ring_full);
-                        summary.add_fault(Fault::RxDropped, statistics.dropped);
-                        summary.add_fault(Fault::BadDescriptor, faults);
-                        summary.add_fault(Fault::FillRingEmpty, statistics.fill_ring_empty);
+                        summary.add_socket(&statistics, faults);
                     }
                 }
                 Err(_) => {
@@ -363,6 +363,9 @@ impl Forwarder {
         }
         let umem = self.pool.umem();
         summary.chunks = (self.pool.len() + umem.lent(), umem.chunks());
+        if !summary.books.balance() {
+            tracing::error!("frames are unaccounted for, a fault of iou-fast: {}", summary.books);
+        }
         tracing::debug!("ran for {:?}", self.started.elapsed());
         summary
     }

@@ -168,6 +168,7 @@ impl Card {
         );
         all_down(plan, &lan, index);
         self.share(plan, index);
+        self.steering.tables().shared.lane_share.store(sizes.share as u32, Relaxed);
         let mut queues: Vec<Vec<_>> = parts.iter().map(|_| Vec::new()).collect();
         for (number, queue) in sockets.queues.into_iter().enumerate() {
             let rings = Arc::new(Rings::new(queue.fill, queue.completion));
@@ -263,6 +264,13 @@ impl Card {
             .counts()
             .inspect_err(|error| tracing::warn!("{}: {error}", self.nic.name()))
             .ok()
+    }
+
+    /// Waits until what the XDP program has begun is done: all it counted has then come to the workers' rings.
+    pub(super) fn settle(&self) {
+        if let Err(error) = self.steering.settle() {
+            tracing::warn!("{}: {error}", self.nic.name());
+        }
     }
 
     /// Moves that the program has counted.

@@ -2,13 +2,13 @@
 
 use super::poller::Poller;
 use super::pool::Stock;
-use super::to_routers::{Datagram, Delivery, GroupPort, Origin};
+use super::to_routers::{Datagram, Delivery, GroupPort};
 use super::{BATCH, Rings, clock};
 use crate::ethernet::{self, View};
 use crate::fdb::{Learned, Refusal, Station};
 use crate::iou::header::{self, Header, TYPE_DATA};
 use crate::lan::{Lan, explain};
-use crate::stats::{Fault, Latency, Loss, WorkerCounts};
+use crate::stats::{Fault, Latency, Loss, Origin, WorkerCounts};
 use crate::sys::mmsg::Receiver;
 use af_xdp::{Kick, Packet, RingFull, Tx};
 use rustc_hash::FxHashMap;
@@ -164,11 +164,12 @@ impl Reading<'_> {
         for _ in 0..BATCHES {
             let Ok(count) = self.receiver.receive(pseudo.socket.as_fd()) else { break };
             read += count;
+            self.counts.entries.read.add(count as u64);
             self.stock.fetch(count);
             let now = clock::monotonic();
             for n in 0..count {
                 if let Err(why) = self.forward(pseudo, n, now) {
-                    self.counts.lose(why, 1);
+                    self.counts.lose(Origin::Router, why, 1);
                 }
             }
             self.delivery.send_runs(self.stock, self.poller);
@@ -204,9 +205,12 @@ impl Reading<'_> {
         if view.destination.mac.is_group() {
             // A loop behind another port must not teach that the sender is there.
             nic.lan.heard(frame, now);
+            let mut replicas = 0;
             for port in &nic.ports {
-                replicate(port, source, &mut bytes[..len], now, self.delivery, self.stock, self.poller);
+                let datagram = &mut bytes[..len];
+                replicas += replicate(port, source, datagram, now, self.delivery, self.stock, self.poller);
             }
+            self.counts.entries.replicas.add(replicas);
         } else {
             match nic.place_of(&view.destination) {
                 Some(port) if source.neighbours.binary_search(&(port as usize)).is_ok() => {
@@ -227,15 +231,10 @@ impl Reading<'_> {
                 }
                 None => {
                     if let Some(port) = nic.flood.map(|at| nic.ports[at]) {
-                        replicate(
-                            &port,
-                            source,
-                            &mut bytes[..len],
-                            now,
-                            self.delivery,
-                            self.stock,
-                            self.poller,
-                        );
+                        let datagram = &mut bytes[..len];
+                        let replicas =
+                            replicate(&port, source, datagram, now, self.delivery, self.stock, self.poller);
+                        self.counts.entries.replicas.add(replicas);
                     }
                 }
             }
@@ -276,7 +275,7 @@ impl Reading<'_> {
     }
 }
 
-/// Sends a datagram to `port` as well, unless `source` reaches that by itself.
+/// Sends a datagram to `port` as well, unless `source` reaches that by itself. Returns how many that makes.
 fn replicate(
     port: &GroupPort,
     source: &Source,
@@ -285,11 +284,13 @@ fn replicate(
     delivery: &mut Delivery,
     stock: &mut Stock,
     poller: &Poller,
-) {
-    if source.neighbours.binary_search(&port.port).is_err() {
-        datagram[..header::LEN].copy_from_slice(&port.header);
-        delivery.send_shared(port.router, datagram, now, Origin::Router, stock, poller);
+) -> u64 {
+    if source.neighbours.binary_search(&port.port).is_ok() {
+        return 0;
     }
+    datagram[..header::LEN].copy_from_slice(&port.header);
+    delivery.send_shared(port.router, datagram, now, Origin::Router, stock, poller);
+    1
 }
 
 /// The link and the source that `header` names, by index, or what is wrong with it.
@@ -380,7 +381,7 @@ fn settle(nic: &mut NicSide, counts: &WorkerCounts) {
     let (frames, bytes) = std::mem::take(&mut nic.pushed);
     let refused = std::mem::take(&mut nic.refused).min(frames);
     let sent = frames - refused;
-    counts.lose(Loss::NicRefused, refused as usize);
+    counts.lose(Origin::Router, Loss::NicRefused, refused as usize);
     counts.to_nics.add(sent, bytes * sent / frames.max(1));
 }
 

@@ -7,11 +7,11 @@ use super::{BATCH, Report, Reports, clock};
 use crate::checksum;
 use crate::iou::header;
 use crate::lan::Lan;
-use crate::stats::{Latency, Loss, WorkerCounts};
+use crate::stats::{Fault, Latency, Loss, Origin, WorkerCounts};
 use crate::steer::layout::{Copied, CopyKind, RouterState};
 use crate::sys::mmsg::Sender;
 use crate::sys::ringbuf::RingBuffer;
-use af_xdp::{CHUNK, Packet};
+use af_xdp::{CHUNK, Packet, Umem};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::ops::Range;
@@ -20,15 +20,6 @@ use std::sync::Arc;
 
 /// Datagrams tried at once when a full router has room: somewhat more than fit into a queue of the default length.
 const ROOM: usize = 16;
-
-/// Where a frame for a router came from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Origin {
-    /// From the wire.
-    Wire,
-    /// From another router of the LAN.
-    Router,
-}
 
 /// A datagram for a router: header and frame in a chunk of UMEM.
 #[derive(Debug)]
@@ -240,12 +231,7 @@ impl Delivery {
         let mut sent = 0;
         let mut refused = None;
         if let Some(socket) = side.ready() {
-            (sent, refused) = taken(match run.as_slice() {
-                [one] => send_one(socket, stock.umem().data(&one.packet)).map(|()| 1),
-                run => {
-                    self.sender.send(socket, run.iter().map(|datagram| stock.umem().data(&datagram.packet)))
-                }
-            });
+            (sent, refused) = send_all(&mut self.sender, socket, &run, stock.umem());
         }
         if sent > 0 {
             let now = clock::monotonic();
@@ -259,7 +245,7 @@ impl Delivery {
             && let Some(datagram) = rest.next()
         {
             // Only the first is to blame: the others get their chance through the backlog.
-            self.counts.lose(Loss::SendFailed, 1);
+            self.counts.lose(datagram.origin, Loss::SendFailed, 1);
             stock.give(datagram.packet.into_frame());
         }
         for datagram in rest {
@@ -295,6 +281,7 @@ impl Delivery {
             batch.remember(copies, lan);
             self.send_group(copies, &batch, port, stock, poller);
         }
+        let unknown = if flood.is_some() { batch.len() } else { 0 };
         batch.clear();
         for n in 0..count {
             if let Some(Copied { kind: CopyKind::Group, frame, .. }) = Copied::read(copies.record(n)) {
@@ -305,6 +292,12 @@ impl Delivery {
         for port in ports {
             self.send_group(copies, &batch, port, stock, poller);
         }
+        let senseless = count - unknown - batch.len();
+        if senseless > 0 {
+            self.counts.fault(Fault::BadDescriptor, senseless);
+        }
+        self.counts.entries.copies.add(count as u64);
+        self.counts.entries.spread.add((unknown + batch.len() * ports.len() + senseless) as u64);
         self.batch = batch;
     }
 
@@ -337,7 +330,7 @@ impl Delivery {
         if let Some(errno) = refused
             && !self.refused(port.router, errno)
         {
-            self.counts.lose(Loss::SendFailed, 1);
+            self.counts.lose(Origin::Wire, Loss::SendFailed, 1);
             sent += 1;
         }
         for copied in (sent..batch.len()).filter_map(copied) {
@@ -362,7 +355,7 @@ impl Delivery {
                 Err(Errno::AGAIN) => {}
                 Err(errno) => {
                     if !self.refused(router, errno) {
-                        return self.counts.lose(Loss::SendFailed, 1);
+                        return self.counts.lose(origin, Loss::SendFailed, 1);
                     }
                 }
             }
@@ -402,21 +395,21 @@ impl Delivery {
         } else {
             Loss::RouterFull
         };
-        self.counts.lose(why, 1);
+        self.counts.lose(origin, why, 1);
     }
 
     /// Puts a datagram into the backlog, or drops it: the bound, or no socket.
     fn hold(&mut self, router: usize, datagram: Datagram, stock: &mut Stock, poller: &Poller) {
         let side = &mut self.sides[router];
         let Some(socket) = &side.socket else {
-            self.counts.lose(Loss::RouterDown, 1);
+            self.counts.lose(datagram.origin, Loss::RouterDown, 1);
             return stock.give(datagram.packet.into_frame());
         };
         let bound = bound(stock.available(), self.reserve);
         let first = side.backlog.is_empty();
         let copy = datagram.copy;
         if let Err(datagram) = side.backlog.push(datagram.time, datagram, bound) {
-            self.counts.lose(Loss::RouterFull, 1);
+            self.counts.lose(datagram.origin, Loss::RouterFull, 1);
             stock.give(datagram.packet.into_frame());
         } else {
             if first {
@@ -439,6 +432,9 @@ impl Delivery {
             if wanted == 0 {
                 break;
             }
+            for datagram in side.backlog.iter().take(wanted) {
+                stock.umem().prefetch(&datagram.packet);
+            }
             let datagrams =
                 side.backlog.iter().take(wanted).map(|datagram| stock.umem().data(&datagram.packet));
             match self.sender.send(socket.as_fd(), datagrams) {
@@ -458,8 +454,8 @@ impl Delivery {
                     if self.refused(router, errno) {
                         break;
                     }
-                    self.counts.lose(Loss::SendFailed, 1);
                     if let Some(datagram) = self.sides[router].pop() {
+                        self.counts.lose(datagram.origin, Loss::SendFailed, 1);
                         stock.give(datagram.packet.into_frame());
                     }
                 }
@@ -473,12 +469,10 @@ impl Delivery {
     pub(super) fn expire(&mut self, now: u64, stock: &mut Stock, poller: &Poller) {
         for n in (0..self.waiting.len()).rev() {
             let router = self.waiting[n];
-            let mut stale = 0;
             while let Some(datagram) = self.sides[router].pop_stale(now) {
+                self.counts.lose(datagram.origin, Loss::Stale, 1);
                 stock.give(datagram.packet.into_frame());
-                stale += 1;
             }
-            self.counts.lose(Loss::Stale, stale);
             self.room(router, stock, poller);
         }
     }
@@ -539,10 +533,11 @@ impl Delivery {
     pub(super) fn drain(&mut self, stock: &mut Stock) {
         for side in &mut self.sides {
             for datagram in side.run.drain(..) {
+                self.counts.lose(datagram.origin, Loss::Stopped, 1);
                 stock.give(datagram.packet.into_frame());
             }
             while let Some(datagram) = side.pop() {
-                self.counts.lose(Loss::Stopped, 1);
+                self.counts.lose(datagram.origin, Loss::Stopped, 1);
                 stock.give(datagram.packet.into_frame());
             }
         }
@@ -573,7 +568,7 @@ impl Delivery {
         let side = &mut self.sides[router];
         if side.socket.is_none() {
             while let Some(datagram) = side.pop() {
-                self.counts.lose(Loss::RouterDown, 1);
+                self.counts.lose(datagram.origin, Loss::RouterDown, 1);
                 stock.give(datagram.packet.into_frame());
             }
         }
@@ -630,6 +625,28 @@ fn taken(result: Result<usize, Errno>) -> (usize, Option<Errno>) {
         Err(Errno::AGAIN) => (0, None),
         Err(errno) => (0, Some(errno)),
     }
+}
+
+/// Sends as much of a run as the router has room for; returns what [`taken`] does.
+fn send_all(
+    sender: &mut Sender,
+    socket: BorrowedFd<'_>,
+    run: &[Datagram],
+    umem: &Umem,
+) -> (usize, Option<Errno>) {
+    if let [one] = run {
+        return taken(send_one(socket, umem.data(&one.packet)).map(|()| 1));
+    }
+    let mut sent = 0;
+    for part in run.chunks(sender.max()) {
+        let (count, refused) =
+            taken(sender.send(socket, part.iter().map(|datagram| umem.data(&datagram.packet))));
+        sent += count;
+        if count < part.len() {
+            return (sent, refused);
+        }
+    }
+    (sent, None)
 }
 
 fn send_one(socket: BorrowedFd<'_>, datagram: &[u8]) -> Result<(), Errno> {

@@ -1,4 +1,4 @@
-//! The project's own tasks: `cargo xtask lab`, `cargo xtask test`, `cargo xtask setup`.
+//! The project's own tasks: `cargo xtask lab`, `cargo xtask test`, `cargo xtask soak`, `cargo xtask setup`.
 //!
 //! Each installs what is missing first, so that a fresh machine with a Rust toolchain is enough.
 
@@ -6,7 +6,10 @@ mod error;
 mod lab;
 mod setup;
 mod shell;
+mod soak;
+mod spec;
 mod test;
+mod vm;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -25,6 +28,8 @@ enum Task {
     Lab(lab::Options),
     /// Runs every test, the end-to-end tests as root.
     Test(test::Options),
+    /// Faults at random while frames flow in all directions, for hours.
+    Soak(soak::Options),
     /// Installs what building and testing need, nothing else.
     Setup,
 }
@@ -33,6 +38,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Lab(options) => lab::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::Setup => setup::install(setup::For::Tests).map(|()| true),
     };
     match outcome {
