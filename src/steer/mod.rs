@@ -131,6 +131,8 @@ impl Steering {
             copy_rings.push(ring);
         }
         let tables = Arc::new(Tables { learned, predicted, counters, shared });
+        // libbpf reads the number of CPUs from a file, once: now, while there is a descriptor for it.
+        tables.counts()?;
         Ok(Self { object, rings, directory, copy_rings, tables })
     }
 
