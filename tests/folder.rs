@@ -247,7 +247,10 @@ fn without_descriptors_it_goes_on_and_catches_up_when_there_are_some() {
         let late = [9, 10].map(|id| Router::new(&scene.netio(), id).unwrap());
         std::fs::remove_file(scene.netio().join("521")).unwrap();
         wait_for(&iou_fast, "and maybe others cannot be reached");
-        wait_for(&iou_fast, "Too many open files (os error 24); raise the limit with ulimit -Hn; routers cannot send");
+        wait_for(
+            &iou_fast,
+            "Too many open files (os error 24); raise the limit with ulimit -Hn; routers cannot send",
+        );
         std::thread::sleep(Duration::from_millis(2200));
         assert_eq!(lines(&iou_fast, "cannot be reached"), 1, "{}", iou_fast.process.dump());
         limit(100_000);

@@ -4,12 +4,14 @@
 //! folders ([`pseudos`]), follows the NETMAP ([`netmap`]) and the state of the network cards, and carries news from the
 //! XDP programs into the forwarding databases.
 
+mod keepalives;
 pub mod labs;
 mod netmap;
 mod nics;
 mod pseudos;
 mod routers;
 
+use crate::control_frames::Blocked;
 use crate::fdb::Port;
 use crate::lan::Lan;
 use crate::nic;
@@ -25,6 +27,7 @@ use crate::worker::{
 use af_xdp::{CopyMode, Umem};
 use core_affinity::CoreId;
 use crossbeam::channel;
+use keepalives::Keepalives;
 use labs::Prepared;
 use netmap::Next;
 use nics::Card;
@@ -53,8 +56,12 @@ pub struct Options {
     pub poll: Poll,
     /// The host does not use the NICs.
     pub exclusive: bool,
+    /// Control frames from routers that are kept off the wire.
+    pub blocked: Blocked,
     /// Where locks and former settings are kept.
     pub state_dir: PathBuf,
+    /// Where the routers' L1 keepalives go, if not beside the netio folder.
+    pub netl1_dir: Option<PathBuf>,
 }
 
 /// Why the forwarder cannot start.
@@ -106,6 +113,7 @@ pub struct Forwarder {
     cards: Vec<Card>,
     lans: Vec<Arc<Lan>>,
     connections: Connections,
+    keepalives: Keepalives,
     workers: Vec<Running>,
     reports: channel::Receiver<Report>,
     wake: Arc<OwnedFd>,
@@ -163,6 +171,7 @@ impl Forwarder {
         let mut forwarder = Self {
             connections: Connections::new(&plan, folders)
                 .map_err(|error| Error::System("watching the netio folder", error))?,
+            keepalives: Keepalives::new(&plan, options.netl1_dir.as_deref()),
             plan: plan.clone(),
             pseudos,
             netmap: netmap::Watch::new(request, seen, remarks),
@@ -187,6 +196,7 @@ impl Forwarder {
                 index,
                 plan: plan.clone(),
                 poll: options.poll,
+                blocked: options.blocked,
                 nics,
                 pseudos: forwarder
                     .pseudos
@@ -247,7 +257,7 @@ impl Forwarder {
     pub fn run(&mut self, stop: impl AsFd, again: impl AsFd) -> std::io::Result<()> {
         loop {
             let due = [self.connections.next_retry(), self.pseudos.due_in(), self.netmap.due_in()];
-            let timeout = due.into_iter().flatten().fold(SWEEP, Duration::min);
+            let timeout = due.into_iter().flatten().fold(SWEEP, Duration::min).min(self.keepalives.due());
             let timeout =
                 Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
             let ready = {
@@ -286,6 +296,7 @@ impl Forwarder {
             if let Some(next) = self.netmap.next() {
                 self.follow_netmap(next);
             }
+            self.keepalives.turn(&self.plan, &self.lans);
             let orders = orders(&self.workers);
             if reported {
                 worker::woken(&self.wake);
@@ -448,16 +459,17 @@ impl Forwarder {
                 let Some((station, predicted)) = read_moved(record) else { return };
                 let port = lan.moved_to_wire(station, predicted, now);
                 let name = |port: Port| plan.ports[port as usize].endpoint;
-                match port.map(name) {
-                    Some(endpoint) if predicted => tracing::warn!(
-                        "{}: {}, the address of {endpoint}, also speaks from the wire: two stations with one address?",
+                let Some(endpoint) = port.map(name) else { return };
+                let Some(more) = lan.may_report(now.as_nanos() as u64) else { return };
+                if predicted {
+                    tracing::warn!(
+                        "{}: {}, the address of {endpoint}, also speaks from the wire: two stations with one address, \
+                         or does something send frames back?{more}",
                         lan.nic,
                         station.mac
-                    ),
-                    Some(endpoint) => {
-                        tracing::info!("{}: {} moved from {endpoint} to the wire", lan.nic, station.mac);
-                    }
-                    None => {}
+                    );
+                } else {
+                    tracing::info!("{}: {} moved from {endpoint} to the wire{more}", lan.nic, station.mac);
                 }
             });
         }

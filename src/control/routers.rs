@@ -37,6 +37,8 @@ fn is_exhaustion(error: &io::Error) -> bool {
     let errno = error.raw_os_error();
     [Errno::MFILE, Errno::NFILE].iter().any(|full| errno == Some(full.raw_os_error()))
 }
+/// What happened in a folder is read in portions of so many events.
+const EVENTS: usize = 1024;
 
 /// The routers' sockets.
 pub(super) struct Connections {
@@ -190,7 +192,9 @@ impl Connections {
         for watched in &mut self.folders {
             let mut buffer = [MaybeUninit::uninit(); 4096];
             let mut reader = inotify::Reader::new(&watched.inotify, &mut buffer);
-            while let Ok(event) = reader.next() {
+            // Whoever may make files here can make them faster than they are read: what is left waits for the next turn.
+            for _ in 0..EVENTS {
+                let Ok(event) = reader.next() else { break };
                 let events = event.events();
                 overflow |= events.contains(Events::QUEUE_OVERFLOW);
                 if Some(event.wd()) != watched.watch {

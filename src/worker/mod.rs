@@ -16,6 +16,7 @@ mod clock;
 mod pace;
 mod poller;
 mod pool;
+mod sleep;
 mod to_nics;
 mod to_routers;
 mod turns;
@@ -24,10 +25,11 @@ pub(crate) use clock::monotonic;
 pub use pool::Pool;
 
 use crate::checksum;
+use crate::control_frames::Blocked;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;
-use crate::stats::{Fault, Latencies, Origin, WorkerCounts};
+use crate::stats::{Fault, Latencies, WorkerCounts};
 use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_GROUP, Stamp};
 use crate::sys::mmsg::Receiver;
 use crate::sys::ringbuf::RingBuffer;
@@ -43,7 +45,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use to_nics::{DATAGRAM_OFFSET, NicSide, Pseudo, PseudoLink, Reading, Source, give_up, transmit};
-use to_routers::{Datagram, Delivery, GroupPort, Membership};
+use to_routers::{Datagram, Delivery, GroupPort, Membership, Origin};
 use turns::{Turns, Way};
 
 /// Frames taken at a time from a socket.
@@ -55,8 +57,9 @@ const ARRIVALS: usize = 8 * BATCH;
 const AHEAD: usize = 8;
 /// Datagrams with group frames sent before unicast gets its turn again: one group frame is one for each router.
 const GROUP_SENDS: usize = 128;
-/// How often a pseudo socket is read before it is closed at most: its queue holds no more, and who still sends is not waited for.
-const LAST_READS: usize = 32;
+/// Datagrams read from a pseudo socket before it is closed at most: its queue holds no more, and who still sends is not
+/// waited for.
+const LAST_READ: usize = 8192;
 /// How much later than asked a worker's timer may end, ns.
 const TIMER_SLACK: Option<NonZeroU64> = NonZeroU64::new(1000);
 /// While frames wait for routers, this often the worker looks for stale ones.
@@ -207,10 +210,7 @@ impl Ways {
         let mut by_interface = Box::new([0u16; 256]);
         let mut links = Vec::new();
         for link in plan.pseudos[pseudo].links.iter().map(|link| &plan.links[*link]) {
-            let sources = link.ports.iter().map(|port| {
-                let planned = &plan.ports[*port];
-                Source::new(*port, planned.from_router, planned.neighbours.clone())
-            });
+            let sources = link.ports.iter().map(|port| Source::new(plan, *port));
             links.push(PseudoLink { nic: link.lan, sources: sources.collect() });
             by_interface[usize::from(link.endpoint.interface.0)] = links.len() as u16;
         }
@@ -302,6 +302,8 @@ pub struct Setup {
     pub plan: Arc<Plan>,
     /// How it waits.
     pub poll: Poll,
+    /// Control frames from routers that are kept off the wire.
+    pub blocked: Blocked,
     /// Its part of each NIC, in the order of the plan's LANs.
     pub nics: Vec<NicPart>,
     /// The pseudo sockets it reads: index in the plan, socket.
@@ -375,6 +377,7 @@ struct Arrival {
 pub struct Worker {
     index: usize,
     poll: Poll,
+    blocked: Blocked,
     arrivals: Vec<Arrival>,
     nics: Vec<NicSide>,
     /// By index in the plan; `None`: another worker's, or retired.
@@ -407,7 +410,7 @@ impl Worker {
     /// # Errors
     /// What `epoll` and `eventfd` say; too few chunks for its receive batch.
     pub fn new(setup: Setup) -> io::Result<(Self, Orders)> {
-        let Setup { index, plan, poll, nics, pseudos, pool, reserve, counts, reports } = setup;
+        let Setup { index, plan, poll, blocked, nics, pseudos, pool, reserve, counts, reports } = setup;
         let poller = Poller::new()?;
         let wake = eventfd()?;
         poller.watch(wake.as_fd(), Token::Orders)?;
@@ -446,7 +449,7 @@ impl Worker {
             poller.watch(socket.as_fd(), Token::Pseudo(number))?;
             let (id, Ways { by_interface, links }) =
                 (plan.pseudos[number].id.get(), Ways::new(&plan, number));
-            own_pseudos[number] = Some(Pseudo { socket, id, by_interface, links });
+            own_pseudos[number] = Some(Pseudo { socket, id, by_interface, links, most: BATCH });
         }
 
         let mut stock = Stock::new(pool);
@@ -460,6 +463,7 @@ impl Worker {
         let worker = Self {
             index,
             poll,
+            blocked,
             arrivals,
             nics: sides,
             pseudos: own_pseudos,
@@ -488,40 +492,51 @@ impl Worker {
         let mut events = Events::new();
         // The kernel's default lets a nap be 50 us longer than asked for. Without it naps are only less exact.
         let _ = rustix::thread::set_current_timer_slack(TIMER_SLACK);
-        loop {
-            let mut busy = false;
-            for nic in 0..self.arrivals.len() {
-                busy |= self.arrive(nic);
-            }
-            let timeout = self.timeout(busy);
-            let in_vain = self.poller.wait(&mut events, timeout);
-            self.awake();
-            if in_vain && timeout == SLEEP && self.frames_wait() {
-                self.counts.fault(Fault::LostWakeup, 1);
-            }
-            for n in 0..events.len() {
-                match events.token(n) {
-                    Token::Ring => {}
-                    Token::Router(router) => {
-                        self.relieved += self.delivery.room(router, &mut self.stock, &self.poller);
+        while !self.turn(&mut events) {}
+        self.end()
+    }
+
+    /// Moves what has arrived, and waits for more. True if it was told to stop.
+    fn turn(&mut self, events: &mut Events) -> bool {
+        let mut busy = false;
+        for nic in 0..self.arrivals.len() {
+            busy |= self.arrive(nic);
+        }
+        let timeout = self.timeout(busy);
+        let in_vain = self.poller.wait(events, timeout);
+        self.awake();
+        if in_vain && timeout == SLEEP && self.frames_wait() {
+            self.counts.fault(Fault::LostWakeup, 1);
+        }
+        for n in 0..events.len() {
+            match events.token(n) {
+                Token::Ring => {}
+                Token::Router(router) => {
+                    self.relieved += self.delivery.room(router, &mut self.stock, &self.poller);
+                }
+                Token::Pseudo(pseudo) => {
+                    self.read(pseudo);
+                    // However many routers send, what arrives for others does not wait for all of them.
+                    for nic in 0..self.arrivals.len() {
+                        self.arrive(nic);
                     }
-                    Token::Pseudo(pseudo) => {
-                        self.read(pseudo);
-                        // However many routers send, what arrives for others does not wait for all of them.
-                        for nic in 0..self.arrivals.len() {
-                            self.arrive(nic);
-                        }
-                    }
-                    Token::Orders => {
-                        if self.obey() {
-                            return self.end();
-                        }
+                }
+                Token::Orders => {
+                    if self.obey() {
+                        return true;
                     }
                 }
             }
-            self.upkeep();
-            self.nap();
         }
+        self.upkeep();
+        self.nap();
+        false
+    }
+
+    /// One turn of [`run`](Self::run), for the fuzzing of it.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn turn_once(&mut self) -> bool {
+        self.turn(&mut Events::new())
     }
 
     /// In dense traffic, lets some frames gather; in a conversation, and when told to poll busily, does not.
@@ -638,13 +653,16 @@ impl Worker {
             poller: &self.poller,
             counts: &self.counts,
             latency: &mut self.latencies.to_nics,
+            blocked: self.blocked,
+            copies: 0,
         };
         self.read += reading.read(pseudo);
     }
 
     /// Reads what waits in the socket of a pseudo instance that is to be closed.
     fn read_out(&mut self, pseudo: usize) {
-        for _ in 0..LAST_READS {
+        let start = self.read;
+        while self.read < start + LAST_READ {
             let before = self.read;
             self.read(pseudo);
             if self.read == before {
@@ -668,10 +686,7 @@ impl Worker {
             return Duration::ZERO;
         }
         self.sleeping = true;
-        for arrival in &self.arrivals {
-            asleep(&arrival.lan, self.index).store(1, Ordering::Relaxed);
-        }
-        std::sync::atomic::fence(Ordering::SeqCst);
+        sleep::announce(self.arrivals.iter().map(|arrival| asleep(&arrival.lan, self.index)));
         if self.frames_wait() {
             Duration::ZERO
         } else if self.nics.iter().any(|nic| nic.unsent) || self.owes() {
@@ -774,7 +789,7 @@ impl Worker {
                 (Some(pseudo), _) => (pseudo.by_interface, pseudo.links) = (by_interface, links),
                 (none, Some(socket)) => {
                     watch_pseudo(&self.poller, index, id, &socket);
-                    *none = Some(Pseudo { socket, id, by_interface, links });
+                    *none = Some(Pseudo { socket, id, by_interface, links, most: BATCH });
                 }
                 (None, None) => tracing::error!("pseudo id {id} has no socket: its links are cut off"),
             }

@@ -1,11 +1,14 @@
 //! Runs every test and adds the results up.
 
 use crate::error::{Error, Result};
-use crate::{setup, shell, spec, vm};
+use crate::{fuzz, setup, shell, spec, vm};
 use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{fs, ops::AddAssign};
+
+/// How long each target is fuzzed, beyond its corpus. To find something new takes hours: this finds what was just broken.
+const FUZZ_SECONDS: u32 = 5;
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -41,6 +44,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         let with = |more: &[&str]| shell::cargo(&[&all[..], more].concat());
         stages.tests("unit tests", with(&["--lib", "--bins", "--exclude", "testbed"]))?;
         stages.tests("examples in the documentation", with(&["--doc"]))?;
+        stages.tests("models of who sees what when", models())?;
         if options.no_e2e {
             stages.not_run.push("end-to-end tests and the test bed's own (--no-e2e)".into());
         } else if shell::can_be_root() {
@@ -63,6 +67,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         }
     }
     if options.filter.is_none() {
+        fuzzing(&mut stages, options)?;
         benchmarks(&mut stages, options)?;
     }
     stages.specification(options)?;
@@ -72,6 +77,42 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 /// Has cargo run what it built as root.
 pub(crate) fn runner() -> &'static [&'static str] {
     if testbed::is_root() { &[] } else { &["--config", "target.'cfg(unix)'.runner = ['sudo', '-E']"] }
+}
+
+/// The rings' and the sleeping workers' protocols, in every order of loads and stores. What is compiled for that is of
+/// no other use.
+fn models() -> Command {
+    let mut command = shell::cargo(&[
+        "test",
+        "--package",
+        "af_xdp",
+        "--lib",
+        "--config",
+        "build.rustflags=['--cfg', 'loom']",
+    ]);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::workspace().join("target"), PathBuf::from);
+    command.env("CARGO_TARGET_DIR", target.join("loom")).env_remove("RUSTFLAGS");
+    command
+}
+
+/// Runs every fuzz target over its corpus, and a few seconds from there.
+fn fuzzing(stages: &mut Stages, options: &Options) -> Result<()> {
+    if !stages.step("build of the fuzz targets", fuzz::build(None)?)? {
+        return Ok(());
+    }
+    println!("== fuzzing");
+    let root = !options.no_e2e && shell::can_be_root();
+    if !root {
+        stages.not_run.push("fuzzing of the XDP program and of workers: they need root".into());
+    }
+    for (target, passed) in fuzz::check(FUZZ_SECONDS, root)? {
+        stages.count += Count { passed: passed.into(), failed: (!passed).into(), ignored: 0 };
+        if !passed {
+            stages.failed.push(format!("fuzzing: {target}"));
+        }
+    }
+    Ok(())
 }
 
 /// Goes once through every benchmark, to see that they work. No figure counts, so they are built as the tests are.
