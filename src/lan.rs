@@ -139,7 +139,9 @@ impl Lan {
         if let Some(why) = fdb.forbidden(&station, port) {
             return Learned::Refused(why);
         }
-        if fdb.lookup(&station) != Some(port) && self.echoes.is_echo(frame, now) {
+        // Of its own address by pattern nobody else can be meant, also if it says the same as a moment ago.
+        let known = fdb.lookup(&station) == Some(port) || fdb.is_own(&station, port);
+        if !known && self.echoes.is_echo(frame, now) {
             return Learned::Refused(Refusal::Echo);
         }
         let learned = fdb.learn(station, port, Duration::from_nanos(now));

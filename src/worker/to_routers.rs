@@ -127,14 +127,14 @@ impl Side {
     /// Whether the shares of `bound` leave room for a frame of this kind: copies of group frames, and unicast from other
     /// routers, have a share each, and a router a share of either.
     fn has_room(&self, origin: Origin, copy: bool, bound: usize) -> bool {
-        let share = if copy { copy_bound(bound) } else { between_bound(bound) };
-        match origin {
-            Origin::Wire => !copy || self.copies < share,
-            Origin::Router(from) => {
-                let Held { copies, between } = self.from[from % SOURCES];
-                let (all, own) = if copy { (self.copies, copies) } else { (self.between, between) };
-                all < share && own < source_bound(share)
-            }
+        let Origin::Router(from) = origin else {
+            return !copy || self.copies < copy_bound(bound);
+        };
+        let held = self.from[from % SOURCES];
+        if copy {
+            self.copies < copy_bound(bound) && held.copies < source_bound(copy_bound(bound))
+        } else {
+            self.between < between_bound(bound) && held.between < source_bound(bound)
         }
     }
 
