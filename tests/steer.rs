@@ -676,7 +676,7 @@ fn a_paused_or_down_router_gets_nothing_until_it_is_ready() {
 
 #[test]
 fn what_a_worker_has_not_taken_is_bounded_by_its_share() {
-    let mut bench = Bench::new(2);
+    let bench = Bench::new(2);
     for worker in 0..2 {
         bench.predict(pattern(worker), &entry(worker, worker));
     }
