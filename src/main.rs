@@ -3,6 +3,8 @@
 use clap::Parser;
 use iou_fast::cli::Args;
 use iou_fast::control::{Forwarder, Options, labs};
+use iou_fast::nic::hold;
+use iou_fast::privileges::{self, Role};
 use std::io::{IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -25,6 +27,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+    privileges::report_panics();
+    let users = labs::users(args)?;
+    privileges::begin(users.lab, users.caller)?;
     let cpus = args.cpus.as_ref().map_or_else(Vec::new, |list| list.0.clone());
     let labs::Prepared { plan, folders, remarks } = labs::prepare(args, cpus.len().max(1))?;
     for remark in remarks {
@@ -41,9 +46,10 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         copy_mode: args.copy_mode.into(),
         poll: args.poll.into(),
         exclusive: args.exclusive,
-        state_dir: args.state_dir.clone(),
+        state_dir: args.state_dir.clone().unwrap_or_else(hold::state_dir),
     };
     let mut forwarder = Forwarder::start(plan, folders, &options)?;
+    privileges::confine(Role::Control)?;
     // Nobody has to read what we print: a closed pipe does not end a running lab.
     let mut out = std::io::stdout();
     for line in forwarder.describe() {

@@ -36,14 +36,36 @@ pub struct Prepared {
     pub remarks: Vec<String>,
 }
 
+/// Who has a say in a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Users {
+    /// The user who runs the routers.
+    pub lab: u32,
+    /// Who called through sudo, if somebody did.
+    pub caller: Option<u32>,
+}
+
+/// The users that `args` and the environment name.
+///
+/// # Errors
+/// [`Error::Socket`] if `SUDO_UID` decides and is no number.
+pub fn users(args: &Args) -> Result<Users, Error> {
+    let own = rustix::process::getuid();
+    let lab = default_uid(args.uid, |name| std::env::var_os(name), own.as_raw())?;
+    // Only root can have been called through sudo, whatever the environment says.
+    let sudo = std::env::var("SUDO_UID").ok().filter(|_| own.is_root());
+    Ok(Users { lab, caller: sudo.and_then(|uid| uid.parse().ok()) })
+}
+
 /// Reads the NETMAP of `args` and makes the plan for `workers` workers.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn prepare(args: &Args, workers: usize) -> Result<Prepared, Error> {
     let file = netmap_file(args.netmap.as_deref());
-    let netmap = Netmap::read(&file)?;
-    let uid = default_uid(args.uid, |name| std::env::var_os(name), rustix::process::getuid().as_raw())?;
+    // Root's rights are not lent: faults are shown with the text of their lines.
+    let netmap = crate::privileges::as_caller(|| Netmap::read(&file))?;
+    let uid = users(args)?.lab;
     let path = args.netio_dir.clone().unwrap_or_else(|| default_path(uid));
     let folder = Folder::open(&path, uid)?;
     let mut remarks = Vec::new();

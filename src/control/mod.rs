@@ -14,6 +14,7 @@ use crate::nic;
 use crate::nic::attach::XdpModeChoice;
 use crate::nic::watch::LinkWatch;
 use crate::plan::Plan;
+use crate::privileges::{self, Role};
 use crate::stats::{Fault, Summary, WorkerCounts};
 use crate::steer;
 use crate::steer::layout::{Count, RouterState, read_moved};
@@ -374,6 +375,10 @@ impl Forwarder {
                     && !core_affinity::set_for_current(CoreId { id })
                 {
                     tracing::warn!("worker {index} cannot be pinned to CPU {id}");
+                }
+                if let Err(error) = privileges::confine(Role::Worker) {
+                    tracing::error!("worker {index}: {error}");
+                    std::process::exit(1);
                 }
                 worker.run()
             })

@@ -183,7 +183,7 @@ impl Connections {
             // Replaced between one worker's socket and the next.
             Ok(_) => self.try_later(router, delay),
             Err(ConnectError::Absent | ConnectError::Refused) => self.try_later(router, delay),
-            Err(ConnectError::Other(error)) => {
+            Err(error @ (ConnectError::Foreign(_) | ConnectError::Other(_))) => {
                 if !std::mem::replace(&mut self.routers[router].reported, true) {
                     tracing::warn!("router {id} cannot be reached: {error}");
                 }
