@@ -79,6 +79,7 @@ struct {
 enum layout {
 	LAYOUT_MAX_ROUTERS = MAX_ROUTERS,
 	LAYOUT_MAX_WORKERS = MAX_WORKERS,
+	LAYOUT_MAX_LANES = MAX_LANES,
 	LAYOUT_STAMP_ROUTER_SHIFT = STAMP_ROUTER_SHIFT,
 	LAYOUT_STAMP_GROUP = STAMP_GROUP,
 	LAYOUT_STEER_HEAD = STEER_HEAD,
@@ -182,7 +183,12 @@ static __always_inline int copy_to_worker(struct xdp_md *ctx, __u32 worker, __u3
 		head = bpf_ringbuf_reserve(ring, sizeof(*head) + COPY_SMALL, 0);
 		if (!head)
 			return COUNT_COPY_RING_FULL;
-		if (len < ETH_HLEN || bpf_xdp_load_bytes(ctx, 0, head + 1, len)) {
+		/*
+		 * Looked at again, which the compiler must not leave out: Linux 6.1 forgets the bounds of a value
+		 * that has been on the stack meanwhile, and refuses the program.
+		 */
+		barrier_var(len);
+		if (len < ETH_HLEN || len > COPY_SMALL || bpf_xdp_load_bytes(ctx, 0, head + 1, len)) {
 			bpf_ringbuf_discard(head, BPF_RB_NO_WAKEUP);
 			return COUNT_NO_RING;
 		}
@@ -190,7 +196,8 @@ static __always_inline int copy_to_worker(struct xdp_md *ctx, __u32 worker, __u3
 		head = bpf_ringbuf_reserve(ring, sizeof(*head) + COPY_LARGE, 0);
 		if (!head)
 			return COUNT_COPY_RING_FULL;
-		if (bpf_xdp_load_bytes(ctx, 0, head + 1, len)) {
+		barrier_var(len);
+		if (len < ETH_HLEN || len > COPY_LARGE || bpf_xdp_load_bytes(ctx, 0, head + 1, len)) {
 			bpf_ringbuf_discard(head, BPF_RB_NO_WAKEUP);
 			return COUNT_NO_RING;
 		}
@@ -212,11 +219,20 @@ static __always_inline int copy_to_worker(struct xdp_md *ctx, __u32 worker, __u3
 }
 
 static __always_inline int redirect(struct xdp_md *ctx, __u64 stamp, __u64 header, __u32 worker,
-				    struct counters *counters)
+				    struct shared *shared, struct counters *counters)
 {
+	__u32 number = ctx->rx_queue_index * options.workers + worker;
+	struct lane *lane = NULL;
 	void *data, *end;
 	__u64 *head;
 
+	if (number < MAX_LANES && shared->lane_share) {
+		lane = &shared->lanes[number];
+		if (lane->steered - *(volatile __u32 *)&lane->taken >= shared->lane_share) {
+			counters->count[COUNT_WORKER_BUSY]++;
+			return XDP_DROP;
+		}
+	}
 	if (bpf_xdp_adjust_head(ctx, -STEER_HEAD)) {
 		counters->count[COUNT_NO_RING]++;
 		return XDP_DROP;
@@ -228,10 +244,12 @@ static __always_inline int redirect(struct xdp_md *ctx, __u64 stamp, __u64 heade
 		return XDP_DROP; /* never: for the verifier */
 	head[0] = stamp;
 	head[1] = header;
-	if (bpf_redirect_map(&rings, ctx->rx_queue_index * options.workers + worker, XDP_DROP) != XDP_REDIRECT) {
+	if (bpf_redirect_map(&rings, number, XDP_DROP) != XDP_REDIRECT) {
 		counters->count[COUNT_NO_RING]++;
 		return XDP_DROP;
 	}
+	if (lane)
+		lane->steered++;
 	return XDP_REDIRECT;
 }
 
@@ -291,7 +309,7 @@ int steer(struct xdp_md *ctx)
 			worker = shared->group_owner;
 			copy_group(ctx, mask & ~(1ULL << (worker & 63)), len, shared, counters);
 			stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)STAMP_GROUP << STAMP_ROUTER_SHIFT;
-			return redirect(ctx, stamp, 0, worker, counters);
+			return redirect(ctx, stamp, 0, worker, shared, counters);
 		}
 		copy_group(ctx, mask, len, shared, counters);
 		return XDP_PASS;
@@ -319,7 +337,7 @@ int steer(struct xdp_md *ctx)
 	__builtin_memcpy(&header, port->header, sizeof(header));
 	stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)port->router << STAMP_ROUTER_SHIFT;
 	worker = port->worker;
-	if (redirect(ctx, stamp, header, worker, counters) != XDP_REDIRECT)
+	if (redirect(ctx, stamp, header, worker, shared, counters) != XDP_REDIRECT)
 		return XDP_DROP;
 	counters->count[COUNT_STEERED]++;
 	counters->count[COUNT_STEERED_BYTES] += len;

@@ -15,7 +15,7 @@ use iou_fast::steer::layout::{
 };
 use iou_fast::steer::{Options, Steering};
 use iou_fast::sys::ringbuf::RingBuffer;
-use iou_fast::sys::shared::SteerShared;
+use iou_fast::sys::shared::{SteerLane, SteerShared};
 use libbpf_rs::btf::types::{Enum, MemberAttr, Struct};
 use libbpf_rs::btf::{Btf, HasSize};
 use libbpf_rs::{MapCore, ProgramInput};
@@ -340,9 +340,14 @@ fn the_layout_is_that_of_the_header_file() {
         ("flood_unknown", offset_of!(SteerShared, flood_unknown)),
         ("group_owner", offset_of!(SteerShared, group_owner)),
         ("any_learned", offset_of!(SteerShared, any_learned)),
-        ("zero", offset_of!(SteerShared, zero)),
+        ("lane_share", offset_of!(SteerShared, lane_share)),
+        ("lanes", offset_of!(SteerShared, lanes)),
     ]);
     assert_eq!(shared, expected);
+
+    let (size, lane) = members(&btf, "lane");
+    assert_eq!((size, lane["steered"]), (size_of::<SteerLane>(), offset_of!(SteerLane, steered)));
+    assert_eq!(lane["taken"], offset_of!(SteerLane, taken));
 
     // What Rust writes byte by byte has each field where the BTF says.
     let (size, at) = members(&btf, "station");
@@ -404,6 +409,7 @@ fn the_numbers_are_those_of_the_header_file() {
         RouterDown,
         TooLarge,
         CopyRingFull,
+        WorkerBusy,
         NoRing,
         Moved,
     ];
@@ -423,6 +429,7 @@ fn the_numbers_are_those_of_the_header_file() {
     let expected = [
         ("LAYOUT_MAX_ROUTERS", bench.shared().router_state.len()),
         ("LAYOUT_MAX_WORKERS", MAX_WORKERS),
+        ("LAYOUT_MAX_LANES", bench.shared().lanes.len()),
         ("LAYOUT_STAMP_ROUTER_SHIFT", 48),
         ("LAYOUT_STAMP_GROUP", STAMP_GROUP.into()),
         ("LAYOUT_STEER_HEAD", HEAD),

@@ -13,6 +13,8 @@ pub const STAMP: usize = 8;
 pub const MAX_STEERED: usize = 4096 - 256 - HEAD;
 /// Workers a NIC can have.
 pub const MAX_WORKERS: usize = 64;
+/// Lanes, a worker's ring on a queue each, that are kept account of.
+pub const MAX_LANES: usize = 512;
 /// Router indices are below this; it stands for a group frame in a stamp (`--exclusive`).
 pub const STAMP_GROUP: u16 = u16::MAX;
 /// Bytes in front of a frame that was copied into a ring buffer.
@@ -96,6 +98,8 @@ pub enum Count {
     TooLarge,
     /// Copies dropped: no room in the ring buffer.
     CopyRingFull,
+    /// Dropped: the worker has not yet taken what is on its way to it.
+    WorkerBusy,
     /// Fault: no AF_XDP ring, or the head did not move.
     NoRing,
     /// Stations that moved to the wire.
@@ -103,7 +107,7 @@ pub enum Count {
 }
 
 /// Number of counters.
-pub const COUNTS: usize = 12;
+pub const COUNTS: usize = 13;
 
 /// What a copy in a ring buffer is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

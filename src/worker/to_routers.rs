@@ -11,7 +11,7 @@ use crate::stats::{Latency, Loss, WorkerCounts};
 use crate::steer::layout::{Copied, CopyKind, RouterState};
 use crate::sys::mmsg::Sender;
 use crate::sys::ringbuf::RingBuffer;
-use af_xdp::{CHUNK, Packet};
+use af_xdp::{CHUNK, Packet, Umem};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::ops::Range;
@@ -224,12 +224,7 @@ impl Delivery {
         let mut sent = 0;
         let mut refused = None;
         if let Some(socket) = side.ready() {
-            (sent, refused) = taken(match run.as_slice() {
-                [one] => send_one(socket, stock.umem().data(&one.packet)).map(|()| 1),
-                run => {
-                    self.sender.send(socket, run.iter().map(|datagram| stock.umem().data(&datagram.packet)))
-                }
-            });
+            (sent, refused) = send_all(&mut self.sender, socket, &run, stock.umem());
         }
         if sent > 0 {
             let now = clock::monotonic();
@@ -423,6 +418,9 @@ impl Delivery {
             if wanted == 0 {
                 break;
             }
+            for datagram in side.backlog.iter().take(wanted) {
+                stock.umem().prefetch(&datagram.packet);
+            }
             let datagrams =
                 side.backlog.iter().take(wanted).map(|datagram| stock.umem().data(&datagram.packet));
             match self.sender.send(socket.as_fd(), datagrams) {
@@ -593,6 +591,28 @@ fn taken(result: Result<usize, Errno>) -> (usize, Option<Errno>) {
         Err(Errno::AGAIN) => (0, None),
         Err(errno) => (0, Some(errno)),
     }
+}
+
+/// Sends as much of a run as the router has room for; returns what [`taken`] does.
+fn send_all(
+    sender: &mut Sender,
+    socket: BorrowedFd<'_>,
+    run: &[Datagram],
+    umem: &Umem,
+) -> (usize, Option<Errno>) {
+    if let [one] = run {
+        return taken(send_one(socket, umem.data(&one.packet)).map(|()| 1));
+    }
+    let mut sent = 0;
+    for part in run.chunks(sender.max()) {
+        let (count, refused) =
+            taken(sender.send(socket, part.iter().map(|datagram| umem.data(&datagram.packet))));
+        sent += count;
+        if count < part.len() {
+            return (sent, refused);
+        }
+    }
+    (sent, None)
 }
 
 fn send_one(socket: BorrowedFd<'_>, datagram: &[u8]) -> Result<(), Errno> {

@@ -42,6 +42,11 @@ impl Scene {
         for name in names {
             veth((&wire, name), (&host, name), options).unwrap();
         }
+        Self::between(host, wire)
+    }
+
+    /// With the network cards that are in `host` and `wire` already.
+    pub fn between(host: Namespace, wire: Namespace) -> Self {
         // Memory-backed: an ext4 folder takes milliseconds for a socket file.
         let folder = tempfile::Builder::new().prefix("iouf").tempdir_in("/dev/shm").unwrap();
         // For other users too, some of whom run routers.

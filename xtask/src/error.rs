@@ -33,6 +33,9 @@ pub(crate) enum Error {
     /// No test has the name asked for.
     #[error("no test ran: none has {0:?} in its name")]
     NoSuchTest(String),
+    /// What stands in the way of a virtual machine.
+    #[error("{0}")]
+    Vm(String),
     /// ^C or SIGTERM.
     #[error("interrupted")]
     Interrupted,

@@ -1,7 +1,7 @@
 //! Runs every test and adds the results up.
 
 use crate::error::{Error, Result};
-use crate::{setup, shell};
+use crate::{setup, shell, vm};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -18,10 +18,19 @@ pub(crate) struct Options {
     /// Installs nothing.
     #[arg(long)]
     no_setup: bool,
+    /// Runs the checks that need another kernel or driver instead, in virtual machines that QEMU emulates; all of them, or
+    /// those of one kernel. Fetches Debian's kernels once, into target/vm. Takes some minutes.
+    #[arg(long, value_name = "KERNEL", num_args = 0..=1, require_equals = true, default_missing_value = "all",
+          value_parser = vm::names(), conflicts_with = "no_e2e")]
+    vm: Option<String>,
 }
 
 /// Runs the tests; true if all that there are ran and passed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
+    if let Some(kernel) = &options.vm {
+        let kernel = (kernel != "all").then_some(kernel.as_str());
+        return vm::run(kernel, options.filter.as_deref().unwrap_or_default(), !options.no_setup);
+    }
     if !options.no_setup {
         setup::install(if options.no_e2e { setup::For::Lab } else { setup::For::Tests })?;
     }
