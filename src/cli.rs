@@ -230,6 +230,7 @@ mod tests {
             "--poll",
             "--exclusive",
             "--flood-unknown",
+            "--state-dir",
             "Examples:",
         ] {
             assert!(help.contains(option), "{option}");
