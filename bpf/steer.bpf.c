@@ -309,7 +309,10 @@ int steer(struct xdp_md *ctx)
 			worker = shared->group_owner;
 			copy_group(ctx, mask & ~(1ULL << (worker & 63)), len, shared, counters);
 			stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)STAMP_GROUP << STAMP_ROUTER_SHIFT;
-			return redirect(ctx, stamp, 0, worker, shared, counters);
+			if (redirect(ctx, stamp, 0, worker, shared, counters) != XDP_REDIRECT)
+				return XDP_DROP;
+			counters->count[COUNT_GROUP_STEERED]++;
+			return XDP_REDIRECT;
 		}
 		copy_group(ctx, mask, len, shared, counters);
 		return XDP_PASS;

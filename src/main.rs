@@ -47,6 +47,8 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         poll: args.poll.into(),
         exclusive: args.exclusive,
         state_dir: args.state_dir.clone().unwrap_or_else(hold::state_dir),
+        blocked: args.block.unwrap_or_default(),
+        netl1_dir: args.netl1_dir.clone(),
     };
     let mut forwarder = Forwarder::start(plan, folders, &options)?;
     privileges::confine(Role::Control)?;

@@ -412,6 +412,7 @@ fn the_numbers_are_those_of_the_header_file() {
         WorkerBusy,
         NoRing,
         Moved,
+        GroupSteered,
     ];
     let mut expected: Vec<_> = counts.iter().map(|count| named("COUNT", count, *count as usize)).collect();
     expected.push(("COUNTERS".into(), COUNTS as i64));
@@ -804,7 +805,8 @@ fn exclusive_redirects_group_frames_to_their_owner() {
         bench.shared().group_owner.store(owner as u32, SeqCst);
         for len in [14, 60, 1514, 3520, 3521, MAX_STEERED] {
             let group = frame(OSPF, WIRE, UNTAGGED, len);
-            let run = bench.expect(&group, Redirect, &[(Count::Group, 1), (Count::GroupCopies, 2)]);
+            let counted = [(Count::Group, 1), (Count::GroupCopies, 2), (Count::GroupSteered, 1)];
+            let run = bench.expect(&group, Redirect, &counted);
             run.is_steered(&group, STAMP_GROUP, Header([0; 8]));
             for worker in 0..3 {
                 if worker == owner {
@@ -826,7 +828,7 @@ fn exclusive_redirects_group_frames_to_their_owner() {
     bench.open_socket(0, 1);
     bench.shared().group_workers.store(0b010, SeqCst);
     bench.shared().group_owner.store(1, SeqCst);
-    bench.expect(&to(BROADCAST, UNTAGGED), Redirect, &[(Count::Group, 1)]);
+    bench.expect(&to(BROADCAST, UNTAGGED), Redirect, &[(Count::Group, 1), (Count::GroupSteered, 1)]);
     bench.shared().group_owner.store(2, SeqCst);
     bench.expect(
         &to(BROADCAST, UNTAGGED),
@@ -849,8 +851,9 @@ fn loads_and_copies_with_one_two_and_sixty_four_workers() {
             bench.shared().group_owner.store(last as u32, SeqCst);
             let group = frame(BROADCAST, WIRE, &[Tag::vlan(7)], 1518);
             let (verdict, copies) = if exclusive { (Redirect, last) } else { (Pass, workers) };
-            let run =
-                bench.expect(&group, verdict, &[(Count::Group, 1), (Count::GroupCopies, copies as u64)]);
+            let steered = (Count::GroupSteered, u64::from(exclusive));
+            let counted = [(Count::Group, 1), (Count::GroupCopies, copies as u64), steered];
+            let run = bench.expect(&group, verdict, &counted);
             for worker in 0..copies {
                 bench.expect_copy(worker, &run, CopyKind::Group, &group);
             }
@@ -1189,6 +1192,7 @@ impl Model {
             if self.exclusive && workers != 0 && frame.len() <= MAX_STEERED {
                 decision.verdict = Redirect;
                 decision.router = Some(STAMP_GROUP);
+                self.count(Count::GroupSteered, 1);
                 decision.copies.remove(&1);
             }
             self.count(Count::GroupCopies, decision.copies.len() as u64);

@@ -21,6 +21,19 @@ pub(super) const fn copy_bound(bound: usize) -> usize {
     bound.div_ceil(8)
 }
 
+/// How many of them may be unicast from other routers: half, so that one that floods another does not cut that off from
+/// the wire.
+#[must_use]
+pub(super) const fn between_bound(bound: usize) -> usize {
+    bound.div_ceil(2)
+}
+
+/// How many of `bound`, of either kind, may be from one router: half, so that one that floods leaves room to the rest.
+#[must_use]
+pub(super) const fn source_bound(bound: usize) -> usize {
+    bound.div_ceil(2)
+}
+
 /// The frames that wait for one router, first in, first out.
 #[derive(Debug)]
 pub(super) struct Backlog<T> {

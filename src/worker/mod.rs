@@ -16,6 +16,7 @@ mod clock;
 mod pace;
 mod poller;
 mod pool;
+mod sleep;
 mod to_nics;
 mod to_routers;
 mod turns;
@@ -24,6 +25,7 @@ pub(crate) use clock::monotonic;
 pub use pool::Pool;
 
 use crate::checksum;
+use crate::control_frames::Blocked;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;
@@ -54,8 +56,9 @@ const ARRIVALS: usize = 8 * BATCH;
 const AHEAD: usize = 8;
 /// Datagrams with group frames sent before unicast gets its turn again: one group frame is one for each router.
 const GROUP_SENDS: usize = 128;
-/// How often a pseudo socket is read at the end at most: its queue holds no more, and who still sends is not waited for.
-const LAST_READS: usize = 32;
+/// Datagrams read from a pseudo socket at the end at most: its queue holds no more, and who still sends is not waited
+/// for.
+const LAST_READ: usize = 8192;
 /// How much later than asked a worker's timer may end, ns.
 const TIMER_SLACK: Option<NonZeroU64> = NonZeroU64::new(1000);
 /// While frames wait for routers, this often the worker looks for stale ones.
@@ -212,6 +215,8 @@ pub struct Setup {
     pub plan: Arc<Plan>,
     /// How it waits.
     pub poll: Poll,
+    /// Control frames from routers that are kept off the wire.
+    pub blocked: Blocked,
     /// Its part of each NIC, in the order of the plan's LANs.
     pub nics: Vec<NicPart>,
     /// The pseudo sockets it reads: index in the plan, socket.
@@ -285,6 +290,7 @@ struct Arrival {
 pub struct Worker {
     index: usize,
     poll: Poll,
+    blocked: Blocked,
     arrivals: Vec<Arrival>,
     nics: Vec<NicSide>,
     pseudos: Vec<Pseudo>,
@@ -316,7 +322,7 @@ impl Worker {
     /// # Errors
     /// What `epoll` and `eventfd` say; too few chunks for its receive batch.
     pub fn new(setup: Setup) -> io::Result<(Self, Orders)> {
-        let Setup { index, plan, poll, nics, pseudos, pool, reserve, counts, reports } = setup;
+        let Setup { index, plan, poll, blocked, nics, pseudos, pool, reserve, counts, reports } = setup;
         let poller = Poller::new()?;
         let wake = eventfd()?;
         poller.watch(wake.as_fd(), Token::Orders)?;
@@ -372,6 +378,7 @@ impl Worker {
         let worker = Self {
             index,
             poll,
+            blocked,
             arrivals,
             nics: sides,
             pseudos: own_pseudos,
@@ -400,40 +407,51 @@ impl Worker {
         let mut events = Events::new();
         // The kernel's default lets a nap be 50 us longer than asked for. Without it naps are only less exact.
         let _ = rustix::thread::set_current_timer_slack(TIMER_SLACK);
-        loop {
-            let mut busy = false;
-            for nic in 0..self.arrivals.len() {
-                busy |= self.arrive(nic);
-            }
-            let timeout = self.timeout(busy);
-            let in_vain = self.poller.wait(&mut events, timeout);
-            self.awake();
-            if in_vain && timeout == SLEEP && self.frames_wait() {
-                self.counts.fault(Fault::LostWakeup, 1);
-            }
-            for n in 0..events.len() {
-                match events.token(n) {
-                    Token::Ring => {}
-                    Token::Router(router) => {
-                        self.relieved += self.delivery.room(router, &mut self.stock, &self.poller);
+        while !self.turn(&mut events) {}
+        self.end()
+    }
+
+    /// Moves what has arrived, and waits for more. True if it was told to stop.
+    fn turn(&mut self, events: &mut Events) -> bool {
+        let mut busy = false;
+        for nic in 0..self.arrivals.len() {
+            busy |= self.arrive(nic);
+        }
+        let timeout = self.timeout(busy);
+        let in_vain = self.poller.wait(events, timeout);
+        self.awake();
+        if in_vain && timeout == SLEEP && self.frames_wait() {
+            self.counts.fault(Fault::LostWakeup, 1);
+        }
+        for n in 0..events.len() {
+            match events.token(n) {
+                Token::Ring => {}
+                Token::Router(router) => {
+                    self.relieved += self.delivery.room(router, &mut self.stock, &self.poller);
+                }
+                Token::Pseudo(pseudo) => {
+                    self.read(pseudo);
+                    // However many routers send, what arrives for others does not wait for all of them.
+                    for nic in 0..self.arrivals.len() {
+                        self.arrive(nic);
                     }
-                    Token::Pseudo(pseudo) => {
-                        self.read(pseudo);
-                        // However many routers send, what arrives for others does not wait for all of them.
-                        for nic in 0..self.arrivals.len() {
-                            self.arrive(nic);
-                        }
-                    }
-                    Token::Orders => {
-                        if self.obey() {
-                            return self.end();
-                        }
+                }
+                Token::Orders => {
+                    if self.obey() {
+                        return true;
                     }
                 }
             }
-            self.upkeep();
-            self.nap();
         }
+        self.upkeep();
+        self.nap();
+        false
+    }
+
+    /// One turn of [`run`](Self::run), for the fuzzing of it.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn turn_once(&mut self) -> bool {
+        self.turn(&mut Events::new())
     }
 
     /// In dense traffic, lets some frames gather; in a conversation, and when told to poll busily, does not.
@@ -471,6 +489,7 @@ impl Worker {
             }
             busy = true;
             self.moved += count;
+            self.counts.entries.from_rings.add(count as u64);
             side.owed += count;
             side.received = side.received.wrapping_add(count as u32);
             let now = clock::monotonic();
@@ -514,6 +533,8 @@ impl Worker {
         }
         self.arrivals[nic].lan.heard(&umem.data(&packet)[header::LEN..], time);
         // With --exclusive group frames come this way: to each port, each time behind its header.
+        self.counts.entries.group_from_rings.add(1);
+        self.counts.entries.spread.add(self.arrivals[nic].ports.len() as u64);
         for port in &self.arrivals[nic].ports {
             let umem = self.stock.umem().clone();
             let bytes = umem.data_mut(&mut packet);
@@ -546,6 +567,8 @@ impl Worker {
             poller: &self.poller,
             counts: &self.counts,
             latency: &mut self.latencies.to_nics,
+            blocked: self.blocked,
+            copies: 0,
         };
         self.read += reading.read(&mut self.pseudos[pseudo]);
     }
@@ -565,10 +588,7 @@ impl Worker {
             return Duration::ZERO;
         }
         self.sleeping = true;
-        for arrival in &self.arrivals {
-            asleep(&arrival.lan, self.index).store(1, Ordering::Relaxed);
-        }
-        std::sync::atomic::fence(Ordering::SeqCst);
+        sleep::announce(self.arrivals.iter().map(|arrival| asleep(&arrival.lan, self.index)));
         if self.frames_wait() {
             Duration::ZERO
         } else if self.nics.iter().any(|nic| nic.unsent) || self.owes() {
@@ -649,10 +669,11 @@ impl Worker {
             while self.arrive(nic) {}
         }
         for pseudo in 0..self.pseudos.len() {
-            for _ in 0..LAST_READS {
-                self.read = 0;
+            self.read = 0;
+            while self.read < LAST_READ {
+                let before = self.read;
                 self.read(pseudo);
-                if self.read == 0 {
+                if self.read == before {
                     break;
                 }
             }
@@ -705,14 +726,11 @@ fn pseudo(plan: &Plan, index: usize, socket: OwnedFd) -> Pseudo {
     let mut by_interface = Box::new([0u16; 256]);
     let mut links = Vec::new();
     for link in planned.links.iter().map(|link| &plan.links[*link]) {
-        let sources = link.ports.iter().map(|port| {
-            let planned = &plan.ports[*port];
-            Source::new(*port, planned.from_router, planned.neighbours.clone())
-        });
+        let sources = link.ports.iter().map(|port| Source::new(plan, *port));
         links.push(PseudoLink { nic: link.lan, sources: sources.collect() });
         by_interface[usize::from(link.endpoint.interface.0)] = links.len() as u16;
     }
-    Pseudo { socket, id: planned.id.get(), by_interface, links }
+    Pseudo { socket, id: planned.id.get(), by_interface, links, most: BATCH }
 }
 
 /// Chunks that no backlog may take: what the RX rings of `workers` workers can hold of `queues` queues, and two

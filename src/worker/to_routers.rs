@@ -1,13 +1,13 @@
 //! Towards the routers: runs of frames to one socket, group frames to many, backlogs of those that do not read.
 
-use super::backlog::{Backlog, Pause, bound, copy_bound};
+use super::backlog::{Backlog, Pause, between_bound, bound, copy_bound, source_bound};
 use super::poller::{Poller, Token};
 use super::pool::Stock;
 use super::{BATCH, Report, Reports, clock};
 use crate::checksum;
 use crate::iou::header;
 use crate::lan::Lan;
-use crate::stats::{Latency, Loss, WorkerCounts};
+use crate::stats::{self, Fault, Latency, Loss, WorkerCounts};
 use crate::steer::layout::{Copied, CopyKind, RouterState};
 use crate::sys::mmsg::Sender;
 use crate::sys::ringbuf::RingBuffer;
@@ -26,8 +26,17 @@ const ROOM: usize = 16;
 pub(super) enum Origin {
     /// From the wire.
     Wire,
-    /// From another router of the LAN.
-    Router,
+    /// From another router of the LAN: index in the plan.
+    Router(usize),
+}
+
+impl From<Origin> for stats::Origin {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Wire => Self::Wire,
+            Origin::Router(_) => Self::Router,
+        }
+    }
 }
 
 /// A datagram for a router: header and frame in a chunk of UMEM.
@@ -41,6 +50,13 @@ pub(super) struct Datagram {
     pub(super) copy: bool,
 }
 
+impl Datagram {
+    /// Unicast from another router.
+    fn is_between(&self) -> bool {
+        self.origin != Origin::Wire && !self.copy
+    }
+}
+
 /// A router's interface, as a destination of group frames.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GroupPort {
@@ -50,6 +66,16 @@ pub(super) struct GroupPort {
     pub(super) router: usize,
     /// What the router wants in front.
     pub(super) header: [u8; header::LEN],
+}
+
+/// See [`Side::from`].
+const SOURCES: usize = 64;
+
+/// What one router has in another's backlog.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    copies: usize,
+    between: usize,
 }
 
 /// What this worker keeps of a router.
@@ -63,6 +89,11 @@ struct Side {
     backlog: Backlog<Datagram>,
     /// Copies in the backlog.
     copies: usize,
+    /// Unicast from other routers in the backlog.
+    between: usize,
+    /// Of both, what is from which router. Routers whose numbers differ by [`SOURCES`] count as one, as in stochastic fair
+    /// queueing: what matters is that one that floods is not with all the others.
+    from: Box<[Held; SOURCES]>,
     /// This worker gets what arrives for it from the wire: it tells the XDP program about it.
     owned: bool,
     /// LANs it is on.
@@ -70,23 +101,23 @@ struct Side {
 }
 
 impl Side {
+    /// Whether the shares of `bound` leave room for a frame of this kind: copies of group frames, and unicast from other
+    /// routers, have a share each, and a router a share of either.
+    fn has_room(&self, origin: Origin, copy: bool, bound: usize) -> bool {
+        let share = if copy { copy_bound(bound) } else { between_bound(bound) };
+        match origin {
+            Origin::Wire => !copy || self.copies < share,
+            Origin::Router(from) => {
+                let Held { copies, between } = self.from[from % SOURCES];
+                let (all, own) = if copy { (self.copies, copies) } else { (self.between, between) };
+                all < share && own < source_bound(share)
+            }
+        }
+    }
+
     /// The socket, if nothing waits that would have to go first.
     fn ready(&self) -> Option<BorrowedFd<'_>> {
         self.socket.as_ref().filter(|_| self.backlog.is_empty()).map(AsFd::as_fd)
-    }
-
-    /// Takes the oldest out of the backlog.
-    fn pop(&mut self) -> Option<Datagram> {
-        let datagram = self.backlog.pop();
-        self.copies -= usize::from(datagram.as_ref().is_some_and(|datagram| datagram.copy));
-        datagram
-    }
-
-    /// Takes the oldest out of the backlog if it has waited too long.
-    fn pop_stale(&mut self, now: u64) -> Option<Datagram> {
-        let datagram = self.backlog.pop_stale(now);
-        self.copies -= usize::from(datagram.as_ref().is_some_and(|datagram| datagram.copy));
-        datagram
     }
 }
 
@@ -178,6 +209,8 @@ impl Delivery {
                 run: Vec::with_capacity(BATCH),
                 backlog: Backlog::default(),
                 copies: 0,
+                between: 0,
+                from: Box::new([Held::default(); SOURCES]),
                 owned: router.owned,
                 lans: router.lans,
             })
@@ -238,7 +271,7 @@ impl Delivery {
             && let Some(datagram) = rest.next()
         {
             // Only the first is to blame: the others get their chance through the backlog.
-            self.counts.lose(Loss::SendFailed, 1);
+            self.counts.lose(datagram.origin, Loss::SendFailed, 1);
             stock.give(datagram.packet.into_frame());
         }
         for datagram in rest {
@@ -274,6 +307,7 @@ impl Delivery {
             batch.remember(copies, lan);
             self.send_group(copies, &batch, port, stock, poller);
         }
+        let unknown = if flood.is_some() { batch.len() } else { 0 };
         batch.clear();
         for n in 0..count {
             if let Some(Copied { kind: CopyKind::Group, frame, .. }) = Copied::read(copies.record(n)) {
@@ -284,6 +318,12 @@ impl Delivery {
         for port in ports {
             self.send_group(copies, &batch, port, stock, poller);
         }
+        let senseless = count - unknown - batch.len();
+        if senseless > 0 {
+            self.counts.fault(Fault::BadDescriptor, senseless);
+        }
+        self.counts.entries.copies.add(count as u64);
+        self.counts.entries.spread.add((unknown + batch.len() * ports.len() + senseless) as u64);
         self.batch = batch;
     }
 
@@ -316,7 +356,7 @@ impl Delivery {
         if let Some(errno) = refused
             && !self.refused(port.router, errno)
         {
-            self.counts.lose(Loss::SendFailed, 1);
+            self.counts.lose(Origin::Wire, Loss::SendFailed, 1);
             sent += 1;
         }
         for copied in (sent..batch.len()).filter_map(copied) {
@@ -341,7 +381,7 @@ impl Delivery {
                 Err(Errno::AGAIN) => {}
                 Err(errno) => {
                     if !self.refused(router, errno) {
-                        return self.counts.lose(Loss::SendFailed, 1);
+                        return self.counts.lose(origin, Loss::SendFailed, 1);
                     }
                 }
             }
@@ -366,11 +406,12 @@ impl Delivery {
     ) {
         let side = &self.sides[router];
         let len = header.len() + frame.len();
+        let bound = bound(stock.available(), self.reserve);
         let why = if side.socket.is_none() {
             Loss::RouterDown
         } else if len > CHUNK {
             Loss::TooLarge
-        } else if side.copies >= copy_bound(bound(stock.available(), self.reserve)) {
+        } else if !side.has_room(origin, true, bound) {
             if origin == Origin::Wire { Loss::GroupSurplus } else { Loss::RouterFull }
         } else if let Some(chunk) = stock.take() {
             let mut packet = Packet::new(chunk, 0, len);
@@ -381,21 +422,22 @@ impl Delivery {
         } else {
             Loss::RouterFull
         };
-        self.counts.lose(why, 1);
+        self.counts.lose(origin, why, 1);
     }
 
     /// Puts a datagram into the backlog, or drops it: the bound, or no socket.
     fn hold(&mut self, router: usize, datagram: Datagram, stock: &mut Stock, poller: &Poller) {
+        let bound = bound(stock.available(), self.reserve);
+        let (copy, between, origin) = (datagram.copy, datagram.is_between(), datagram.origin);
         let side = &mut self.sides[router];
         let Some(socket) = &side.socket else {
-            self.counts.lose(Loss::RouterDown, 1);
+            self.counts.lose(datagram.origin, Loss::RouterDown, 1);
             return stock.give(datagram.packet.into_frame());
         };
-        let bound = bound(stock.available(), self.reserve);
         let first = side.backlog.is_empty();
-        let copy = datagram.copy;
-        if let Err(datagram) = side.backlog.push(datagram.time, datagram, bound) {
-            self.counts.lose(Loss::RouterFull, 1);
+        let bound_here = if side.has_room(origin, copy, bound) { bound } else { 0 };
+        if let Err(datagram) = side.backlog.push(datagram.time, datagram, bound_here) {
+            self.counts.lose(datagram.origin, Loss::RouterFull, 1);
             stock.give(datagram.packet.into_frame());
         } else {
             if first {
@@ -404,6 +446,12 @@ impl Delivery {
                 poller.watch_room(socket.as_fd(), Token::Router(router));
             }
             side.copies += usize::from(copy);
+            side.between += usize::from(between);
+            if let Origin::Router(from) = origin {
+                let held = &mut side.from[from % SOURCES];
+                held.copies += usize::from(copy);
+                held.between += usize::from(between);
+            }
         }
         self.pause(router, bound);
     }
@@ -428,7 +476,7 @@ impl Delivery {
                     sent += count;
                     let now = clock::monotonic();
                     for _ in 0..count {
-                        let Some(datagram) = self.sides[router].pop() else { break };
+                        let Some(datagram) = self.pop(router) else { break };
                         self.delivered(datagram, now, stock);
                     }
                     if count < wanted {
@@ -440,8 +488,8 @@ impl Delivery {
                     if self.refused(router, errno) {
                         break;
                     }
-                    self.counts.lose(Loss::SendFailed, 1);
-                    if let Some(datagram) = self.sides[router].pop() {
+                    if let Some(datagram) = self.pop(router) {
+                        self.counts.lose(datagram.origin, Loss::SendFailed, 1);
                         stock.give(datagram.packet.into_frame());
                     }
                 }
@@ -455,14 +503,37 @@ impl Delivery {
     pub(super) fn expire(&mut self, now: u64, stock: &mut Stock, poller: &Poller) {
         for n in (0..self.waiting.len()).rev() {
             let router = self.waiting[n];
-            let mut stale = 0;
-            while let Some(datagram) = self.sides[router].pop_stale(now) {
+            while let Some(datagram) = self.pop_stale(router, now) {
+                self.counts.lose(datagram.origin, Loss::Stale, 1);
                 stock.give(datagram.packet.into_frame());
-                stale += 1;
             }
-            self.counts.lose(Loss::Stale, stale);
             self.room(router, stock, poller);
         }
+    }
+
+    /// Takes the oldest out of a router's backlog.
+    fn pop(&mut self, router: usize) -> Option<Datagram> {
+        let datagram = self.sides[router].backlog.pop();
+        self.took_out(router, datagram)
+    }
+
+    /// Takes the oldest out of a router's backlog if it has waited too long.
+    fn pop_stale(&mut self, router: usize, now: u64) -> Option<Datagram> {
+        let datagram = self.sides[router].backlog.pop_stale(now);
+        self.took_out(router, datagram)
+    }
+
+    fn took_out(&mut self, router: usize, datagram: Option<Datagram>) -> Option<Datagram> {
+        let datagram = datagram?;
+        let side = &mut self.sides[router];
+        side.copies -= usize::from(datagram.copy);
+        side.between -= usize::from(datagram.is_between());
+        if let Origin::Router(from) = datagram.origin {
+            let held = &mut side.from[from % SOURCES];
+            held.copies -= usize::from(datagram.copy);
+            held.between -= usize::from(!datagram.copy);
+        }
+        Some(datagram)
     }
 
     /// True if frames wait for a router.
@@ -498,12 +569,13 @@ impl Delivery {
 
     /// Takes all datagrams back, at the end.
     pub(super) fn drain(&mut self, stock: &mut Stock) {
-        for side in &mut self.sides {
-            for datagram in side.run.drain(..) {
+        for router in 0..self.sides.len() {
+            for datagram in self.sides[router].run.drain(..) {
+                self.counts.lose(datagram.origin, Loss::Stopped, 1);
                 stock.give(datagram.packet.into_frame());
             }
-            while let Some(datagram) = side.pop() {
-                self.counts.lose(Loss::Stopped, 1);
+            while let Some(datagram) = self.pop(router) {
+                self.counts.lose(datagram.origin, Loss::Stopped, 1);
                 stock.give(datagram.packet.into_frame());
             }
         }
@@ -531,13 +603,13 @@ impl Delivery {
 
     /// After the backlog shrank or the socket went: what follows for the poller and the XDP program.
     fn settle(&mut self, router: usize, stock: &mut Stock, poller: &Poller) {
-        let side = &mut self.sides[router];
-        if side.socket.is_none() {
-            while let Some(datagram) = side.pop() {
-                self.counts.lose(Loss::RouterDown, 1);
+        if self.sides[router].socket.is_none() {
+            while let Some(datagram) = self.pop(router) {
+                self.counts.lose(datagram.origin, Loss::RouterDown, 1);
                 stock.give(datagram.packet.into_frame());
             }
         }
+        let side = &self.sides[router];
         if side.backlog.is_empty() {
             if let Some(socket) = &side.socket {
                 poller.forget(socket.as_fd());
@@ -578,7 +650,7 @@ impl Delivery {
                 self.counts.to_routers.add(1, bytes as u64);
                 self.latency.record(now.saturating_sub(time), 1);
             }
-            Origin::Router => self.counts.between.add(1, bytes as u64),
+            Origin::Router(_) => self.counts.between.add(1, bytes as u64),
         }
     }
 }

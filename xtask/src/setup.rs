@@ -59,6 +59,8 @@ const NEEDS: &[Need] = &[
         "OSPF on the wire and behind a router; it is not started on this machine",
     ),
     need(For::Tests, &["libcap2-bin"], Some("setcap"), "gives a file capabilities"),
+    need(For::Tests, &["iperf3"], Some("iperf3"), "TCP at full speed"),
+    need(For::Tests, &["g++"], Some("g++"), "compiles the fuzzing engine"),
     need(For::Tests, &["iputils-ping"], Some("ping"), "pings"),
     need(For::Tests, &["python3"], Some("python3"), "a second process that holds a lock"),
     // Ubuntu has it in the package of the kernel's tools.
