@@ -25,6 +25,7 @@ Examples:
 A NETMAP line joins a router with a pseudo endpoint, whose id no router uses:
       1:0/0   513:0/0
 Then router 1's Ethernet0/0 is on the LAN. Start the routers before or after iou-fast.
+When the NETMAP changes, or on SIGHUP, it is read again and its links come and go in place.
 
 A network card given to iou-fast goes on serving the host. The host itself and the routers
 do not meet on it, though: for that, bridge the card with one end of a veth pair and give

@@ -146,6 +146,35 @@ fn threads_of_a_lab_of_root_keep_only_what_they_need() {
     iou_fast.stop();
 }
 
+/// Names of hosts are looked up in the system's libraries, whose system calls nobody knows: a NETMAP that is read again has
+/// some, after privileges are gone. And its user's rights are what it is read with.
+#[test]
+fn a_netmap_is_read_again_with_what_is_left() {
+    let scene = Scene::silent(&["eth0"], &VethOptions::default());
+    scene.give_netio(LAB);
+    scene.netmap("1:0/0 513:0/0\n");
+    let router = scene.router_of(LAB, 1);
+    let mut iou_fast = scene.start(&["-i", "eth0", "-p", "513,514", "--uid", "61000"]);
+    scene.netmap("1:0/0 513:0/0\n2:0/0@nowhere.invalid 514:0/0@localhost\n");
+    iou_fast.process.wait_for_line(|line| line.contains("NETMAP was read again"), SOON).unwrap();
+    let said = iou_fast.process.stderr();
+    assert!(said.contains("@nowhere.invalid is taken for this host"), "{said}");
+    let socket = scene.netio().join("514").metadata().unwrap();
+    assert_eq!((socket.uid(), socket.permissions().mode() & 0o777), (LAB, 0o600));
+    let router = works(&scene, &iou_fast, LAB, router);
+
+    let secret = scene.folder().join("secret");
+    fs::write(&secret, "root's own\n").unwrap();
+    fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
+    fs::remove_file(scene.netmap_file()).unwrap();
+    std::os::unix::fs::symlink(&secret, scene.netmap_file()).unwrap();
+    let refused = |line: &str| line.contains("Permission denied") && line.contains("rights of the user");
+    iou_fast.process.wait_for_line(refused, SOON).unwrap();
+    assert!(!iou_fast.process.stderr().contains("root's own"));
+    works(&scene, &iou_fast, LAB, router);
+    iou_fast.stop();
+}
+
 /// The capabilities that README has people give the file: `setcap THESE target/release/iou-fast`.
 fn capabilities_in_the_readme() -> String {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();

@@ -380,6 +380,29 @@ fn a_routers_frame_that_a_switch_image_with_a_loop_sends_back_goes_no_further() 
 }
 
 #[test]
+fn a_wire_that_sends_a_routers_frame_back_has_its_address_until_it_says_so_again() {
+    let mut lan = Lan::new();
+    let mac = router_mac(1, 0, 0);
+    // The same bytes each time, as an ARP request that is repeated.
+    let request = lan.frame(BROADCAST, mac, &[]);
+    for _ in 0..3 {
+        lan.send(1, &request);
+        lan.wire.hear_this(&request);
+        lan.routers[1].hear_this(&request);
+        lan.routers[2].hear_this(&request);
+        lan.reaches(1, mac, &[]);
+        lan.wire.send(&request).unwrap();
+        for router in &mut lan.routers {
+            router.hear_this(&request);
+        }
+        lan.host.hear_this(&request);
+        lan.reaches_host(mac, &[]);
+        lan.await_on_wire(mac);
+    }
+    lan.end();
+}
+
+#[test]
 fn a_group_address_or_none_at_all_as_source_is_never_learned() {
     let mut lan = Lan::new();
     lan.speak(1, [0; 6], &[]);

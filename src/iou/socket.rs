@@ -10,7 +10,7 @@ use super::lock::{self, Holder, Lock};
 use crate::privileges::{self, Role};
 use crate::sys;
 use crossbeam::channel;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, inotify};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, Rlimit, Uid};
@@ -37,6 +37,9 @@ const LONGEST_PATH: usize = 107;
 /// How long an id may be in use before that is believed: a process killed just now lets go of its locks and sockets
 /// some time after the `kill` (up to 62 ms were measured).
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What [`Error::System`] says if a socket was bound, but cannot be given to the user.
+const HAND_OVER: &str = "hand over to the IOU user";
 
 /// How often to look in that time.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -176,6 +179,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// True if the folder is just not there.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Folder { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// Why a router cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -236,7 +247,7 @@ pub struct PseudoSocket {
     file: (u64, u64),
     folder: Folder,
     /// Let go after the file is removed. For keepalives there is none: the one for frames is ours already.
-    _lock: Option<Lock>,
+    lock: Option<Lock>,
 }
 
 /// A socket connected to a router's.
@@ -320,6 +331,18 @@ impl Folder {
     /// If it is a symbolic link or no folder, belongs to another user than `uid` and root, lets other users replace
     /// what is in it, or cannot be opened or made.
     pub fn open(path: &Path, uid: u32) -> Result<Self, Error> {
+        Self::open_or_make(path, uid, true)
+    }
+
+    /// Opens the folder that has this one's path now; if there is none, `make`s it.
+    ///
+    /// # Errors
+    /// As [`Folder::open`]; [`Error::is_absent`] if there is none and it is not to be made.
+    pub fn again(&self, make: bool) -> Result<Self, Error> {
+        Self::open_or_make(&self.path, self.uid(), make)
+    }
+
+    fn open_or_make(path: &Path, uid: u32, make: bool) -> Result<Self, Error> {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         // Without a slash at the end, which would follow a link.
         let path: PathBuf = path.components().filter(|c| *c != Component::CurDir).collect();
@@ -330,7 +353,7 @@ impl Folder {
         };
 
         let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
-        let made = match fs::mkdir(&path, mode) {
+        let made = match if make { fs::mkdir(&path, mode) } else { Err(Errno::EXIST) } {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
             Err(other) => return Err(fail("make")(other)),
@@ -434,6 +457,16 @@ impl Folder {
             also(&others)
         );
         (instances(&self.path) == 0).then_some(none)
+    }
+
+    /// Has `inotify` tell of `events` in the folder; returns the number of the watch.
+    ///
+    /// # Errors
+    /// What `inotify_add_watch` says.
+    pub fn watch(&self, inotify: BorrowedFd<'_>, events: inotify::WatchFlags) -> io::Result<i32> {
+        // Through the descriptor: the path may lead to another folder by now.
+        let path = format!("/proc/self/fd/{}", self.dir.as_raw_fd());
+        Ok(inotify::add_watch(inotify, path, events)?)
     }
 
     /// The inode of the socket file of `id`, or `None` if there is none.
@@ -550,8 +583,7 @@ pub fn answers(folder: &Folder, id: InstanceId) -> bool {
 /// If one of the ids is in use or the system refuses. Then none is bound.
 pub fn bind_pseudo(folder: &Folder, ids: &[InstanceId]) -> Result<Bound, Error> {
     raise_file_limit();
-    let made = deep_sockets(ids.len()).map_err(|source| Error::Sockets { count: ids.len(), source })?;
-    let (fds, warning) = made;
+    let (fds, warning) = make_sockets(ids.len())?;
     let mut patience = Patience::default();
     let mut sockets = Vec::with_capacity(ids.len());
     for (&id, fd) in ids.iter().zip(fds) {
@@ -563,16 +595,28 @@ pub fn bind_pseudo(folder: &Folder, ids: &[InstanceId]) -> Result<Bound, Error> 
             }
         };
         let path = folder.socket(id);
-        sockets.push(PseudoSocket { id, fd, path, file, folder: folder.clone(), _lock: Some(lock) });
+        sockets.push(PseudoSocket { id, fd, path, file, folder: folder.clone(), lock: Some(lock) });
     }
     Ok(Bound { sockets, warning })
 }
 
+/// Makes `count` sockets to bind under pseudo ids.
+///
+/// # Errors
+/// [`Error::Sockets`].
+pub fn make_sockets(count: usize) -> Result<(Vec<OwnedFd>, Option<ShortQueue>), Error> {
+    deep_sockets(count).map_err(|source| Error::Sockets { count, source })
+}
+
 /// Takes the lock of `id` and binds `socket`. Returns with the lock the device and inode of the socket file.
 fn bind(folder: &Folder, id: InstanceId, socket: BorrowedFd<'_>) -> Result<(Lock, (u64, u64)), Error> {
-    let lock = Lock::take_in(&folder.dir, &folder.socket(id), folder.name(id).into(), folder.uid);
-    let lock = lock.map_err(|source| Error::Lock { id, source })?;
+    let lock = take_lock(folder, id)?;
     Ok((lock, put_in_place(folder, id, socket)?))
+}
+
+fn take_lock(folder: &Folder, id: InstanceId) -> Result<Lock, Error> {
+    let lock = Lock::take_in(&folder.dir, &folder.socket(id), folder.name(id).into(), folder.uid);
+    lock.map_err(|source| Error::Lock { id, source })
 }
 
 /// Binds the socket on which routers' L1 keepalives for pseudo id `id` arrive, whose lock in the netio folder is ours.
@@ -585,7 +629,7 @@ pub fn bind_keepalives(folder: &Folder, id: InstanceId) -> Result<PseudoSocket, 
         |source: Errno| Error::System { id, path: path.clone(), action: "make", source: source.into() };
     let fd = datagram_socket().map_err(fail)?;
     let file = put_in_place(folder, id, fd.as_fd())?;
-    Ok(PseudoSocket { id, fd, path, file, folder: folder.clone(), _lock: None })
+    Ok(PseudoSocket { id, fd, path, file, folder: folder.clone(), lock: None })
 }
 
 /// Binds `socket`, whose id nobody else may use. Returns device and inode of the socket file.
@@ -613,11 +657,10 @@ fn put_in_place(folder: &Folder, id: InstanceId, socket: BorrowedFd<'_>) -> Resu
     // The file gets the socket's mode less the umask: so it never is open to others, not for a moment.
     fs::fchmod(socket, Mode::RUSR | Mode::WUSR).map_err(fail("set the mode of"))?;
     net::bind(socket, &folder.address(id).map_err(fail("name"))?).map_err(fail("bind"))?;
-    let file = hand_over(folder, &name).map_err(|source| {
+    hand_over(folder, &name).map_err(|source| {
         let _ = fs::unlinkat(&folder.dir, &name, AtFlags::empty());
-        fail("hand over to the IOU user")(source)
-    })?;
-    Ok(file)
+        fail(HAND_OVER)(source)
+    })
 }
 
 /// Gives the socket file just bound to the IOU user, whose routers write to it. Returns its device and inode.
@@ -664,6 +707,47 @@ impl PseudoSocket {
             Ok(_) => Ok(true),
             Err(Errno::NOENT | Errno::CONNREFUSED | Errno::AGAIN) => Ok(false),
             Err(other) => Err(other),
+        }
+    }
+
+    /// True while `folder`, which is the lab's now, has the socket file that was bound and its lock file.
+    #[must_use]
+    pub fn is_whole(&self, folder: &Folder) -> bool {
+        folder.stat(self.id).is_ok_and(|stat| key(&stat) == self.file) && self.has_lock(folder)
+    }
+
+    fn has_lock(&self, folder: &Folder) -> bool {
+        self.lock.as_ref().is_none_or(|lock| lock.is_in(folder.dir.as_fd()))
+    }
+
+    /// Takes the lock in `folder` again if its file is gone, and binds one of the `fresh` sockets if the socket's file
+    /// is. True if it has another socket now, from which alone is to be read from now on.
+    ///
+    /// # Errors
+    /// As [`bind_pseudo`], but at once. What has been got by then is kept: try again.
+    pub fn restore(&mut self, folder: &Folder, fresh: &mut Vec<OwnedFd>) -> Result<bool, Error> {
+        if !self.has_lock(folder) {
+            self.lock = Some(take_lock(folder, self.id)?);
+        }
+        if folder.stat(self.id).is_ok_and(|stat| key(&stat) == self.file) {
+            return Ok(false);
+        }
+        let socket = match fresh.pop() {
+            Some(socket) => socket,
+            None => make_sockets(1)?.0.remove(0),
+        };
+        match put_in_place(folder, self.id, socket.as_fd()) {
+            Ok(file) => {
+                (self.fd, self.file, self.folder) = (socket, file, folder.clone());
+                Ok(true)
+            }
+            Err(error) => {
+                // One that was bound already is of no more use.
+                if !matches!(error, Error::System { action: HAND_OVER, .. }) {
+                    fresh.push(socket);
+                }
+                Err(error)
+            }
         }
     }
 }

@@ -44,6 +44,7 @@ pub(super) struct Pseudo {
 }
 
 /// A link of a pseudo instance.
+#[derive(Debug)]
 pub(super) struct PseudoLink {
     /// Index into the worker's NICs.
     pub(super) nic: usize,
@@ -51,6 +52,7 @@ pub(super) struct PseudoLink {
 }
 
 /// A router's interface, as a sender.
+#[derive(Debug)]
 pub(super) struct Source {
     /// Index of the port in the plan.
     pub(super) port: usize,
@@ -69,7 +71,7 @@ pub(super) struct Source {
 }
 
 /// The last source address of a port, which then needs no look-up for a while.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Checked {
     station: Option<Station>,
     generation: u64,
@@ -144,14 +146,13 @@ impl NicSide {
         ports: Vec<GroupPort>,
         flood: Option<usize>,
     ) -> Self {
-        let port_at = ports.iter().enumerate().map(|(at, port)| (port.port as u32, at)).collect();
-        Self {
+        let mut side = Self {
             lan,
             tx,
             rings,
-            ports,
-            port_at,
-            flood,
+            ports: Vec::new(),
+            port_at: FxHashMap::default(),
+            flood: None,
             times: Vec::with_capacity(BATCH),
             remembered: Remembered {
                 generation: u64::MAX,
@@ -160,7 +161,15 @@ impl NicSide {
             unsent: false,
             pushed: (0, 0),
             refused: 0,
-        }
+        };
+        side.set_ports(ports, flood);
+        side
+    }
+
+    /// The LAN has these ports from now on.
+    pub(super) fn set_ports(&mut self, ports: Vec<GroupPort>, flood: Option<usize>) {
+        self.port_at = ports.iter().enumerate().map(|(at, port)| (port.port as u32, at)).collect();
+        (self.ports, self.flood) = (ports, flood);
     }
 
     /// The port that `station` is behind, from memory if nothing has changed.
@@ -266,6 +275,7 @@ impl Reading<'_> {
                     return Ok(());
                 }
                 Some(port) => {
+                    // A port that is not known here came with a change of the NETMAP just now: its router is not there.
                     let port = nic.port_at.get(&port).map(|at| nic.ports[*at]).ok_or(Loss::RouterDown)?;
                     bytes[..header::LEN].copy_from_slice(&port.header);
                     let fresh = self.stock.take().ok_or(Loss::NoChunk)?;
