@@ -103,8 +103,11 @@ pub struct Args {
     pub block: Option<Blocked>,
 
     /// Where locks and the cards' former settings are kept
-    #[arg(long, value_name = "DIR", default_value = crate::nic::hold::STATE_DIR, hide = true)]
-    pub state_dir: PathBuf,
+    ///
+    /// Root's are in /run/iou-fast, those of another user in iou-fast under $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR,
+    /// else `/run/user/<uid>`.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
 }
 
 /// `--xdp-mode`
@@ -241,6 +244,7 @@ mod tests {
             "--poll",
             "--exclusive",
             "--flood-unknown",
+            "--state-dir",
             "--block",
             "Examples:",
         ] {

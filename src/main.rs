@@ -3,6 +3,8 @@
 use clap::Parser;
 use iou_fast::cli::Args;
 use iou_fast::control::{Forwarder, Options, labs};
+use iou_fast::nic::hold;
+use iou_fast::privileges::{self, Role};
 use std::io::{IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -25,6 +27,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+    privileges::report_panics();
+    let users = labs::users(args)?;
+    privileges::begin(users.lab, users.caller)?;
     let cpus = args.cpus.as_ref().map_or_else(Vec::new, |list| list.0.clone());
     let prepared = labs::prepare(args, cpus.len().max(1))?;
     for remark in &prepared.remarks {
@@ -43,11 +48,12 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         copy_mode: args.copy_mode.into(),
         poll: args.poll.into(),
         exclusive: args.exclusive,
+        state_dir: args.state_dir.clone().unwrap_or_else(hold::state_dir),
         blocked: args.block.unwrap_or_default(),
-        state_dir: args.state_dir.clone(),
         netl1_dir: args.netl1_dir.clone(),
     };
     let mut forwarder = Forwarder::start(prepared, &options)?;
+    privileges::confine(Role::Control)?;
     // Nobody has to read what we print: a closed pipe does not end a running lab.
     let mut out = std::io::stdout();
     for line in forwarder.describe() {

@@ -65,6 +65,27 @@ impl Signature {
     }
 }
 
+/// Who has a say in a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Users {
+    /// The user who runs the routers.
+    pub lab: u32,
+    /// Who called through sudo, if somebody did.
+    pub caller: Option<u32>,
+}
+
+/// The users that `args` and the environment name.
+///
+/// # Errors
+/// [`Error::Socket`] if `SUDO_UID` decides and is no number.
+pub fn users(args: &Args) -> Result<Users, Error> {
+    let own = rustix::process::getuid();
+    let lab = default_uid(args.uid, |name| std::env::var_os(name), own.as_raw())?;
+    // Only root can have been called through sudo, whatever the environment says.
+    let sudo = std::env::var("SUDO_UID").ok().filter(|_| own.is_root());
+    Ok(Users { lab, caller: sudo.and_then(|uid| uid.parse().ok()) })
+}
+
 /// Reads the NETMAP of `args` and makes the plan for `workers` workers.
 ///
 /// # Errors
@@ -78,8 +99,8 @@ pub fn prepare(args: &Args, workers: usize) -> Result<Prepared, Error> {
         workers,
     };
     let seen = Signature::of(&request.file);
-    let netmap = Netmap::read(&request.file)?;
-    let uid = default_uid(args.uid, |name| std::env::var_os(name), rustix::process::getuid().as_raw())?;
+    let netmap = read(&request.file)?;
+    let uid = users(args)?.lab;
     let path = args.netio_dir.clone().unwrap_or_else(|| default_path(uid));
     let folder = Folder::open(&path, uid)?;
     if let Some(ids) = &request.pseudo {
@@ -118,6 +139,11 @@ impl Request {
         remarks.extend(plan.notes.iter().cloned());
         Ok(plan)
     }
+}
+
+/// Reads a NETMAP with the rights of who named it. Root's are not lent: faults are shown with the text of their lines.
+pub(super) fn read(file: &Path) -> Result<Netmap, crate::netmap::Error> {
+    crate::privileges::as_caller(|| Netmap::read(file))
 }
 
 fn netmap_file(option: Option<&Path>) -> PathBuf {

@@ -18,6 +18,7 @@ use crate::nic;
 use crate::nic::attach::XdpModeChoice;
 use crate::nic::watch::LinkWatch;
 use crate::plan::Plan;
+use crate::privileges::{self, Role};
 use crate::stats::{Summary, WorkerCounts};
 use crate::steer;
 use crate::steer::layout::{Count, RouterState, read_moved};
@@ -435,6 +436,10 @@ impl Forwarder {
                     && !core_affinity::set_for_current(CoreId { id })
                 {
                     tracing::warn!("worker {index} cannot be pinned to CPU {id}");
+                }
+                if let Err(error) = privileges::confine(Role::Worker) {
+                    tracing::error!("worker {index}: {error}");
+                    std::process::exit(1);
                 }
                 worker.run()
             })

@@ -5,9 +5,9 @@ use super::labs::{self, Request, Signature};
 use super::pseudos;
 use crate::iou::InstanceId;
 use crate::iou::socket::{self, Folder, PseudoSocket};
-use crate::netmap::Netmap;
 use crate::plan::follow::Changes;
 use crate::plan::{self, Plan};
+use crate::privileges;
 use crate::worker;
 use crossbeam::channel;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
@@ -173,6 +173,9 @@ impl Watch {
         let (send, receive) = channel::bounded(1);
         let (request, plan, wake) = (self.request.clone(), plan.clone(), wake.clone());
         let read = move || {
+            if let Err(error) = privileges::forgo() {
+                return tracing::error!("{error}");
+            }
             let _ = send.send(next(&request, &plan, &folders, &rooms));
             worker::wake(&wake);
         };
@@ -218,7 +221,7 @@ impl Watch {
 
 /// Reads the file, and gets everything for going over to what it says.
 fn next(request: &Request, before: &Plan, folders: &[Folder], rooms: &[usize]) -> Result<Next, Refusal> {
-    let netmap = Netmap::read(&request.file).map_err(labs::Error::from)?;
+    let netmap = labs::read(&request.file).map_err(labs::Error::from)?;
     let ours: Vec<InstanceId> =
         before.pseudos.iter().filter(|pseudo| pseudo.live).map(|pseudo| pseudo.id).collect();
     let mut remarks = Vec::new();

@@ -155,7 +155,7 @@ impl Pseudos {
         }
     }
 
-    /// Has at least `count` sockets made, all at once: each time takes a network namespace.
+    /// Has at least `count` sockets made.
     fn prepare(&mut self, count: usize) -> Result<(), socket::Error> {
         if self.fresh.len() < count {
             let (sockets, warning) = make_sockets(count - self.fresh.len())?;

@@ -373,7 +373,7 @@ impl Connections {
                 }
                 self.try_later(router, delay);
             }
-            Err(ConnectError::Other(error)) => {
+            Err(error @ (ConnectError::Foreign(_) | ConnectError::Other(_))) => {
                 if !std::mem::replace(&mut self.routers[router].reported, true) {
                     tracing::warn!("router {id} cannot be reached: {error}");
                 }

@@ -7,7 +7,9 @@
 
 use super::InstanceId;
 use super::lock::{self, Holder, Lock};
+use crate::privileges::{self, Role};
 use crate::sys;
+use crossbeam::channel;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, inotify};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
@@ -17,7 +19,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -93,6 +95,18 @@ pub enum Error {
         uid: u32,
         /// The other folders there are.
         others: Vec<OtherFolder>,
+    },
+    /// Other users may change what is in the folder.
+    #[error(
+        "the netio folder {} is writable for {whom}, who could put sockets of their own in the place of routers': \
+         `chmod go-w {}`",
+        path.display(), path.display()
+    )]
+    OpenFolder {
+        /// The folder.
+        path: PathBuf,
+        /// For whom.
+        whom: String,
     },
     /// The folder can be neither opened nor made.
     #[error("cannot {action} the netio folder {}: {source}{}", path.display(), also(others))]
@@ -182,6 +196,9 @@ pub enum ConnectError {
     /// Its socket is there but nobody reads it: it was killed, or is about to start.
     #[error("nobody reads the router's socket")]
     Refused,
+    /// Somebody else put it there.
+    #[error("its socket belongs to user {0}, who is neither the routers' user nor root: remove it")]
+    Foreign(u32),
     /// The system refuses.
     #[error("cannot connect to the router's socket: {0}")]
     Other(io::Error),
@@ -311,8 +328,8 @@ impl Folder {
     /// Opens the netio folder `path` of user `uid`, and makes it if there is none.
     ///
     /// # Errors
-    /// If it is a symbolic link or no folder, belongs to another user than `uid` and root, or cannot be opened or
-    /// made.
+    /// If it is a symbolic link or no folder, belongs to another user than `uid` and root, lets other users replace
+    /// what is in it, or cannot be opened or made.
     pub fn open(path: &Path, uid: u32) -> Result<Self, Error> {
         Self::open_or_make(path, uid, true)
     }
@@ -349,7 +366,8 @@ impl Folder {
             }
             other => fail("open")(other),
         })?;
-        let owner = fs::fstat(&dir).map_err(fail("open"))?.st_uid;
+        let stat = fs::fstat(&dir).map_err(fail("open"))?;
+        let owner = stat.st_uid;
         let uid = Uid::from_raw(uid);
         if made && owner == rustix::process::geteuid().as_raw() {
             // The mode in spite of any umask: routers of the user must get in.
@@ -362,6 +380,8 @@ impl Folder {
             })?;
         } else if ![uid.as_raw(), 0].contains(&owner) {
             return Err(Error::ForeignFolder { owner, uid: uid.as_raw(), others: others(), path });
+        } else if let Some(whom) = open_to(&stat) {
+            return Err(Error::OpenFolder { path, whom });
         }
         Ok(Self { path, uid, dir: Arc::new(dir), prefix: "" })
     }
@@ -379,11 +399,20 @@ impl Folder {
             Err(Errno::NOTDIR | Errno::LOOP) => return Err(fail("is no folder, or a symbolic link".into())),
             Err(other) => return Err(fail(format!("cannot be opened: {other}"))),
         };
-        let owner = fs::fstat(&dir).map_err(|error| fail(format!("cannot be opened: {error}")))?.st_uid;
+        let stat = fs::fstat(&dir).map_err(|error| fail(format!("cannot be opened: {error}")))?;
+        let owner = stat.st_uid;
         if ![uid, 0].contains(&owner) {
             return Err(fail(format!("belongs to user {owner}, not to user {uid}")));
         }
+        if let Some(whom) = open_to(&stat) {
+            return Err(fail(format!("is writable for {whom}: `chmod go-w {}`", path.display())));
+        }
         Ok(Some(Self { path: path.to_owned(), uid: Uid::from_raw(uid), dir: Arc::new(dir), prefix: "L1" }))
+    }
+
+    /// Whether what has this owner may be a router of this folder's user.
+    fn is_own(&self, owner: u32) -> bool {
+        [self.uid.as_raw(), 0].contains(&owner)
     }
 
     /// True while its path leads to it.
@@ -668,7 +697,8 @@ impl PseudoSocket {
             Err(Errno::NOENT) => return Ok(false),
             file => file?,
         };
-        if !is_socket(&fs::fstat(&file)?) {
+        let stat = fs::fstat(&file)?;
+        if !is_socket(&stat) || !self.folder.is_own(stat.st_uid) {
             return Ok(false);
         }
         let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
@@ -744,6 +774,10 @@ pub fn connect_router(folder: &Folder, id: InstanceId) -> Result<RouterSocket, C
     };
     loop {
         let before = folder.stat(id).map_err(fail)?;
+        // In a folder with the sticky bit others may make sockets, though not replace any.
+        if !folder.is_own(before.st_uid) {
+            return Err(ConnectError::Foreign(before.st_uid));
+        }
         let fd = datagram_socket().map_err(fail)?;
         if sockopt::set_socket_send_buffer_size_force(&fd, SEND_BUFFER).is_err() {
             // Without CAP_NET_ADMIN: as much as net.core.wmem_max allows.
@@ -793,26 +827,64 @@ fn pseudo_sockets(count: usize) -> io::Result<Vec<OwnedFd>> {
     (0..count).map(socket).collect()
 }
 
+/// Where the queue length of sockets to be made is set; each thread is shown its own network namespace's.
+const SETTING: &str = "/proc/sys/net/unix/max_dgram_qlen";
+
 /// Makes `count` sockets with deep queues, or, where that is not permitted, with those the system gives, and says so.
 ///
 /// A socket's queue is as deep as `max_dgram_qlen` of the network namespace in which it is made, and works from any
 /// other. So a thread makes them in a namespace of its own; the host's setting stays as it is.
 fn deep_sockets(count: usize) -> io::Result<(Vec<OwnedFd>, Option<ShortQueue>)> {
-    const SETTING: &str = "/proc/sys/net/unix/max_dgram_qlen";
-    let deep = thread::Builder::new().name("pseudo-sockets".to_owned()).spawn(move || {
-        sys::unix::leave_network()?;
-        // /proc/sys/net shows each thread its own namespace.
-        std::fs::write(SETTING, QUEUE.to_string())?;
-        Ok(pseudo_sockets(count))
-    })?;
-    match deep.join().unwrap_or_else(|_| Err(io::Error::other("the thread that makes them ended"))) {
+    let made = socket_maker().and_then(|maker| {
+        let (answer, answers) = channel::bounded(1);
+        let ended = |_| "the thread that makes them ended".to_owned();
+        maker.send((count, answer)).map_err(|_| ended(channel::RecvError))?;
+        answers.recv().map_err(ended)
+    });
+    match made {
         Ok(sockets) => Ok((sockets?, None)),
         Err(reason) => {
             let setting = std::fs::read_to_string(SETTING).ok().and_then(|s| s.trim().parse::<u32>().ok());
-            let warning = ShortQueue { datagrams: setting.unwrap_or(10) + 1, reason: reason.to_string() };
+            let warning = ShortQueue { datagrams: setting.unwrap_or(10) + 1, reason };
             Ok((pseudo_sockets(count)?, Some(warning)))
         }
     }
+}
+
+/// How many sockets, and where to.
+type SocketOrder = (usize, channel::Sender<io::Result<Vec<OwnedFd>>>);
+
+/// The thread that makes deep sockets, one a process. Its namespace takes CAP_SYS_ADMIN, which is given up when all is
+/// up; so it is started then, and stays there, without any capability, for sockets that are made again later.
+fn socket_maker() -> Result<channel::Sender<SocketOrder>, String> {
+    static MAKER: OnceLock<Result<channel::Sender<SocketOrder>, String>> = OnceLock::new();
+    let start = || {
+        let (orders, received) = channel::unbounded::<SocketOrder>();
+        let (ready, settled) = channel::bounded(1);
+        let make = move || {
+            let prepared = leave_for_deep_queues();
+            let in_vain = prepared.is_err();
+            let _ = ready.send(prepared);
+            if in_vain {
+                return;
+            }
+            for (count, answer) in received {
+                let _ = answer.send(pseudo_sockets(count));
+            }
+        };
+        let thread = thread::Builder::new().name("pseudo-sockets".to_owned());
+        thread.spawn(make).map_err(|error| error.to_string())?;
+        settled.recv().map_err(|error| error.to_string())??;
+        Ok(orders)
+    };
+    MAKER.get_or_init(start).clone()
+}
+
+/// Takes the calling thread into a network namespace whose sockets get deep queues, and its other rights away.
+fn leave_for_deep_queues() -> Result<(), String> {
+    sys::unix::leave_network().map_err(|error| error.to_string())?;
+    std::fs::write(SETTING, QUEUE.to_string()).map_err(|error| error.to_string())?;
+    privileges::confine(Role::SocketMaker).map_err(|error| error.to_string())
 }
 
 /// Raises this process' limit of open files as far as it may; usual are 1024 to begin with, and 524,288 allowed.
@@ -821,6 +893,21 @@ fn raise_file_limit() {
     if limit.current != limit.maximum {
         // If it fails, opening too many says what is missing.
         let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
+}
+
+/// Who besides its owner, root, and the members of this process's own group may remove and replace what is in a folder.
+/// With the sticky bit nobody may.
+fn open_to(folder: &Stat) -> Option<String> {
+    let mode = Mode::from_raw_mode(folder.st_mode);
+    let group = folder.st_gid;
+    if mode.contains(Mode::SVTX) {
+        None
+    } else if mode.contains(Mode::WOTH) {
+        Some("every user".to_owned())
+    } else {
+        let foreign = mode.contains(Mode::WGRP) && group != rustix::process::getegid().as_raw();
+        foreign.then(|| format!("group {group}"))
     }
 }
 

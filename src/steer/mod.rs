@@ -25,7 +25,7 @@ pub const COPY_BATCH: usize = 32;
 pub enum Error {
     /// The kernel refused the program.
     #[error(
-        "the kernel does not load the XDP program: {0}. It needs CAP_BPF and CAP_NET_ADMIN (or root), kernel 6.1 or newer, and no lockdown"
+        "the kernel does not load the XDP program: {0}. It needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (or root), kernel 6.1 or newer, and no lockdown"
     )]
     Load(libbpf_rs::Error),
     /// A map could not be made or changed.
