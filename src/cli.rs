@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::control_frames::Blocked;
 use crate::iou::Endpoint;
 use crate::netmap::infer::PseudoIds;
 use crate::nic::attach::XdpModeChoice;
@@ -24,6 +25,7 @@ Examples:
 A NETMAP line joins a router with a pseudo endpoint, whose id no router uses:
       1:0/0   513:0/0
 Then router 1's Ethernet0/0 is on the LAN. Start the routers before or after iou-fast.
+When the NETMAP changes, or on SIGHUP, it is read again and its links come and go in place.
 
 A network card given to iou-fast goes on serving the host. The host itself and the routers
 do not meet on it, though: for that, bridge the card with one end of a veth pair and give
@@ -50,6 +52,10 @@ pub struct Args {
     /// Folder of the routers' sockets, if it is not `/tmp/netio<uid>`
     #[arg(long, value_name = "DIR")]
     pub netio_dir: Option<PathBuf>,
+
+    /// Folder of the routers' L1 keepalives (`-l`), if it is not the one beside the netio folder, `/tmp/netl1<uid>`
+    #[arg(long, value_name = "DIR")]
+    pub netl1_dir: Option<PathBuf>,
 
     /// The user who runs the routers [default: $SUDO_UID, else who runs this]
     #[arg(long, value_name = "UID")]
@@ -88,6 +94,13 @@ pub struct Args {
     /// Router interface that also gets unicast to unknown stations, for a switch image with hosts behind it
     #[arg(long, value_name = "ENDPOINT")]
     pub flood_unknown: Option<Endpoint>,
+
+    /// Switches' control frames that are kept off the wire: stp,cdp,vtp,dtp,pagp,udld,lldp,lacp,dot1x or all
+    ///
+    /// A switch image sends them to the wire as well, where a switch with BPDU guard takes the server's port down. Other
+    /// routers on the card still get them. Flow control (pause) from routers never goes to the wire.
+    #[arg(long, value_name = "PROTOCOLS")]
+    pub block: Option<Blocked>,
 
     /// Where locks and the cards' former settings are kept
     #[arg(long, value_name = "DIR", default_value = crate::nic::hold::STATE_DIR, hide = true)]
@@ -219,6 +232,7 @@ mod tests {
             "--interface",
             "--netmap",
             "--netio-dir",
+            "--netl1-dir",
             "--uid",
             "--pseudo",
             "--cpus",
@@ -227,6 +241,7 @@ mod tests {
             "--poll",
             "--exclusive",
             "--flood-unknown",
+            "--block",
             "Examples:",
         ] {
             assert!(help.contains(option), "{option}");

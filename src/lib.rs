@@ -20,6 +20,7 @@ pub mod books;
 pub mod checksum;
 pub mod cli;
 pub mod control;
+pub mod control_frames;
 pub mod ethernet;
 pub mod fdb;
 #[cfg(feature = "fuzzing")]
@@ -31,6 +32,7 @@ pub mod lan;
 pub mod netmap;
 pub mod nic;
 pub mod plan;
+pub mod ration;
 pub mod stats;
 pub mod steer;
 pub mod sys;

@@ -106,6 +106,12 @@ reasons! {
         WrongSource => "wrong-source",
         /// From a router: no data.
         WrongType => "wrong-type",
+        /// From a router: its sender is bound to another instance's path.
+        WrongSender => "wrong-sender",
+        /// From a router: its source is the NIC's address, or that of another router's interface.
+        Spoofed => "spoofed",
+        /// From a router: a control frame that is kept off the wire.
+        Blocked => "blocked",
         /// From a router: longer than the NIC's MTU allows.
         AboveMtu => "above-mtu",
         /// From a router: the NIC is down.
@@ -174,8 +180,8 @@ pub struct Entries {
 
 impl Counts {
     /// Counts `n` frames that went nowhere.
-    pub fn lose(&self, origin: Origin, why: Loss, n: usize) {
-        self.drops[origin as usize][why as usize].add(n as u64);
+    pub fn lose(&self, origin: impl Into<Origin>, why: Loss, n: usize) {
+        self.drops[origin.into() as usize][why as usize].add(n as u64);
     }
 
     /// Counts a fault.

@@ -1,13 +1,13 @@
 //! Towards the routers: runs of frames to one socket, group frames to many, backlogs of those that do not read.
 
-use super::backlog::{Backlog, Pause, bound, copy_bound};
+use super::backlog::{Backlog, Pause, between_bound, bound, copy_bound, source_bound};
 use super::poller::{Poller, Token};
 use super::pool::Stock;
 use super::{BATCH, Report, Reports, clock};
 use crate::checksum;
 use crate::iou::header;
 use crate::lan::Lan;
-use crate::stats::{Fault, Latency, Loss, Origin, WorkerCounts};
+use crate::stats::{self, Fault, Latency, Loss, WorkerCounts};
 use crate::steer::layout::{Copied, CopyKind, RouterState};
 use crate::sys::mmsg::Sender;
 use crate::sys::ringbuf::RingBuffer;
@@ -21,6 +21,24 @@ use std::sync::Arc;
 /// Datagrams tried at once when a full router has room: somewhat more than fit into a queue of the default length.
 const ROOM: usize = 16;
 
+/// Where a frame for a router came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    /// From the wire.
+    Wire,
+    /// From another router of the LAN: index in the plan.
+    Router(usize),
+}
+
+impl From<Origin> for stats::Origin {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Wire => Self::Wire,
+            Origin::Router(_) => Self::Router,
+        }
+    }
+}
+
 /// A datagram for a router: header and frame in a chunk of UMEM.
 #[derive(Debug)]
 pub(super) struct Datagram {
@@ -30,6 +48,13 @@ pub(super) struct Datagram {
     pub(super) origin: Origin,
     /// One of many copies of a frame.
     pub(super) copy: bool,
+}
+
+impl Datagram {
+    /// Unicast from another router.
+    fn is_between(&self) -> bool {
+        self.origin != Origin::Wire && !self.copy
+    }
 }
 
 /// A router's interface, as a destination of group frames.
@@ -43,6 +68,16 @@ pub(super) struct GroupPort {
     pub(super) header: [u8; header::LEN],
 }
 
+/// See [`Side::from`].
+const SOURCES: usize = 64;
+
+/// What one router has in another's backlog.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    copies: usize,
+    between: usize,
+}
+
 /// What this worker keeps of a router.
 struct Side {
     /// The connected socket; `None` while the router has none.
@@ -54,6 +89,11 @@ struct Side {
     backlog: Backlog<Datagram>,
     /// Copies in the backlog.
     copies: usize,
+    /// Unicast from other routers in the backlog.
+    between: usize,
+    /// Of both, what is from which router. Routers whose numbers differ by [`SOURCES`] count as one, as in stochastic fair
+    /// queueing: what matters is that one that floods is not with all the others.
+    from: Box<[Held; SOURCES]>,
     /// This worker gets what arrives for it from the wire: it tells the XDP program about it.
     owned: bool,
     /// LANs it is on.
@@ -61,23 +101,46 @@ struct Side {
 }
 
 impl Side {
+    fn new(router: Membership) -> Self {
+        Self {
+            socket: None,
+            connection: 0,
+            run: Vec::with_capacity(BATCH),
+            backlog: Backlog::default(),
+            copies: 0,
+            between: 0,
+            from: Box::new([Held::default(); SOURCES]),
+            owned: router.owned,
+            lans: router.lans,
+        }
+    }
+
+    /// What the XDP program is to do with its frames.
+    fn state(&self) -> RouterState {
+        match &self.socket {
+            None => RouterState::Down,
+            Some(_) if self.backlog.is_paused() => RouterState::Paused,
+            Some(_) => RouterState::Ready,
+        }
+    }
+
+    /// Whether the shares of `bound` leave room for a frame of this kind: copies of group frames, and unicast from other
+    /// routers, have a share each, and a router a share of either.
+    fn has_room(&self, origin: Origin, copy: bool, bound: usize) -> bool {
+        let Origin::Router(from) = origin else {
+            return !copy || self.copies < copy_bound(bound);
+        };
+        let held = self.from[from % SOURCES];
+        if copy {
+            self.copies < copy_bound(bound) && held.copies < source_bound(copy_bound(bound))
+        } else {
+            self.between < between_bound(bound) && held.between < source_bound(bound)
+        }
+    }
+
     /// The socket, if nothing waits that would have to go first.
     fn ready(&self) -> Option<BorrowedFd<'_>> {
         self.socket.as_ref().filter(|_| self.backlog.is_empty()).map(AsFd::as_fd)
-    }
-
-    /// Takes the oldest out of the backlog.
-    fn pop(&mut self) -> Option<Datagram> {
-        let datagram = self.backlog.pop();
-        self.copies -= usize::from(datagram.as_ref().is_some_and(|datagram| datagram.copy));
-        datagram
-    }
-
-    /// Takes the oldest out of the backlog if it has waited too long.
-    fn pop_stale(&mut self, now: u64) -> Option<Datagram> {
-        let datagram = self.backlog.pop_stale(now);
-        self.copies -= usize::from(datagram.as_ref().is_some_and(|datagram| datagram.copy));
-        datagram
     }
 }
 
@@ -148,31 +211,26 @@ pub(super) struct Delivery {
     pub(super) latency: Latency,
 }
 
-/// A router for [`Delivery::new`]: whether this worker owns it, and its LANs.
+/// What a worker has to do with a router.
+#[derive(Debug)]
 pub(super) struct Membership {
+    /// False for a retired one.
+    pub(super) live: bool,
+    /// This worker gets what arrives for it from the wire.
     pub(super) owned: bool,
+    /// LANs it is on.
     pub(super) lans: Vec<usize>,
 }
 
 impl Delivery {
     pub(super) fn new(
-        routers: impl Iterator<Item = Membership>,
+        routers: Vec<Membership>,
         lans: Vec<Arc<Lan>>,
         counts: Arc<WorkerCounts>,
         reserve: usize,
         reports: Reports,
     ) -> Self {
-        let sides: Vec<Side> = routers
-            .map(|router| Side {
-                socket: None,
-                connection: 0,
-                run: Vec::with_capacity(BATCH),
-                backlog: Backlog::default(),
-                copies: 0,
-                owned: router.owned,
-                lans: router.lans,
-            })
-            .collect();
+        let sides: Vec<Side> = routers.into_iter().map(Side::new).collect();
         Self {
             touched: Vec::with_capacity(sides.len()),
             waiting: Vec::with_capacity(sides.len()),
@@ -364,11 +422,12 @@ impl Delivery {
     ) {
         let side = &self.sides[router];
         let len = header.len() + frame.len();
+        let bound = bound(stock.available(), self.reserve);
         let why = if side.socket.is_none() {
             Loss::RouterDown
         } else if len > CHUNK {
             Loss::TooLarge
-        } else if side.copies >= copy_bound(bound(stock.available(), self.reserve)) {
+        } else if !side.has_room(origin, true, bound) {
             if origin == Origin::Wire { Loss::GroupSurplus } else { Loss::RouterFull }
         } else if let Some(chunk) = stock.take() {
             let mut packet = Packet::new(chunk, 0, len);
@@ -384,15 +443,16 @@ impl Delivery {
 
     /// Puts a datagram into the backlog, or drops it: the bound, or no socket.
     fn hold(&mut self, router: usize, datagram: Datagram, stock: &mut Stock, poller: &Poller) {
+        let bound = bound(stock.available(), self.reserve);
+        let (copy, between, origin) = (datagram.copy, datagram.is_between(), datagram.origin);
         let side = &mut self.sides[router];
         let Some(socket) = &side.socket else {
             self.counts.lose(datagram.origin, Loss::RouterDown, 1);
             return stock.give(datagram.packet.into_frame());
         };
-        let bound = bound(stock.available(), self.reserve);
         let first = side.backlog.is_empty();
-        let copy = datagram.copy;
-        if let Err(datagram) = side.backlog.push(datagram.time, datagram, bound) {
+        let bound_here = if side.has_room(origin, copy, bound) { bound } else { 0 };
+        if let Err(datagram) = side.backlog.push(datagram.time, datagram, bound_here) {
             self.counts.lose(datagram.origin, Loss::RouterFull, 1);
             stock.give(datagram.packet.into_frame());
         } else {
@@ -402,6 +462,12 @@ impl Delivery {
                 poller.watch_room(socket.as_fd(), Token::Router(router));
             }
             side.copies += usize::from(copy);
+            side.between += usize::from(between);
+            if let Origin::Router(from) = origin {
+                let held = &mut side.from[from % SOURCES];
+                held.copies += usize::from(copy);
+                held.between += usize::from(between);
+            }
         }
         self.pause(router, bound);
     }
@@ -426,7 +492,7 @@ impl Delivery {
                     sent += count;
                     let now = clock::monotonic();
                     for _ in 0..count {
-                        let Some(datagram) = self.sides[router].pop() else { break };
+                        let Some(datagram) = self.pop(router) else { break };
                         self.delivered(datagram, now, stock);
                     }
                     if count < wanted {
@@ -438,7 +504,7 @@ impl Delivery {
                     if self.refused(router, errno) {
                         break;
                     }
-                    if let Some(datagram) = self.sides[router].pop() {
+                    if let Some(datagram) = self.pop(router) {
                         self.counts.lose(datagram.origin, Loss::SendFailed, 1);
                         stock.give(datagram.packet.into_frame());
                     }
@@ -453,12 +519,37 @@ impl Delivery {
     pub(super) fn expire(&mut self, now: u64, stock: &mut Stock, poller: &Poller) {
         for n in (0..self.waiting.len()).rev() {
             let router = self.waiting[n];
-            while let Some(datagram) = self.sides[router].pop_stale(now) {
+            while let Some(datagram) = self.pop_stale(router, now) {
                 self.counts.lose(datagram.origin, Loss::Stale, 1);
                 stock.give(datagram.packet.into_frame());
             }
             self.room(router, stock, poller);
         }
+    }
+
+    /// Takes the oldest out of a router's backlog.
+    fn pop(&mut self, router: usize) -> Option<Datagram> {
+        let datagram = self.sides[router].backlog.pop();
+        self.took_out(router, datagram)
+    }
+
+    /// Takes the oldest out of a router's backlog if it has waited too long.
+    fn pop_stale(&mut self, router: usize, now: u64) -> Option<Datagram> {
+        let datagram = self.sides[router].backlog.pop_stale(now);
+        self.took_out(router, datagram)
+    }
+
+    fn took_out(&mut self, router: usize, datagram: Option<Datagram>) -> Option<Datagram> {
+        let datagram = datagram?;
+        let side = &mut self.sides[router];
+        side.copies -= usize::from(datagram.copy);
+        side.between -= usize::from(datagram.is_between());
+        if let Origin::Router(from) = datagram.origin {
+            let held = &mut side.from[from % SOURCES];
+            held.copies -= usize::from(datagram.copy);
+            held.between -= usize::from(!datagram.copy);
+        }
+        Some(datagram)
     }
 
     /// True if frames wait for a router.
@@ -492,14 +583,35 @@ impl Delivery {
         self.room(router, stock, poller);
     }
 
+    /// Goes over to another plan: new routers come, without a socket as yet; those that are retired lose theirs, and what
+    /// waits for them is given back.
+    pub(super) fn follow(&mut self, routers: Vec<Membership>, stock: &mut Stock, poller: &Poller) {
+        for (router, member) in routers.into_iter().enumerate() {
+            let live = member.live;
+            match self.sides.get_mut(router) {
+                Some(side) => (side.owned, side.lans) = (member.owned, member.lans),
+                None => self.sides.push(Side::new(member)),
+            }
+            if live {
+                // It may be on another LAN than before.
+                self.tell(router, self.sides[router].state());
+            } else if self.sides[router].socket.is_some() {
+                self.set_socket(router, None, stock, poller);
+            }
+        }
+        let routers = self.sides.len();
+        self.touched.reserve(routers.saturating_sub(self.touched.len()));
+        self.waiting.reserve(routers.saturating_sub(self.waiting.len()));
+    }
+
     /// Takes all datagrams back, at the end.
     pub(super) fn drain(&mut self, stock: &mut Stock) {
-        for side in &mut self.sides {
-            for datagram in side.run.drain(..) {
+        for router in 0..self.sides.len() {
+            for datagram in self.sides[router].run.drain(..) {
                 self.counts.lose(datagram.origin, Loss::Stopped, 1);
                 stock.give(datagram.packet.into_frame());
             }
-            while let Some(datagram) = side.pop() {
+            while let Some(datagram) = self.pop(router) {
                 self.counts.lose(datagram.origin, Loss::Stopped, 1);
                 stock.give(datagram.packet.into_frame());
             }
@@ -528,13 +640,13 @@ impl Delivery {
 
     /// After the backlog shrank or the socket went: what follows for the poller and the XDP program.
     fn settle(&mut self, router: usize, stock: &mut Stock, poller: &Poller) {
-        let side = &mut self.sides[router];
-        if side.socket.is_none() {
-            while let Some(datagram) = side.pop() {
+        if self.sides[router].socket.is_none() {
+            while let Some(datagram) = self.pop(router) {
                 self.counts.lose(datagram.origin, Loss::RouterDown, 1);
                 stock.give(datagram.packet.into_frame());
             }
         }
+        let side = &self.sides[router];
         if side.backlog.is_empty() {
             if let Some(socket) = &side.socket {
                 poller.forget(socket.as_fd());
@@ -575,7 +687,7 @@ impl Delivery {
                 self.counts.to_routers.add(1, bytes as u64);
                 self.latency.record(now.saturating_sub(time), 1);
             }
-            Origin::Router => self.counts.between.add(1, bytes as u64),
+            Origin::Router(_) => self.counts.between.add(1, bytes as u64),
         }
     }
 }

@@ -252,7 +252,7 @@ impl Drop for Strain {
 }
 
 /// The MAC of a router's interface, as current images make it.
-pub fn router_mac(id: u16, bay: u8, unit: u8) -> [u8; 6] {
+pub const fn router_mac(id: u16, bay: u8, unit: u8) -> [u8; 6] {
     let [high, low] = id.to_be_bytes();
     [0xaa, 0xbb, 0xcc, high, low, bay | unit << 4]
 }
