@@ -519,7 +519,13 @@ impl Tx {
         self.ring.publish();
     }
 
-    /// Packets that the kernel has not taken yet.
+    /// Free places, exact where they are fewer than `wanted`.
+    pub fn room(&mut self, wanted: usize) -> usize {
+        self.ring.free(wanted as u32) as usize
+    }
+
+    /// Packets that the kernel has not taken yet, or, in copy mode before Linux 6.17, has not told that it has: it tells when
+    /// it has taken all.
     pub fn pending(&mut self) -> usize {
         self.ring.pending() as usize
     }
