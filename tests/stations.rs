@@ -134,7 +134,9 @@ const VLAN_20: &[Tag] = &[Tag::vlan(20)];
 fn a_router_is_reached_by_its_address_pattern_before_it_has_said_a_word() {
     let scene = Scene::silent(&["eth0"], &VethOptions { mtu: 1508, ..VethOptions::default() });
     scene.netmap("300:1/2 501:0/0\n");
+    scene.give_netio(70000);
     let mut router = scene.deep_router(300);
+    std::os::unix::fs::chown(router.path(), Some(70000), None).unwrap();
     // 70000 = 0x011170.
     let iou_fast = scene.start(&["-i", "eth0", "-p", "501", "--uid", "70000"]);
     let wire = scene.station();
@@ -375,6 +377,29 @@ fn a_routers_frame_that_a_switch_image_with_a_loop_sends_back_goes_no_further() 
         lan.reaches(2, router_mac(2, 0, 0), &[]);
     }
     lan.end_with_spoofed(5);
+}
+
+#[test]
+fn a_wire_that_sends_a_routers_frame_back_has_its_address_until_it_says_so_again() {
+    let mut lan = Lan::new();
+    let mac = router_mac(1, 0, 0);
+    // The same bytes each time, as an ARP request that is repeated.
+    let request = lan.frame(BROADCAST, mac, &[]);
+    for _ in 0..3 {
+        lan.send(1, &request);
+        lan.wire.hear_this(&request);
+        lan.routers[1].hear_this(&request);
+        lan.routers[2].hear_this(&request);
+        lan.reaches(1, mac, &[]);
+        lan.wire.send(&request).unwrap();
+        for router in &mut lan.routers {
+            router.hear_this(&request);
+        }
+        lan.host.hear_this(&request);
+        lan.reaches_host(mac, &[]);
+        lan.await_on_wire(mac);
+    }
+    lan.end();
 }
 
 #[test]

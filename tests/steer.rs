@@ -675,6 +675,34 @@ fn a_paused_or_down_router_gets_nothing_until_it_is_ready() {
 }
 
 #[test]
+fn what_a_worker_has_not_taken_is_bounded_by_its_share() {
+    let bench = Bench::new(2);
+    for worker in 0..2 {
+        bench.predict(pattern(worker), &entry(worker, worker));
+    }
+    let frames = [0, 1].map(|worker| to(pattern(worker), UNTAGGED));
+    // Without a share there is no bound, and no count. The counters wrap.
+    bench.shared().lanes[1].steered.store(u32::MAX - 1, SeqCst);
+    bench.shared().lanes[1].taken.store(u32::MAX - 2, SeqCst);
+    bench.expect_steered(&frames[1], &entry(1, 1));
+    bench.shared().lane_share.store(3, SeqCst);
+    for _ in 0..2 {
+        bench.expect_steered(&frames[1], &entry(1, 1));
+    }
+    bench.expect(&frames[1], Drop, &[(Count::WorkerBusy, 1)]);
+    for _ in 0..3 {
+        bench.expect_steered(&frames[0], &entry(0, 0));
+    }
+    bench.expect(&frames[0], Drop, &[(Count::WorkerBusy, 1)]);
+    bench.shared().lanes[1].taken.store(0, SeqCst);
+    bench.expect(&frames[0], Drop, &[(Count::WorkerBusy, 1)]);
+    for _ in 0..3 {
+        bench.expect_steered(&frames[1], &entry(1, 1));
+    }
+    bench.expect(&frames[1], Drop, &[(Count::WorkerBusy, 1)]);
+}
+
+#[test]
 fn without_a_socket_it_is_dropped_and_counted() {
     let mut bench = Bench::without_sockets(1, 2, false);
     bench.predict(pattern(1), &entry(1, 0));

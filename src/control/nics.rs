@@ -14,6 +14,7 @@
 //! locked memory allows it), and files in the state folder.
 
 use super::{Error, Options, all_down};
+use crate::fdb::Fdb;
 use crate::iou::mac::Mac;
 use crate::lan::Lan;
 use crate::nic::attach::{Attachment, PATIENCE, XdpMode, XdpModeChoice, attach_within};
@@ -59,6 +60,17 @@ const SOON: Duration = Duration::from_millis(50);
 const LATER: Duration = Duration::from_secs(1);
 /// Offloads that are turned on under us are turned off again so often. Then somebody insists.
 const QUIETED: u32 = 3;
+
+/// Ports of a LAN that its BPF maps have room for at least. Their size is fixed when they are made, while the NETMAP may
+/// grow; a place that is not used costs 16 bytes.
+const ROOM: usize = 4096;
+/// MAC patterns of a port.
+const PATTERNS: usize = 3;
+
+/// Ports that a LAN may come to have which starts with `ports`.
+fn room(ports: usize) -> usize {
+    ROOM.max(2 * ports)
+}
 
 /// What is in use of a NIC while it is there. Fields are dropped in this order: the program goes before the offloads
 /// come back, for some drivers refuse to change them under XDP; the hold goes last.
@@ -321,8 +333,8 @@ impl Card {
             workers: plan.workers,
             queues: (nic.max_rx_queues() as usize).max(QUEUES),
             exclusive: options.exclusive,
-            learned: crate::fdb::Fdb::capacity(ports),
-            predicted: 3 * ports,
+            learned: Fdb::capacity(2 * room(ports)),
+            predicted: PATTERNS * room(ports),
         };
         let steering =
             Steering::load(&steer_options).map_err(|source| Error::Steer { nic: lan.nic.clone(), source })?;
@@ -361,7 +373,7 @@ impl Card {
         let mac = self.device.as_ref().map_or(Mac([0; 6]), |device| device.mac);
         let lan = Arc::new(Lan::new(plan, index, mac, self.steering.tables().clone()).map_err(steer_error)?);
         all_down(plan, &lan, index);
-        self.share(plan, index, mac);
+        self.share(plan, index);
         for (worker, (part, sockets)) in parts.iter_mut().zip(sockets).enumerate() {
             let (ring, fd) = self.steering.copies(worker).map_err(steer_error)?;
             let fd = fd.try_clone_to_owned().map_err(|error| Error::System("a ring buffer", error))?;
@@ -552,17 +564,24 @@ impl Card {
         Ok(true)
     }
 
+    /// Ports that the LAN may have, without starting again.
+    pub(super) fn room(&self) -> usize {
+        self.options.predicted / PATTERNS
+    }
+
     /// Writes what the XDP program is to know of the LAN.
-    fn share(&self, plan: &Plan, index: usize, mac: Mac) {
+    pub(super) fn share(&self, plan: &Plan, index: usize) {
         let shared = &self.steering.tables().shared;
         let workers = plan.workers_on(index);
         shared.group_workers.store(workers, Relaxed);
         shared.group_owner.store(workers.trailing_zeros() % 64, Relaxed);
-        shared.nic_mac.store(mac_word(mac), Relaxed);
+        if let Some(device) = &self.device {
+            shared.nic_mac.store(mac_word(device.mac), Relaxed);
+        }
         if let Some(port) = plan.lans[index].flood {
             shared.flood_worker.store(plan.router_of(port).worker as u32, Relaxed);
-            shared.flood_unknown.store(1, Relaxed);
         }
+        shared.flood_unknown.store(u32::from(plan.lans[index].flood.is_some()), Relaxed);
     }
 
     /// What was got.

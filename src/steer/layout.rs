@@ -110,7 +110,7 @@ pub enum Count {
 }
 
 /// Number of counters.
-pub const COUNTS: usize = 13;
+pub const COUNTS: usize = Count::GroupSteered as usize + 1;
 
 /// What a copy in a ring buffer is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -21,17 +21,18 @@ pub(super) const fn copy_bound(bound: usize) -> usize {
     bound.div_ceil(8)
 }
 
-/// How many of them may be unicast from other routers: half, so that one that floods another does not cut that off from
-/// the wire.
+/// How many of them may be unicast from other routers: seven eighths, so that those that flood another do not cut it off
+/// from the wire.
 #[must_use]
 pub(super) const fn between_bound(bound: usize) -> usize {
-    bound.div_ceil(2)
+    bound - bound / 8
 }
 
-/// How many of `bound`, of either kind, may be from one router: half, so that one that floods leaves room to the rest.
+/// How many of `bound` may be from one router: three quarters, so that one that floods leaves room to the others. No less,
+/// for a burst of 2000 frames is no flood.
 #[must_use]
 pub(super) const fn source_bound(bound: usize) -> usize {
-    bound.div_ceil(2)
+    bound - bound / 4
 }
 
 /// The frames that wait for one router, first in, first out.
@@ -95,6 +96,12 @@ impl<T> Backlog<T> {
     pub(super) fn pop_stale(&mut self, now: u64) -> Option<T> {
         self.held.front().filter(|(time, _)| now.saturating_sub(*time) > STALE)?;
         self.pop()
+    }
+
+    /// True if the XDP program was told to drop.
+    #[must_use]
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
     }
 
     /// What the XDP program was told holds no more: it has been told to steer.

@@ -30,6 +30,8 @@ const SOURCE_GOOD_FOR: u64 = 1_000_000_000;
 const REMEMBERED: usize = 4096;
 /// Kicks in a row that may bring nothing before what is left stays for the next turn.
 const IDLE_KICKS: usize = 64;
+/// How long routers wait for a card that takes nothing, ns; then what they send is thrown away and counted.
+const PATIENCE: u64 = 1_000_000_000;
 
 /// One of our pseudo instances: a socket that routers send to.
 pub(super) struct Pseudo {
@@ -44,6 +46,7 @@ pub(super) struct Pseudo {
 }
 
 /// A link of a pseudo instance.
+#[derive(Debug)]
 pub(super) struct PseudoLink {
     /// Index into the worker's NICs.
     pub(super) nic: usize,
@@ -51,6 +54,7 @@ pub(super) struct PseudoLink {
 }
 
 /// A router's interface, as a sender.
+#[derive(Debug)]
 pub(super) struct Source {
     /// Index of the port in the plan.
     pub(super) port: usize,
@@ -69,7 +73,7 @@ pub(super) struct Source {
 }
 
 /// The last source address of a port, which then needs no look-up for a while.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Checked {
     station: Option<Station>,
     generation: u64,
@@ -131,6 +135,8 @@ pub(super) struct NicSide {
     remembered: Remembered,
     /// Something is in the TX ring that the kernel has not taken.
     pub(super) unsent: bool,
+    /// Since when that is so although the kernel was told, ns; 0 if it is not.
+    behind_since: u64,
     /// Frames and bytes put into the TX ring since it was last empty, and how many of them the driver threw away.
     pushed: (u64, u64),
     refused: u64,
@@ -145,22 +151,41 @@ struct Remembered {
 impl NicSide {
     /// Without sockets as yet.
     pub(super) fn new(lan: Arc<Lan>, ports: Vec<GroupPort>, flood: Option<usize>) -> Self {
-        let port_at = ports.iter().enumerate().map(|(at, port)| (port.port as u32, at)).collect();
-        Self {
+        let mut side = Self {
             lan,
             sending: None,
-            ports,
-            port_at,
-            flood,
+            ports: Vec::new(),
+            port_at: FxHashMap::default(),
+            flood: None,
             times: Vec::with_capacity(BATCH),
             remembered: Remembered {
                 generation: u64::MAX,
                 places: StationMap::with_capacity_and_hasher(REMEMBERED, Default::default()),
             },
             unsent: false,
+            behind_since: 0,
             pushed: (0, 0),
             refused: 0,
-        }
+        };
+        side.set_ports(ports, flood);
+        side
+    }
+
+    /// The LAN has these ports from now on.
+    pub(super) fn set_ports(&mut self, ports: Vec<GroupPort>, flood: Option<usize>) {
+        self.port_at = ports.iter().enumerate().map(|(at, port)| (port.port as u32, at)).collect();
+        (self.ports, self.flood) = (ports, flood);
+    }
+
+    /// True if the card is slower than the routers: what they send waits in their sockets rather than be thrown away.
+    pub(super) fn is_behind(&self, now: u64) -> bool {
+        self.unsent && self.lan.up.load(Relaxed) && now < self.behind_since + PATIENCE
+    }
+
+    /// True if something of the TX ring is still to be sent; [`transmit`] then goes on with it.
+    pub(super) fn is_sending(&mut self) -> bool {
+        self.unsent |= self.sending.as_mut().is_some_and(|sending| sending.tx.pending() > 0);
+        self.unsent && self.lan.up.load(Relaxed)
     }
 
     fn push(&mut self, packet: Packet) -> Result<(), RingFull> {
@@ -227,7 +252,7 @@ impl Reading<'_> {
                 BATCH.min(most * 2)
             };
             copies += self.copies;
-            if count < most || copies >= GROUP_SENDS {
+            if count < most || copies >= GROUP_SENDS || self.nics.iter().any(|nic| nic.unsent) {
                 break;
             }
         }
@@ -273,6 +298,7 @@ impl Reading<'_> {
                     return Ok(());
                 }
                 Some(port) => {
+                    // A port that is not known here came with a change of the NETMAP just now: its router is not there.
                     let port = nic.port_at.get(&port).map(|at| nic.ports[*at]).ok_or(Loss::RouterDown)?;
                     bytes[..header::LEN].copy_from_slice(&port.header);
                     let fresh = self.stock.take().ok_or(Loss::NoChunk)?;
@@ -435,7 +461,8 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
     for _ in 0..IDLE_KICKS {
         match tx.kick() {
             Ok(Kick::Taken) => {
-                nic.unsent = false;
+                // With zero-copy the card takes them in its own time, and may be behind as well.
+                nic.unsent = tx.room(BATCH) < BATCH;
                 break;
             }
             Ok(Kick::Again) => rings.reap(stock),
@@ -449,7 +476,10 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
     }
     rings.reap(stock);
     if !nic.unsent {
+        nic.behind_since = 0;
         settle(nic, counts, 0);
+    } else if nic.behind_since == 0 {
+        nic.behind_since = clock::monotonic();
     }
 }
 
@@ -474,6 +504,7 @@ fn settle(nic: &mut NicSide, counts: &WorkerCounts, left: u64) {
 pub(super) fn give_up(nic: &mut NicSide, why: Loss, stock: &mut Stock, counts: &WorkerCounts) {
     let Some(Sending { mut tx, rings }) = nic.sending.take() else { return };
     rings.reap(stock);
+    nic.behind_since = 0;
     if std::mem::take(&mut nic.unsent) {
         let left = (tx.pending() as u64).min(nic.pushed.0);
         counts.lose(stats::Origin::Router, why, left as usize);

@@ -26,6 +26,8 @@ pub(crate) enum Fault {
     CardDown,
     /// The card has no carrier.
     NoCarrier,
+    /// The card's MTU is smaller.
+    SmallMtu,
     /// The wire sends from and to addresses that nobody knows.
     StrangersOnTheWire,
     /// A router speaks as very many stations.
@@ -42,7 +44,7 @@ pub(crate) enum Fault {
 
 use Fault::{
     AllRestart, BadDatagrams, CardDown, Ended, Killed, NoCarrier, NoReader, RouterHangs, RouterReplaced,
-    RouterRestarts, RouterStorms, Stopped, Storm, StrangersBehind, StrangersOnTheWire,
+    RouterRestarts, RouterStorms, SmallMtu, Stopped, Storm, StrangersBehind, StrangersOnTheWire,
 };
 
 impl Fault {
@@ -57,6 +59,7 @@ impl Fault {
             Stopped,
             CardDown,
             NoCarrier,
+            SmallMtu,
             StrangersOnTheWire,
             StrangersBehind(router()),
             Storm,
@@ -96,7 +99,7 @@ impl Fault {
             | RouterStorms(id) | BadDatagrams(id) => Concern::Router(id),
             AllRestart | NoReader => Concern::Routers,
             Stopped | Killed | Ended => Concern::Process,
-            CardDown | NoCarrier => Concern::Card,
+            CardDown | NoCarrier | SmallMtu => Concern::Card,
             StrangersOnTheWire | Storm => Concern::Wire,
         }
     }
@@ -108,14 +111,14 @@ impl Fault {
             AllRestart | Storm | RouterStorms(_) | NoReader => to != End::Wire,
             Stopped => flow.from == End::Wire,
             Killed | Ended => true,
-            CardDown | NoCarrier => flow.from == End::Wire || to == End::Wire,
+            CardDown | NoCarrier | SmallMtu => flow.from == End::Wire || to == End::Wire,
             StrangersOnTheWire | StrangersBehind(_) | BadDatagrams(_) => false,
         }
     }
 
     /// Whether iou-fast counts what it costs: not what never came to it, nor what it had when it was killed.
     pub(crate) fn is_counted(self) -> bool {
-        !matches!(self, Killed | Ended | CardDown | NoCarrier)
+        !matches!(self, Killed | Ended | CardDown | NoCarrier | SmallMtu)
     }
 
     /// It begins.
@@ -136,6 +139,7 @@ impl Fault {
             Ended => soak.stop_iou_fast(),
             CardDown => drop(soak.scene.host.ip("link set eth0 down").unwrap()),
             NoCarrier => drop(soak.scene.wire.ip("link set eth0 down").unwrap()),
+            SmallMtu => drop(soak.scene.host.ip("link set eth0 mtu 800").unwrap()),
             _ => {}
         }
     }
@@ -184,6 +188,7 @@ impl Fault {
             Killed | Ended => soak.start_iou_fast(),
             CardDown => drop(soak.scene.host.ip("link set eth0 up").unwrap()),
             NoCarrier => drop(soak.scene.wire.ip("link set eth0 up").unwrap()),
+            SmallMtu => drop(soak.scene.host.ip("link set eth0 mtu 1500").unwrap()),
             _ => {}
         }
     }

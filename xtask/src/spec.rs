@@ -192,6 +192,11 @@ mod tests {
     }
 
     #[test]
+    fn the_specification_names_tests_that_are_there() {
+        assert_eq!(check(&crate::shell::workspace(), None).unwrap(), [""; 0]);
+    }
+
+    #[test]
     fn a_promise_needs_a_test_that_is_there_and_has_passed() {
         let folder = std::env::temp_dir().join(format!("iouf-spec-{}", std::process::id()));
         fs::create_dir_all(folder.join("tests")).unwrap();
