@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
-use testbed::{Bin, Process, Router, VethOptions, run, wait_until};
+use testbed::{Bin, Process, Router, VethOptions, run, veth, wait_until};
 
 const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const HSRP: [u8; 6] = [0, 0, 0x0c, 7, 0xac, 1];
@@ -112,6 +112,24 @@ fn works(scene: &Scene, iou_fast: &Running, uid: u32, router: Router) -> Router 
     router
 }
 
+/// The card is removed and made again: everything is taken once more, and forwarding goes on, with what is left of rights.
+/// Returns the router.
+fn outlives_its_card(scene: &Scene, iou_fast: &Running, uid: u32, router: Router) -> Router {
+    let said = |text: &str| iou_fast.process.stderr().contains(text);
+    scene.host.ip("link del eth0").unwrap();
+    assert!(wait_until(SOON, || said("eth0 is gone")), "{}", iou_fast.process.dump());
+    veth((&scene.wire, "eth0"), (&scene.host, "eth0"), &VethOptions::default()).unwrap();
+    assert!(wait_until(SOON, || said("forwarding goes on\n")), "{}", iou_fast.process.dump());
+    let shown = scene.host.ip("-d link show dev eth0").unwrap().stdout;
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(shown.contains("promiscuity 1 ") && shown.contains("prog/xdp"), "{shown}");
+    let offloads = scene.host.run("ethtool", ["-k", "eth0"]).unwrap().stdout;
+    assert!(String::from_utf8(offloads).unwrap().contains("rx-vlan-offload: off"));
+    let router = works(scene, iou_fast, uid, router);
+    assert!(!iou_fast.process.stderr().contains("ERROR"), "{}", iou_fast.process.dump());
+    router
+}
+
 #[test]
 fn threads_of_a_lab_of_another_user_keep_only_what_they_need() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
@@ -128,6 +146,7 @@ fn threads_of_a_lab_of_another_user_keep_only_what_they_need() {
     assert_eq!(signal, Err(rustix::io::Errno::PERM));
 
     let router = works(&scene, &iou_fast, LAB, router);
+    let router = outlives_its_card(&scene, &iou_fast, LAB, router);
     assert_confined(&iou_fast.process, [0, LAB, 0, LAB], &names, false);
     iou_fast.stop();
     drop(router);
@@ -233,6 +252,7 @@ fn an_ordinary_user_runs_it_with_file_capabilities() {
     let said = iou_fast.process.stderr();
     assert!(!said.contains("WARN"), "{said}");
     let router = works(&scene, &iou_fast, LAB, router);
+    let router = outlives_its_card(&scene, &iou_fast, LAB, router);
     iou_fast.stop();
     assert_eq!(fs::read_dir(scene.folder().join("run/iou-fast")).unwrap().count(), 0);
 

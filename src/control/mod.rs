@@ -252,7 +252,7 @@ impl Forwarder {
     pub fn describe(&self) -> Vec<String> {
         let plan = &self.plan;
         let mut lines = Vec::new();
-        for port in &plan.ports {
+        for port in plan.ports.iter().filter(|port| port.live) {
             let link = &plan.links[port.link];
             let nic = &plan.lans[link.lan].nic;
             let mac = crate::iou::mac::current(port.endpoint);

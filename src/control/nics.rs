@@ -104,8 +104,10 @@ enum Change {
 
 /// A card that cannot be used at present.
 struct Lost {
-    /// Since when; if there is none of its name, always now.
+    /// Since when; if there was none of its name, since when there is one.
     since: Instant,
+    /// There is none of its name.
+    absent: bool,
     /// What was said about why.
     said: Option<String>,
 }
@@ -495,7 +497,7 @@ impl Card {
         // Whatever it was: the program as well. A veth that is given queues does not give them the program
         // (veth_set_channels in drivers/net/veth.c), and frames on them would reach the host alone.
         self.device = None;
-        self.lost.get_or_insert(Lost { since: Instant::now(), said: None });
+        self.lost.get_or_insert(Lost { since: Instant::now(), absent: false, said: None });
     }
 
     /// Takes the card again, as far as that can be done now.
@@ -514,14 +516,19 @@ impl Card {
         let now = Instant::now();
         if self.not_before.is_none_or(|due| now >= due) {
             self.not_before = None;
-            match self.resume(index, lan, around) {
+            let resumed = self.resume(index, lan, around);
+            // Whoever brings a card back may not be done with it: that time begins with the first sight of it.
+            if std::mem::replace(&mut lost.absent, matches!(resumed, Ok(false))) {
+                lost.since = now;
+            }
+            match resumed {
                 Ok(true) => {
                     tracing::info!("{}; forwarding goes on", self.got());
                     // One that goes at once, again and again, does not take all of our time.
                     self.not_before = Some(now + SETTLING);
                     return;
                 }
-                Ok(false) => lost.since = now,
+                Ok(false) => {}
                 Err(error) => {
                     // Sockets that were not handed out are closed.
                     self.closing = self.device.as_mut().and_then(|device| device.registration.take());

@@ -370,10 +370,12 @@ struct QueueSide {
     owed: usize,
     /// Number of the lane, for [`SteerShared::lanes`](crate::sys::shared::SteerShared).
     lane: usize,
-    /// Frames received in all, as the lane counts.
+    /// Frames received in all, as the lane counts; those written off are among them.
     received: u32,
     /// Frames the XDP program had put into the lane when it was last looked at.
     steered: u32,
+    /// Frames that were put into the lane and did not come.
+    written_off: u32,
 }
 
 impl QueueSide {
@@ -391,9 +393,19 @@ impl QueueSide {
         let Some(lane) = lan.tables.shared.lanes.get(self.lane) else { return };
         let before = std::mem::replace(&mut self.steered, lane.steered.load(Ordering::Acquire));
         if before == self.steered && self.owed == 0 && self.rx.is_empty() {
+            self.written_off = self.written_off.wrapping_add(self.steered.wrapping_sub(self.received));
             self.received = self.steered;
             lane.taken.store(self.received, Ordering::Release);
         }
+    }
+
+    /// Frames that were put into the lane, never came, and are not in the kernel's `statistics`: it does not count what
+    /// comes for the socket of a card that was taken away from it.
+    fn vanished(&self, lan: &Lan, statistics: &RxStatistics) -> u64 {
+        let Some(lane) = lan.tables.shared.lanes.get(self.lane) else { return 0 };
+        let steered = lane.steered.load(Ordering::Acquire);
+        let missing = steered.wrapping_sub(self.received).wrapping_add(self.written_off).cast_signed();
+        u64::from(missing.max(0).unsigned_abs()).saturating_sub(statistics.dropped + statistics.ring_full)
     }
 }
 
@@ -807,7 +819,7 @@ impl Worker {
                 Order::Nic { lan, sockets } => {
                     // What has arrived is delivered. Nothing more does: the XDP program was told to pass everything.
                     while self.arrive(lan) {}
-                    self.unplug(lan, Loss::NicDown);
+                    self.unplug(lan, true);
                     if let Some(Err(error)) = sockets.map(|sockets| self.plug(lan, sockets)) {
                         tracing::error!(
                             "{}: a worker cannot use its sockets: {error}",
@@ -837,7 +849,7 @@ impl Worker {
             if number == tx_queue {
                 self.nics[lan].sending = Some(Sending { tx, rings: rings.clone() });
             }
-            let side = QueueSide { rx, rings, owed: 0, lane, received: steered, steered };
+            let side = QueueSide { rx, rings, owed: 0, lane, received: steered, steered, written_off: 0 };
             self.arrivals[lan].queues.push(side);
         }
         if self.nics[lan].sending.is_none() {
@@ -846,11 +858,16 @@ impl Worker {
         Ok(())
     }
 
-    /// Closes the sockets on NIC `lan`. What they have not sent is lost, for this reason.
-    fn unplug(&mut self, lan: usize, why: Loss) {
+    /// Closes the sockets on NIC `lan`, for the card is given up, or this is the end. What they have not sent is lost.
+    fn unplug(&mut self, lan: usize, given_up: bool) {
+        let why = if given_up { Loss::NicDown } else { Loss::NicRefused };
         give_up(&mut self.nics[lan], why, &mut self.stock, &self.counts);
-        for queue in self.arrivals[lan].queues.drain(..) {
+        let Arrival { lan, queues, .. } = &mut self.arrivals[lan];
+        for queue in queues.drain(..) {
             let mut statistics = queue.rx.statistics().unwrap_or_default();
+            if given_up {
+                statistics.dropped += queue.vanished(lan, &statistics);
+            }
             let mut faults = queue.rx.faults();
             // What a queue's sockets share is counted once.
             if self.index == 0 {
@@ -917,7 +934,7 @@ impl Worker {
         }
         self.delivery.drain(&mut self.stock);
         for lan in 0..self.nics.len() {
-            self.unplug(lan, Loss::NicRefused);
+            self.unplug(lan, false);
         }
         for frame in self.receiver.into_frames() {
             self.stock.give(frame);
