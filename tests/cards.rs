@@ -525,6 +525,37 @@ fn queues_that_a_card_is_given_get_sockets() {
 }
 
 #[test]
+fn more_queues_than_there_is_memory_for_are_said_with_what_to_do() {
+    const MANY: u32 = 48;
+    let options = VethOptions { queues_rx: MANY, queues_tx: MANY, ..VethOptions::default() };
+    let scene = Scene::silent(&["eth0"], &options);
+    let channels = |namespace: &Namespace, arguments: [&str; 2]| {
+        namespace.run("ethtool", [&["-L", "eth0"], &arguments[..]].concat()).unwrap();
+    };
+    channels(&scene.wire, ["tx", "1"]);
+    channels(&scene.host, ["rx", "1"]);
+    scene.netmap(&classroom(2));
+    let iou_fast = scene.start(&["-i", "eth0", "-p", &pseudo_ids(2)]);
+    let routers = [1, 2].map(|id| scene.deep_router(id));
+    let mut lab = Lab { scene, iou_fast, routers, options };
+    lab.wait_until_it_carries();
+    while_frames_flow(&lab, |lab| {
+        channels(&lab.scene.host, ["rx", &MANY.to_string()]);
+        lab.wait_until_said("eth0 has 48 queues now, for which no memory was taken", 1);
+    });
+    lab.wait_until_said("start iou-fast again, or `ethtool -L` fewer", 1);
+    // What is for the host gets there nevertheless, and what it says to do helps.
+    let (station, mut host) = (lab.scene.station(), lab.scene.host_station());
+    let to_host = plain(lab.scene.host.mac("eth0").unwrap(), STATION, 64, 8);
+    station.send(&to_host).unwrap();
+    assert!(host.recv_where(WAIT, |frame| frame == to_host).is_some());
+    channels(&lab.scene.host, ["rx", "2"]);
+    lab.wait_until_said("copy, 2 queues; forwarding goes on", 1);
+    lab.wait_until_it_carries();
+    lab.stop();
+}
+
+#[test]
 fn offloads_that_are_turned_on_are_turned_off_again_until_somebody_insists() {
     let mut lab = Lab::new(&["--xdp-mode", "generic"], VethOptions::default());
     let turn_on = |lab: &Lab, feature: &str| {
