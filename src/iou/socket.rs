@@ -2,8 +2,7 @@
 //! The folder of their L1 keepalives is another such one.
 //!
 //! The folder belongs to the IOU user, who can put anything there, while we are often root: everything but `bind`
-//! and `connect` goes through the folder's descriptor, follows no link, and looks at what it found before it
-//! changes it.
+//! goes through the folder's descriptor, follows no link, and looks at what it found before it uses or changes it.
 
 use super::InstanceId;
 use super::lock::{self, Holder, Lock};
@@ -515,8 +514,15 @@ impl Folder {
         fs::statat(&self.dir, self.name(id), AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// The address for `bind` and `connect`: the plain path, so that `ss -x` shows it, or where that is too long the
-    /// way through our descriptor of the folder.
+    /// The file of `id`, whatever it is: a link is not followed, and what its user puts in its place later is another.
+    fn file(&self, id: InstanceId) -> Result<File, Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = fs::openat(&self.dir, self.name(id), flags, Mode::empty())?;
+        Ok(File { stat: fs::fstat(&fd)?, fd })
+    }
+
+    /// The address for `bind`: the plain path, so that `ss -x` shows it, or where that is too long the way through our
+    /// descriptor of the folder.
     fn address(&self, id: InstanceId) -> Result<SocketAddrUnix, Errno> {
         let path = self.socket(id);
         if path.as_os_str().len() <= LONGEST_PATH {
@@ -528,7 +534,7 @@ impl Folder {
     /// True if a process reads the socket of `id`.
     fn try_connect(&self, id: InstanceId) -> Result<bool, Errno> {
         let socket = datagram_socket()?;
-        match net::connect(&socket, &self.address(id)?) {
+        match self.file(id).and_then(|file| net::connect(&socket, &file.address()?)) {
             // Not permitted: it talks to one peer alone. Wrong type: it takes connections. Both are alive.
             Ok(()) | Err(Errno::PERM | Errno::PROTOTYPE) => Ok(true),
             Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(false),
@@ -691,17 +697,14 @@ impl PseudoSocket {
     /// # Errors
     /// What the system says beside that.
     pub fn send_to(&self, to: InstanceId, datagram: &[u8]) -> Result<bool, Errno> {
-        // The very file that was looked at: not what its user has put in its place since.
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = match fs::openat(&self.folder.dir, self.folder.name(to), flags, Mode::empty()) {
+        let file = match self.folder.file(to) {
             Err(Errno::NOENT) => return Ok(false),
             file => file?,
         };
-        let stat = fs::fstat(&file)?;
-        if !is_socket(&stat) || !self.folder.is_own(stat.st_uid) {
+        if !is_socket(&file.stat) || !self.folder.is_own(file.stat.st_uid) {
             return Ok(false);
         }
-        let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let address = file.address()?;
         let flags = net::SendFlags::DONTWAIT | net::SendFlags::NOSIGNAL;
         match net::sendto(&self.fd, datagram, flags, &address) {
             Ok(_) => Ok(true),
@@ -761,6 +764,19 @@ impl Drop for PseudoSocket {
     }
 }
 
+/// A file in a folder, held.
+struct File {
+    fd: OwnedFd,
+    stat: Stat,
+}
+
+impl File {
+    /// Where a socket of that file is, and no other.
+    fn address(&self) -> Result<SocketAddrUnix, Errno> {
+        SocketAddrUnix::new(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
+    }
+}
+
 /// A socket connected to that of router `id`, with room for as much as any queue of the router's takes.
 ///
 /// # Errors
@@ -772,23 +788,21 @@ pub fn connect_router(folder: &Folder, id: InstanceId) -> Result<RouterSocket, C
         Errno::CONNREFUSED => ConnectError::Refused,
         other => ConnectError::Other(other.into()),
     };
-    loop {
-        let before = folder.stat(id).map_err(fail)?;
-        // In a folder with the sticky bit others may make sockets, though not replace any.
-        if !folder.is_own(before.st_uid) {
-            return Err(ConnectError::Foreign(before.st_uid));
-        }
-        let fd = datagram_socket().map_err(fail)?;
-        if sockopt::set_socket_send_buffer_size_force(&fd, SEND_BUFFER).is_err() {
-            // Without CAP_NET_ADMIN: as much as net.core.wmem_max allows.
-            sockopt::set_socket_send_buffer_size(&fd, SEND_BUFFER).map_err(fail)?;
-        }
-        net::connect(&fd, &folder.address(id).map_err(fail)?).map_err(fail)?;
-        // A router that restarts replaces the file: only if it is the same now, it is the one we reached.
-        if folder.stat(id).is_ok_and(|after| key(&after) == key(&before)) {
-            return Ok(RouterSocket { fd, inode: before.st_ino });
-        }
+    let file = folder.file(id).map_err(fail)?;
+    if !is_socket(&file.stat) {
+        return Err(ConnectError::Refused);
     }
+    // In a folder with the sticky bit others may make sockets, though not replace any.
+    if !folder.is_own(file.stat.st_uid) {
+        return Err(ConnectError::Foreign(file.stat.st_uid));
+    }
+    let fd = datagram_socket().map_err(fail)?;
+    if sockopt::set_socket_send_buffer_size_force(&fd, SEND_BUFFER).is_err() {
+        // Without CAP_NET_ADMIN: as much as net.core.wmem_max allows.
+        sockopt::set_socket_send_buffer_size(&fd, SEND_BUFFER).map_err(fail)?;
+    }
+    net::connect(&fd, &file.address().map_err(fail)?).map_err(fail)?;
+    Ok(RouterSocket { fd, inode: file.stat.st_ino })
 }
 
 /// Waits for ids in use to become free, for [`PATIENCE`] from the first time.
