@@ -58,6 +58,8 @@ const SETTLING: Duration = Duration::from_millis(500);
 const SOON: Duration = Duration::from_millis(50);
 /// Between two tries after it, and at least between a return and the next try.
 const LATER: Duration = Duration::from_secs(1);
+/// While a card has no carrier, this often it is looked for: the kernel tells of it up to a second late.
+const CARRIER: Duration = Duration::from_millis(100);
 /// Offloads that are turned on under us are turned off again so often. Then somebody insists.
 const QUIETED: u32 = 3;
 
@@ -460,7 +462,10 @@ impl Card {
 
     /// How long until [`follow`](Self::follow) is due, events apart.
     pub(super) fn next_step(&self) -> Option<Duration> {
-        let lost = self.lost.as_ref()?;
+        let Some(lost) = &self.lost else {
+            let state = self.device.as_ref()?.state?;
+            return (state.up && !state.carrier).then_some(CARRIER);
+        };
         match (&self.closing, self.not_before) {
             (Some(_), _) if lost.is_settling() => Some(RELEASE),
             (Some(_), _) => Some(SOON),

@@ -349,9 +349,11 @@ impl Nic {
 
 fn link_state(socket: &DeviceSocket, name: &str) -> Result<LinkState, Errno> {
     let flags = i32::from(socket.flags(name)?);
+    let up = flags & libc::IFF_UP != 0;
     Ok(LinkState {
-        up: flags & libc::IFF_UP != 0,
-        carrier: flags & libc::IFF_RUNNING != 0,
+        up,
+        // The flag follows the carrier up to a second late (net/core/link_watch.c). AF_XDP sends as soon as it is there.
+        carrier: up && socket.has_link(name).unwrap_or(flags & libc::IFF_RUNNING != 0),
         mtu: socket.mtu(name)?,
     })
 }

@@ -7,6 +7,7 @@ use super::device::DeviceSocket;
 use rustix::io::Errno;
 
 const ETHTOOL_GDRVINFO: u32 = 0x03;
+const ETHTOOL_GLINK: u32 = 0x0a;
 const ETHTOOL_GSTRINGS: u32 = 0x1b;
 const ETHTOOL_GRXRINGS: u32 = 0x2d;
 const ETHTOOL_GSSET_INFO: u32 = 0x37;
@@ -42,6 +43,17 @@ impl DeviceSocket {
         // SAFETY: `struct ethtool_drvinfo` has 196 bytes, 49 words.
         unsafe { self.ethtool(name, &mut info) }?;
         Ok(text(&info[1..=NAME_WORDS]))
+    }
+
+    /// Whether interface `name` is up and has carrier.
+    ///
+    /// # Errors
+    /// `EOPNOTSUPP`: the driver does not say.
+    pub fn has_link(&self, name: &str) -> Result<bool, Errno> {
+        let mut value = [ETHTOOL_GLINK, 0];
+        // SAFETY: `struct ethtool_value` has 2 words.
+        unsafe { self.ethtool(name, &mut value) }?;
+        Ok(value[1] != 0)
     }
 
     /// The number of receive queues in use: those for receiving alone and those for both directions.
