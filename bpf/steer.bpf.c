@@ -83,6 +83,7 @@ enum layout {
 	LAYOUT_STAMP_GROUP = STAMP_GROUP,
 	LAYOUT_STEER_HEAD = STEER_HEAD,
 	LAYOUT_MAX_STEERED = MAX_STEERED,
+	LAYOUT_MAX_LARGE = MAX_LARGE,
 	LAYOUT_COPY_SMALL = COPY_SMALL,
 	LAYOUT_COPY_LARGE = COPY_LARGE,
 };
@@ -287,7 +288,7 @@ int steer(struct xdp_md *ctx)
 		__u64 mask = shared->group_workers;
 
 		counters->count[COUNT_GROUP]++;
-		if (options.exclusive && mask && len <= MAX_STEERED) {
+		if (options.exclusive && mask && len <= shared->largest) {
 			worker = shared->group_owner;
 			copy_group(ctx, mask & ~(1ULL << (worker & 63)), len, shared, counters);
 			stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)STAMP_GROUP << STAMP_ROUTER_SHIFT;
@@ -312,7 +313,7 @@ int steer(struct xdp_md *ctx)
 		counters->count[state == ROUTER_PAUSED ? COUNT_ROUTER_PAUSED : COUNT_ROUTER_DOWN]++;
 		return XDP_DROP;
 	}
-	if (len > MAX_STEERED) {
+	if (len > shared->largest) {
 		counters->count[COUNT_TOO_LARGE]++;
 		return XDP_DROP;
 	}

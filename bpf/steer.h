@@ -19,9 +19,12 @@
 
 /*
  * The largest frame that fits into one UMEM chunk: 4096 less the 256 bytes of XDP_PACKET_HEADROOM that the
- * kernel keeps free, less STEER_HEAD.
+ * kernel keeps free, less STEER_HEAD; and the largest that is steered where frames may take several.
  */
-#define MAX_STEERED (4096 - 256 - STEER_HEAD)
+#define STEER_CHUNK (4096 - 256)
+#define STEER_CHUNKS 4
+#define MAX_STEERED (STEER_CHUNK - STEER_HEAD)
+#define MAX_LARGE (STEER_CHUNKS * STEER_CHUNK - STEER_HEAD)
 
 /* What is fixed before the program is loaded. */
 struct options {
@@ -58,7 +61,7 @@ struct shared {
 	__u32 flood_unknown;       /* 1: unknown unicast is copied to flood_worker's ring as well */
 	__u32 group_owner;         /* with --exclusive: the worker that gets group frames by redirect */
 	__u32 any_learned;         /* 0: no station was ever learned, so none is looked up */
-	__u32 zero;
+	__u32 largest;             /* the largest frame that is steered: MAX_STEERED or MAX_LARGE */
 };
 
 /* In the stamp of a group frame that was redirected, in place of a router. */
@@ -92,7 +95,7 @@ enum counter {
 	COUNT_PASSED,           /* unicast frames left to the host */
 	COUNT_ROUTER_PAUSED,    /* drop: the router's backlog is at its bound */
 	COUNT_ROUTER_DOWN,      /* drop: the router has no socket */
-	COUNT_TOO_LARGE,        /* drop: frame above MAX_STEERED, group copy above COPY_LARGE */
+	COUNT_TOO_LARGE,        /* drop: frame above shared.largest, group copy above COPY_LARGE */
 	COUNT_COPY_RING_FULL,   /* drop: a copy found no room in a worker's ring buffer */
 	COUNT_NO_RING,          /* fault: no AF_XDP ring for this queue, or the head did not move */
 	COUNT_MOVED,            /* stations that moved to the wire */

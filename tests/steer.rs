@@ -9,9 +9,9 @@ use iou_fast::iou::mac::{Mac, predicted};
 use iou_fast::iou::{Endpoint, InstanceId, Interface};
 use iou_fast::nic::Nic;
 use iou_fast::steer::layout::{
-    COPY_HEAD, COPY_LARGE, COPY_RING, COPY_SMALL, COUNTS, Copied, CopyKind, Count, HEAD, MAX_STEERED,
-    MAX_WORKERS, MOVES_RING, PortEntry, RouterState, STAMP, STAMP_GROUP, Stamp, mac_word, read_moved,
-    station_key,
+    COPY_HEAD, COPY_LARGE, COPY_RING, COPY_SMALL, COUNTS, Copied, CopyKind, Count, HEAD, MAX_LARGE,
+    MAX_STEERED, MAX_WORKERS, MOVES_RING, PortEntry, RouterState, STAMP, STAMP_GROUP, Stamp, mac_word,
+    read_moved, station_key,
 };
 use iou_fast::steer::{Options, Steering};
 use iou_fast::sys::ringbuf::RingBuffer;
@@ -119,6 +119,7 @@ impl Bench {
         let moves = steering.moves().unwrap().0;
         let shared = &steering.tables().shared;
         shared.nic_mac.store(mac_word(Mac(NIC)), SeqCst);
+        shared.largest.store(MAX_STEERED as u32, SeqCst);
         shared.live.store(1, SeqCst);
         Self { steering, options, copies, moves, sockets: Vec::new() }
     }
@@ -340,7 +341,7 @@ fn the_layout_is_that_of_the_header_file() {
         ("flood_unknown", offset_of!(SteerShared, flood_unknown)),
         ("group_owner", offset_of!(SteerShared, group_owner)),
         ("any_learned", offset_of!(SteerShared, any_learned)),
-        ("zero", offset_of!(SteerShared, zero)),
+        ("largest", offset_of!(SteerShared, largest)),
     ]);
     assert_eq!(shared, expected);
 
@@ -427,6 +428,7 @@ fn the_numbers_are_those_of_the_header_file() {
         ("LAYOUT_STAMP_GROUP", STAMP_GROUP.into()),
         ("LAYOUT_STEER_HEAD", HEAD),
         ("LAYOUT_MAX_STEERED", MAX_STEERED),
+        ("LAYOUT_MAX_LARGE", MAX_LARGE),
         ("LAYOUT_COPY_SMALL", COPY_SMALL),
         ("LAYOUT_COPY_LARGE", COPY_LARGE),
     ];
@@ -637,6 +639,29 @@ fn a_frame_above_the_bound_is_dropped_whole() {
     for len in [MAX_STEERED + 1, 4096, 9014, 16384] {
         bench.expect(&frame(pattern(1), WIRE, UNTAGGED, len), Drop, &[(Count::TooLarge, 1)]);
     }
+}
+
+#[test]
+fn where_frames_may_take_several_chunks_the_bound_is_four_of_them() {
+    let mut bench = Bench::with(2, true);
+    bench.predict(pattern(1), &entry(1, 0));
+    bench.shared().largest.store(MAX_LARGE as u32, SeqCst);
+    bench.shared().group_workers.store(0b11, SeqCst);
+    // The kernel's first buffer holds 3520 bytes, each of the others a page.
+    for len in [60, 3520, 3521, MAX_STEERED, MAX_STEERED + 1, 4096, 7616, 7617, 9014, 9230, MAX_LARGE] {
+        for tags in [UNTAGGED, &[Tag::new(0x88a8, 5), Tag::vlan(6)]] {
+            bench.expect_steered(&frame(pattern(1), WIRE, tags, len), &entry(1, 0));
+        }
+        let group = frame(OSPF, WIRE, UNTAGGED, len);
+        let run = bench.expect(&group, Redirect, &[(Count::Group, 1), (Count::GroupCopies, 1)]);
+        run.is_steered(&group, STAMP_GROUP, Header([0; 8]));
+        bench.expect_copy(1, &run, CopyKind::Group, &group);
+    }
+    for len in [MAX_LARGE + 1, 16384] {
+        bench.expect(&frame(pattern(1), WIRE, UNTAGGED, len), Drop, &[(Count::TooLarge, 1)]);
+    }
+    let group = frame(OSPF, WIRE, UNTAGGED, MAX_LARGE + 1);
+    bench.expect(&group, Pass, &[(Count::Group, 1), (Count::GroupCopies, 2)]);
 }
 
 #[test]

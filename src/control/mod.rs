@@ -108,6 +108,8 @@ pub struct Forwarder {
     /// Pseudo sockets whose files are gone.
     missing_pseudos: usize,
     last_check: Instant,
+    /// Workers read datagrams of several chunks.
+    large: bool,
 }
 
 struct Running {
@@ -169,6 +171,7 @@ impl Forwarder {
             faults: [0; 2],
             missing_pseudos: 0,
             last_check: Instant::now(),
+            large: false,
         };
         // Before the workers: routers that have started already send at once, and a NIC not looked at counts as down.
         forwarder.follow_links();
@@ -182,6 +185,7 @@ impl Forwarder {
                 pseudos: forwarder.pseudos_of(index)?,
                 pool: pool.clone(),
                 reserve,
+                large: forwarder.large,
                 counts: counts.clone(),
                 reports: Reports { channel: send.clone(), wake: wake.clone() },
             };
@@ -386,6 +390,10 @@ impl Forwarder {
     fn follow_links(&mut self) {
         for (card, lan) in self.cards.iter_mut().zip(&self.lans) {
             card.follow_link(lan);
+        }
+        if !self.large && self.cards.iter().any(Card::has_large_frames) {
+            self.large = true;
+            self.workers.iter().for_each(|worker| worker.orders.give(Order::Large));
         }
     }
 

@@ -1,17 +1,20 @@
 //! A network card in use: everything that was taken from it and is given back.
 
 use super::{Error, Options, all_down};
+use crate::ethernet;
 use crate::lan::Lan;
 use crate::nic::attach::{Attachment, XdpMode, XdpModeChoice, attach};
 use crate::nic::hold::Hold;
+use crate::nic::kernel::shares_large_frames;
 use crate::nic::offload::Offloads;
 use crate::nic::promisc::Promiscuous;
 use crate::nic::{LinkState, Nic};
 use crate::plan::Plan;
-use crate::steer::layout::{COUNTS, Count, mac_word};
+use crate::steer::layout::{COUNTS, Count, MAX_LARGE, MAX_STEERED, mac_word};
 use crate::steer::{self, Steering};
+use crate::sys::mmsg::CHUNKS;
 use crate::sys::ringbuf::RingBuffer;
-use crate::worker::{BATCH, NicPart, Rings, reserve};
+use crate::worker::{NicPart, Rings, batch_chunks, reserve};
 use af_xdp::{Config, CopyMode, Frame, Sockets, Umem};
 use libbpf_rs::MapHandle;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -30,6 +33,27 @@ const FILL_MAX: usize = 2 * RING_MAX;
 /// Chunks in a worker's TX ring and stock beyond what it reads at a time.
 const WORKER_CHUNKS: usize = 1024;
 
+/// Whether a card of this MTU has frames that do not fit into one chunk; those with two VLAN tags are the largest.
+fn needs_several_chunks(mtu: u32) -> bool {
+    mtu as usize + ethernet::HEADER + 2 * ethernet::TAG > MAX_STEERED
+}
+
+/// How to bind to a card: whether to copy, and whether frames may take several chunks. A driver may have zero-copy for
+/// frames of one chunk only; it is then given up for `large` frames, unless the user insists on it.
+fn binding(choice: CopyMode, attachment: Option<&Attachment>, large: bool) -> (CopyMode, bool) {
+    let native = attachment.filter(|attachment| attachment.mode == XdpMode::Native);
+    let zero_copy = native.and_then(|attachment| attachment.zero_copy_chunks);
+    let enough = zero_copy.is_some_and(|chunks| chunks as usize >= CHUNKS);
+    match choice {
+        _ if native.is_none() => (CopyMode::Copy, true),
+        CopyMode::Copy => (CopyMode::Copy, true),
+        CopyMode::ZeroCopy => (CopyMode::ZeroCopy, enough),
+        CopyMode::Auto if zero_copy.is_none() || enough => (CopyMode::Auto, true),
+        CopyMode::Auto if large => (CopyMode::Copy, true),
+        CopyMode::Auto => (CopyMode::Auto, false),
+    }
+}
+
 /// A NIC in use. Fields are dropped in this order: the program goes before the offloads come back, for some
 /// drivers refuse to change them under XDP; the hold goes last.
 pub(super) struct Card {
@@ -42,6 +66,8 @@ pub(super) struct Card {
     nic: Nic,
     state: Option<LinkState>,
     zero_copy: bool,
+    /// Frames may take several chunks.
+    scatter: bool,
     /// Moves of stations that the XDP program has told of.
     moves_read: u64,
     options: steer::Options,
@@ -108,6 +134,7 @@ impl Card {
             nic,
             state: None,
             zero_copy: false,
+            scatter: false,
             moves_read: 0,
             options: steer_options,
         })
@@ -119,8 +146,10 @@ impl Card {
         let ring = (FILL / queues).next_power_of_two().clamp(FILL_MIN, most);
         // The power of two at or below an equal share.
         let share = (1 << (ring / workers.max(1)).max(1).ilog2()).min(RING_MAX);
-        let reserve = reserve(queues, ring, workers);
-        Sizes { ring, share, reserve, chunks: queues * ring + reserve + workers * (BATCH + WORKER_CHUNKS) }
+        let large = needs_several_chunks(self.nic.mtu());
+        let reserve = reserve(queues, ring, workers, large);
+        let own = workers * (batch_chunks(large) + WORKER_CHUNKS);
+        Sizes { ring, share, reserve, chunks: queues * ring + reserve + own }
     }
 
     /// Opens the AF_XDP sockets, and adds each worker's to its `parts`.
@@ -137,7 +166,9 @@ impl Card {
     ) -> Result<Arc<Lan>, Error> {
         let name = plan.lans[index].nic.clone();
         let steer_error = |source| Error::Steer { nic: name.clone(), source };
-        let generic = self.mode() == Some(XdpMode::Generic);
+        let large = needs_several_chunks(self.nic.mtu());
+        let sockets = self.options.queues * plan.workers;
+        let (copy_mode, scatter) = binding(options.copy_mode, self.attachment.as_ref(), large);
         let config = Config {
             ifindex: self.nic.index(),
             queues: self.options.queues as u32,
@@ -146,11 +177,13 @@ impl Card {
             completion_size: sizes.ring as u32,
             rx_size: sizes.share as u32,
             tx_size: sizes.share as u32,
-            copy_mode: if generic { CopyMode::Copy } else { options.copy_mode },
+            copy_mode,
+            scatter: scatter && (sockets == 1 || shares_large_frames()),
         };
         let sockets = Sockets::open(umem, free, &config)
             .map_err(|source| Error::AfXdp { nic: name.clone(), source })?;
         self.zero_copy = sockets.zero_copy;
+        self.scatter = sockets.scatter;
         let lan = Arc::new(
             Lan::new(plan, index, self.nic.mac(), self.steering.tables().clone()).map_err(steer_error)?,
         );
@@ -173,6 +206,7 @@ impl Card {
                 lan: lan.clone(),
                 queues,
                 tx_queues: self.nic.tx_queues() as usize,
+                scatter: self.scatter,
                 copies: (ring, fd),
             });
         }
@@ -183,6 +217,7 @@ impl Card {
     /// Writes what the XDP program is to know of the LAN.
     fn share(&self, plan: &Plan, index: usize) {
         let shared = &self.steering.tables().shared;
+        shared.largest.store(self.largest() as u32, Relaxed);
         let workers = plan.workers_on(index);
         shared.group_workers.store(workers, Relaxed);
         shared.group_owner.store(workers.trailing_zeros() % 64, Relaxed);
@@ -201,11 +236,43 @@ impl Card {
     pub(super) fn describe(&self, workers: &str) -> String {
         let mode = self.mode().map_or_else(|| "no".to_string(), |mode| mode.to_string());
         let copy = if self.zero_copy { "zero-copy" } else { "copy" };
+        let large = match self.state.map_or(0, |state| state.mtu) {
+            mtu if needs_several_chunks(mtu) => format!(", frames up to {} bytes", self.largest()),
+            _ => String::new(),
+        };
         let queues = match self.options.queues {
             1 => "1 queue".to_string(),
             n => format!("{n} queues"),
         };
-        format!("{}: {mode} XDP, {copy}, {queues}, {workers}", self.nic.name())
+        format!("{}: {mode} XDP, {copy}{large}, {queues}, {workers}", self.nic.name())
+    }
+
+    /// The largest frame that is steered to routers, bytes.
+    fn largest(&self) -> usize {
+        if self.scatter { MAX_LARGE } else { MAX_STEERED }
+    }
+
+    /// True if the card takes frames of several chunks and its MTU makes use of it.
+    pub(super) fn has_large_frames(&self) -> bool {
+        self.scatter && self.state.is_some_and(|state| needs_several_chunks(state.mtu))
+    }
+
+    /// Says what does not fit into the buffers under this MTU, and what can be done.
+    fn warn_of_mtu(&self, mtu: u32) {
+        let (name, largest) = (self.nic.name(), self.largest());
+        if mtu as usize + ethernet::HEADER <= largest {
+            return;
+        }
+        let why = match self.attachment.as_ref().and_then(|attachment| attachment.zero_copy_chunks) {
+            _ if self.scatter => "the largest that buffers are made for",
+            Some(_) if self.zero_copy => {
+                "its driver takes no larger ones with zero-copy: start iou-fast again, with `--copy-mode copy`"
+            }
+            _ => "larger ones need kernel 6.6 or newer, 6.7 with several queues or workers",
+        };
+        tracing::warn!(
+            "{name}: its MTU is {mtu}, and frames above {largest} bytes are dropped and counted ({why})"
+        );
     }
 
     /// Reads the NIC's state, tells the workers, and logs what changed.
@@ -225,6 +292,9 @@ impl Card {
         let before = self.state.replace(state);
         if before == Some(state) {
             return;
+        }
+        if before.is_none_or(|before| before.mtu != state.mtu) {
+            self.warn_of_mtu(state.mtu);
         }
         let name = self.nic.name();
         match (state.up, state.carrier) {
@@ -284,5 +354,42 @@ impl Card {
                 break;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use CopyMode::{Auto, Copy, ZeroCopy};
+    use std::os::fd::OwnedFd;
+
+    fn attachment(mode: XdpMode, zero_copy_chunks: Option<u32>) -> Attachment {
+        let link = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        Attachment { link, mode, zero_copy_chunks }
+    }
+
+    #[test]
+    fn zero_copy_is_given_up_for_large_frames_only_and_not_where_the_user_insists() {
+        for (choice, chunks, small, large) in [
+            // veth; virtio-net and igc; i40e.
+            (Auto, None, (Auto, true), (Auto, true)),
+            (Auto, Some(1), (Auto, false), (Copy, true)),
+            (Auto, Some(8), (Auto, true), (Auto, true)),
+            (ZeroCopy, Some(1), (ZeroCopy, false), (ZeroCopy, false)),
+            (ZeroCopy, Some(8), (ZeroCopy, true), (ZeroCopy, true)),
+            (Copy, Some(1), (Copy, true), (Copy, true)),
+        ] {
+            let native = attachment(XdpMode::Native, chunks);
+            assert_eq!(binding(choice, Some(&native), false), small, "{choice:?} {chunks:?}");
+            assert_eq!(binding(choice, Some(&native), true), large, "{choice:?} {chunks:?}, large");
+            let generic = attachment(XdpMode::Generic, chunks);
+            assert_eq!(binding(choice, Some(&generic), true), (Copy, true));
+        }
+    }
+
+    #[test]
+    fn a_card_of_the_usual_mtu_needs_one_chunk_a_frame() {
+        assert!(!needs_several_chunks(1500) && !needs_several_chunks(3802));
+        assert!(needs_several_chunks(3803) && needs_several_chunks(9000));
     }
 }

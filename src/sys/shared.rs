@@ -82,8 +82,8 @@ pub struct SteerShared {
     pub group_owner: AtomicU32,
     /// 0: no station was ever learned, so none is looked up.
     pub any_learned: AtomicU32,
-    /// To a multiple of eight bytes.
-    pub zero: AtomicU32,
+    /// The largest frame that is steered, bytes.
+    pub largest: AtomicU32,
 }
 
 // SAFETY: repr(C), atomics only; a test compares it with the BTF of the program.

@@ -29,7 +29,7 @@ use crate::lan::Lan;
 use crate::plan::Plan;
 use crate::stats::{Fault, Latencies, WorkerCounts};
 use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_GROUP, Stamp};
-use crate::sys::mmsg::Receiver;
+use crate::sys::mmsg::{CHUNKS, Receiver};
 use crate::sys::ringbuf::RingBuffer;
 use af_xdp::{Completion, Fill, Packet, Rx, RxStatistics, Socket};
 use pace::Pace;
@@ -112,6 +112,8 @@ impl Rings {
 /// What the control thread tells a worker.
 #[derive(Debug)]
 pub enum Order {
+    /// Frames may take several chunks from now on.
+    Large,
     /// The router's socket is this one from now on, or it has none.
     Router {
         /// Index in the plan.
@@ -197,6 +199,8 @@ pub struct NicPart {
     pub queues: Vec<(Socket, Arc<Rings>)>,
     /// How many of them can send, 1 or more: a NIC may have fewer queues to send than to receive.
     pub tx_queues: usize,
+    /// It takes frames of several chunks.
+    pub scatter: bool,
     /// The ring buffer of group frames, and the descriptor to wait on.
     pub copies: (RingBuffer, OwnedFd),
 }
@@ -217,6 +221,8 @@ pub struct Setup {
     pub pool: Arc<Pool>,
     /// Chunks that no backlog may take.
     pub reserve: usize,
+    /// Frames may take several chunks.
+    pub large: bool,
     /// Its counters.
     pub counts: Arc<WorkerCounts>,
     /// Its way to the control thread.
@@ -262,6 +268,8 @@ pub struct Worker {
     stock: Stock,
     receiver: Receiver,
     packets: Vec<Packet>,
+    /// The chunks of one large frame, kept for its room.
+    parts: Vec<Packet>,
     poller: Poller,
     orders: crossbeam::channel::Receiver<Order>,
     wake: Arc<OwnedFd>,
@@ -284,7 +292,7 @@ impl Worker {
     /// # Errors
     /// What `epoll` and `eventfd` say; too few chunks for its receive batch.
     pub fn new(setup: Setup) -> io::Result<(Self, Orders)> {
-        let Setup { index, plan, poll, nics, pseudos, pool, reserve, counts, reports } = setup;
+        let Setup { index, plan, poll, nics, pseudos, pool, reserve, large, counts, reports } = setup;
         let poller = Poller::new()?;
         let wake = eventfd()?;
         poller.watch(wake.as_fd(), Token::Orders)?;
@@ -318,7 +326,7 @@ impl Worker {
                 ports: ports.iter().filter(own).copied().collect(),
                 flood: flood_at.map(|at| ports[at]).filter(|port| own(&port)),
             });
-            sides.push(NicSide::new(nic.lan, tx, rings, ports, flood_at));
+            sides.push(NicSide::new(nic.lan, tx, nic.scatter, rings, ports, flood_at));
         }
 
         let mut own_pseudos = Vec::new();
@@ -336,7 +344,7 @@ impl Worker {
         }
         let members = (0..plan.routers.len()).map(|router| membership(&plan, router, index));
         let delivery = Delivery::new(members, lans, counts.clone(), reserve, reports);
-        let worker = Self {
+        let mut worker = Self {
             index,
             poll,
             arrivals,
@@ -345,7 +353,8 @@ impl Worker {
             delivery,
             receiver: Receiver::new(stock.umem().clone(), frames, DATAGRAM_OFFSET),
             stock,
-            packets: Vec::with_capacity(BATCH),
+            packets: Vec::with_capacity(BATCH + CHUNKS),
+            parts: Vec::with_capacity(CHUNKS),
             poller,
             orders,
             wake: wake.clone(),
@@ -358,7 +367,24 @@ impl Worker {
             read: 0,
             sleeping: false,
         };
+        if large && !worker.enlarge() {
+            return Err(io::Error::other("too few chunks for a worker and large frames"));
+        }
         Ok((worker, Orders { channel: send, wake }))
+    }
+
+    /// From now on reads datagrams of several chunks. False if there are too few of those.
+    fn enlarge(&mut self) -> bool {
+        if self.receiver.is_large() {
+            return true;
+        }
+        let needed = BATCH * (CHUNKS - 1);
+        self.stock.fetch(needed);
+        let Some(keep) = self.stock.free.len().checked_sub(needed) else { return false };
+        let mut frames = self.stock.free.drain(keep..);
+        let others = std::iter::from_fn(|| Some([frames.next()?, frames.next()?, frames.next()?]));
+        self.receiver.enlarge(others.collect());
+        true
     }
 
     /// Moves frames until it is told to stop.
@@ -445,9 +471,15 @@ impl Worker {
             let now = clock::monotonic();
             self.turns.saw(Way::ToRouter, now);
             let mut packets = std::mem::take(&mut self.packets);
-            for packet in packets.drain(..) {
-                self.sort(nic, packet, now);
+            let mut drain = packets.drain(..);
+            while let Some(packet) = drain.next() {
+                if packet.continues() {
+                    self.sort_large(nic, packet, &mut drain, now);
+                } else {
+                    self.sort(nic, packet, now);
+                }
             }
+            drop(drain);
             self.packets = packets;
             self.delivery.send_runs(&mut self.stock, &self.poller);
             let side = &mut self.arrivals[nic].queues[queue];
@@ -456,16 +488,20 @@ impl Worker {
         busy
     }
 
+    /// The stamp in front of a steered packet, unless it makes no sense.
+    fn stamp(&self, packet: &Packet) -> Option<Stamp> {
+        let stamp = Stamp::read(self.stock.umem().data(packet)).filter(|_| packet.len() > HEAD)?;
+        let known = usize::from(stamp.router()) < self.delivery.routers() || stamp.router() == STAMP_GROUP;
+        known.then_some(stamp)
+    }
+
     /// Puts a steered packet into its router's run.
     fn sort(&mut self, nic: usize, packet: Packet, now: u64) {
-        let umem = self.stock.umem();
-        let stamp = Stamp::read(umem.data(&packet)).filter(|_| packet.len() > HEAD);
-        let Some(stamp) = stamp.filter(|stamp| {
-            usize::from(stamp.router()) < self.delivery.routers() || stamp.router() == STAMP_GROUP
-        }) else {
+        let Some(stamp) = self.stamp(&packet) else {
             self.counts.fault(Fault::BadDescriptor, 1);
             return self.stock.give(packet.into_frame());
         };
+        let umem = self.stock.umem();
         let time = stamp.time(now);
         let mut packet = packet.skip(STAMP);
         checksum::complete(&mut umem.data_mut(&mut packet)[header::LEN..]);
@@ -479,9 +515,60 @@ impl Worker {
             let umem = self.stock.umem().clone();
             let bytes = umem.data_mut(&mut packet);
             bytes[..header::LEN].copy_from_slice(&port.header);
-            self.delivery.send_shared(port.router, bytes, time, Origin::Wire, &mut self.stock, &self.poller);
+            let parts = [&*bytes];
+            self.delivery.send_shared(port.router, &parts, time, Origin::Wire, &mut self.stock, &self.poller);
         }
         self.stock.give(packet.into_frame());
+    }
+
+    /// The same for a frame that takes several chunks, of which `first` is the first.
+    #[cold]
+    fn sort_large(&mut self, nic: usize, first: Packet, rest: &mut impl Iterator<Item = Packet>, now: u64) {
+        let stamp = self.stamp(&first);
+        let mut parts = std::mem::take(&mut self.parts);
+        parts.push(first.skip(STAMP));
+        while parts.last().is_some_and(Packet::continues) {
+            parts.extend(rest.next());
+        }
+        let umem = self.stock.umem().clone();
+        if let Some(stamp) = stamp
+            && let [first, others @ ..] = parts.as_mut_slice()
+            && others.len() < CHUNKS
+        {
+            let time = stamp.time(now);
+            let mut slices = [&[][..]; CHUNKS];
+            let count = 1 + others.len();
+            for (slice, packet) in slices[1..].iter_mut().zip(&*others) {
+                *slice = umem.data(packet);
+            }
+            checksum::complete_in(&mut umem.data_mut(first)[header::LEN..], &slices[1..count]);
+            if stamp.router() != STAMP_GROUP {
+                let router = usize::from(stamp.router());
+                for packet in parts.drain(..) {
+                    self.delivery.queue(router, Datagram { packet, time, origin: Origin::Wire, copy: false });
+                }
+            } else {
+                self.arrivals[nic].lan.heard(&umem.data(first)[header::LEN..], time);
+                for port in &self.arrivals[nic].ports {
+                    umem.data_mut(first)[..header::LEN].copy_from_slice(&port.header);
+                    let mut slices = slices;
+                    slices[0] = umem.data(first);
+                    let (router, parts) = (port.router, &slices[..count]);
+                    self.delivery.send_shared(
+                        router,
+                        parts,
+                        time,
+                        Origin::Wire,
+                        &mut self.stock,
+                        &self.poller,
+                    );
+                }
+            }
+        } else {
+            self.counts.fault(Fault::BadDescriptor, 1);
+        }
+        parts.drain(..).for_each(|packet| self.stock.give(packet.into_frame()));
+        self.parts = parts;
     }
 
     /// Sends a batch of copied group frames to this worker's routers. True if there was anything.
@@ -502,6 +589,7 @@ impl Worker {
         let mut reading = Reading {
             nics: &mut self.nics,
             receiver: &mut self.receiver,
+            parts: &mut self.parts,
             delivery: &mut self.delivery,
             stock: &mut self.stock,
             poller: &self.poller,
@@ -581,6 +669,14 @@ impl Worker {
             match order {
                 Order::Router { router, socket } => {
                     self.delivery.set_socket(router, socket, &mut self.stock, &self.poller);
+                }
+                Order::Large => {
+                    if !self.enlarge() {
+                        tracing::warn!(
+                            "worker {}: no memory left for large frames from routers: start iou-fast again",
+                            self.index
+                        );
+                    }
                 }
                 Order::Answer(to) => {
                     let _ = to.send(());
@@ -664,10 +760,16 @@ fn pseudo(plan: &Plan, index: usize, socket: OwnedFd) -> Pseudo {
 }
 
 /// Chunks that no backlog may take: what the RX rings of `workers` workers can hold of `queues` queues, and two
-/// batches a worker.
+/// batches a worker, of `large` frames if there are such.
 #[must_use]
-pub const fn reserve(queues: usize, fill_size: usize, workers: usize) -> usize {
-    queues * fill_size + 2 * BATCH * workers
+pub const fn reserve(queues: usize, fill_size: usize, workers: usize, large: bool) -> usize {
+    queues * fill_size + 2 * batch_chunks(large) * workers
+}
+
+/// Chunks that a worker reads into at a time.
+#[must_use]
+pub const fn batch_chunks(large: bool) -> usize {
+    if large { BATCH * CHUNKS } else { BATCH }
 }
 
 const _: () = assert!(MAX_STEERED + HEAD + 256 == af_xdp::CHUNK);

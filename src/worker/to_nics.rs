@@ -9,7 +9,7 @@ use crate::fdb::{Learned, Refusal, Station};
 use crate::iou::header::{self, Header, TYPE_DATA};
 use crate::lan::{Lan, explain};
 use crate::stats::{Fault, Latency, Loss, WorkerCounts};
-use crate::sys::mmsg::Receiver;
+use crate::sys::mmsg::{CHUNKS, Receiver, TooFew};
 use af_xdp::{Kick, Packet, RingFull, Tx};
 use rustc_hash::FxHashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -75,6 +75,8 @@ impl Source {
 pub(super) struct NicSide {
     pub(super) lan: Arc<Lan>,
     pub(super) tx: Tx,
+    /// It takes frames of several chunks.
+    scatter: bool,
     /// The rings of the queue that `tx` is on.
     pub(super) rings: Arc<Rings>,
     /// All ports of the LAN.
@@ -102,6 +104,7 @@ impl NicSide {
     pub(super) fn new(
         lan: Arc<Lan>,
         tx: Tx,
+        scatter: bool,
         rings: Arc<Rings>,
         ports: Vec<GroupPort>,
         flood: Option<usize>,
@@ -110,6 +113,7 @@ impl NicSide {
         Self {
             lan,
             tx,
+            scatter,
             rings,
             ports,
             port_at,
@@ -123,6 +127,13 @@ impl NicSide {
             pushed: (0, 0),
             refused: 0,
         }
+    }
+
+    /// A frame of so many bytes, which came into its queue at `time`, was put into the TX ring.
+    fn pushed(&mut self, bytes: usize, time: u64) {
+        self.pushed = (self.pushed.0 + 1, self.pushed.1 + bytes as u64);
+        self.times.push(time);
+        self.unsent = true;
     }
 
     /// The port that `station` is behind, from memory if nothing has changed.
@@ -141,6 +152,8 @@ impl NicSide {
 pub(super) struct Reading<'a> {
     pub(super) nics: &'a mut [NicSide],
     pub(super) receiver: &'a mut Receiver,
+    /// The chunks of one large frame; empty in between.
+    pub(super) parts: &'a mut Vec<Packet>,
     pub(super) delivery: &'a mut Delivery,
     pub(super) stock: &'a mut Stock,
     pub(super) poller: &'a Poller,
@@ -179,8 +192,10 @@ impl Reading<'_> {
             return Err(Loss::TooLong);
         }
         let len = received.len;
+        // A datagram that takes several chunks has its headers in the first.
+        let (is_large, here) = (len > self.receiver.first_room(), len.min(self.receiver.first_room()));
         let bytes = self.receiver.bytes_mut(n);
-        let datagram = &bytes[..len];
+        let datagram = &bytes[..here];
         let (Some(header), Some(view)) =
             (Header::read(datagram), datagram.get(header::LEN..).and_then(View::read))
         else {
@@ -195,8 +210,9 @@ impl Reading<'_> {
         if view.destination.mac.is_group() {
             // A loop behind another port must not teach that the sender is there.
             nic.lan.heard(frame, now);
+            let (datagram, others) = self.receiver.parts_mut(n);
             for port in &nic.ports {
-                replicate(port, source, &mut bytes[..len], now, self.delivery, self.stock, self.poller);
+                replicate(port, source, datagram, &others, now, self.delivery, self.stock, self.poller);
             }
         } else {
             match nic.place_of(&view.destination) {
@@ -207,20 +223,28 @@ impl Reading<'_> {
                 Some(port) => {
                     let Some(port) = nic.port_at.get(&port).map(|at| nic.ports[*at]) else { return Ok(()) };
                     bytes[..header::LEN].copy_from_slice(&port.header);
+                    let datagram =
+                        |packet| Datagram { packet, time: now, origin: Origin::Router, copy: false };
+                    if is_large {
+                        take_parts(self.receiver, n, self.stock, self.parts)?;
+                        for packet in self.parts.drain(..) {
+                            self.delivery.queue(port.router, datagram(packet));
+                        }
+                        return Ok(());
+                    }
                     let fresh = self.stock.take().ok_or(Loss::NoChunk)?;
                     let packet = Packet::new(self.receiver.replace(n, fresh), DATAGRAM_OFFSET, len);
-                    self.delivery.queue(
-                        port.router,
-                        Datagram { packet, time: now, origin: Origin::Router, copy: false },
-                    );
+                    self.delivery.queue(port.router, datagram(packet));
                     return Ok(());
                 }
                 None => {
                     if let Some(port) = nic.flood.map(|at| nic.ports[at]) {
+                        let (datagram, others) = self.receiver.parts_mut(n);
                         replicate(
                             &port,
                             source,
-                            &mut bytes[..len],
+                            datagram,
+                            &others,
                             now,
                             self.delivery,
                             self.stock,
@@ -235,8 +259,14 @@ impl Reading<'_> {
         if !nic.lan.up.load(Relaxed) {
             return Err(Loss::NicDown);
         }
-        if frame_len > ethernet::HEADER + view.tags + nic.lan.mtu.load(Relaxed) as usize {
+        let most = ethernet::HEADER + view.tags + nic.lan.mtu.load(Relaxed) as usize;
+        let bytes = self.receiver.bytes_mut(n);
+        // A network card's MTU is for what is behind tags and labels: that it can send them, too, is for its driver to say.
+        if frame_len > most && frame_len > most + ethernet::labels(&bytes[header::LEN..here], view.tags) {
             return Err(Loss::AboveMtu);
+        }
+        if is_large {
+            return self.send_large(link.nic, n, frame_len);
         }
         if frame_len < ethernet::SHORTEST {
             bytes[len..header::LEN + ethernet::SHORTEST].fill(0);
@@ -259,18 +289,55 @@ impl Reading<'_> {
                 }
             }
         }
-        nic.pushed = (nic.pushed.0 + 1, nic.pushed.1 + (len - header::LEN) as u64);
-        nic.times.push(received.time);
-        nic.unsent = true;
+        nic.pushed(len - header::LEN, received.time);
+        Ok(())
+    }
+
+    /// Sends the frame of `frame_len` bytes in datagram `n`, which takes several chunks, to a NIC.
+    #[cold]
+    fn send_large(&mut self, nic: usize, n: usize, frame_len: usize) -> Result<(), Loss> {
+        let nic = &mut self.nics[nic];
+        if !nic.scatter {
+            return Err(Loss::TooLong);
+        }
+        take_parts(self.receiver, n, self.stock, self.parts)?;
+        if let Some(first) = self.parts.first_mut() {
+            first.advance(header::LEN);
+        }
+        for last in [false, true] {
+            if nic.tx.push_frame(self.parts) {
+                break;
+            }
+            if last {
+                self.parts.drain(..).for_each(|packet| self.stock.give(packet.into_frame()));
+                return Err(Loss::NicRefused);
+            }
+            self.counts.fault(Fault::TxRingFull, 1);
+            transmit(nic, self.stock, self.counts, self.latency);
+        }
+        nic.pushed(frame_len, self.receiver.received(n).time);
         Ok(())
     }
 }
 
+/// Moves the chunks of datagram `n` to `parts`.
+fn take_parts(
+    receiver: &mut Receiver,
+    n: usize,
+    stock: &mut Stock,
+    parts: &mut Vec<Packet>,
+) -> Result<(), Loss> {
+    stock.fetch(CHUNKS);
+    receiver.take_parts(n, &mut stock.free, parts).map_err(|TooFew| Loss::NoChunk)
+}
+
 /// Sends a datagram to `port` as well, unless `source` reaches that by itself.
+#[expect(clippy::too_many_arguments, reason = "a datagram, its ends, and what a worker has one of")]
 fn replicate(
     port: &GroupPort,
     source: &Source,
     datagram: &mut [u8],
+    others: &[&[u8]; CHUNKS - 1],
     now: u64,
     delivery: &mut Delivery,
     stock: &mut Stock,
@@ -278,7 +345,11 @@ fn replicate(
 ) {
     if source.neighbours.binary_search(&port.port).is_err() {
         datagram[..header::LEN].copy_from_slice(&port.header);
-        delivery.send_shared(port.router, datagram, now, Origin::Router, stock, poller);
+        let [a, b, c] = *others;
+        let parts = [&*datagram, a, b, c];
+        // Most fit into one chunk.
+        let parts = if a.is_empty() { &parts[..1] } else { &parts };
+        delivery.send_shared(port.router, parts, now, Origin::Router, stock, poller);
     }
 }
 

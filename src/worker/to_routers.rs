@@ -9,7 +9,7 @@ use crate::iou::header;
 use crate::lan::Lan;
 use crate::stats::{Latency, Loss, WorkerCounts};
 use crate::steer::layout::{Copied, CopyKind, RouterState};
-use crate::sys::mmsg::Sender;
+use crate::sys::mmsg::{CHUNKS, Sender, Sent};
 use crate::sys::ringbuf::RingBuffer;
 use af_xdp::{CHUNK, Packet};
 use rustix::io::Errno;
@@ -30,7 +30,8 @@ pub(super) enum Origin {
     Router,
 }
 
-/// A datagram for a router: header and frame in a chunk of UMEM.
+/// A datagram for a router: header and frame in a chunk of UMEM. One that takes several chunks is as many of these in a
+/// row, whose packets [continue](Packet::continues).
 #[derive(Debug)]
 pub(super) struct Datagram {
     pub(super) packet: Packet,
@@ -69,20 +70,27 @@ struct Side {
     lans: Vec<usize>,
 }
 
+impl Datagram {
+    /// A part for the sender, and whether the datagram goes on in the next.
+    fn part<'a>(&'a self, stock: &'a Stock) -> (&'a [u8], bool) {
+        (stock.umem().data(&self.packet), self.packet.continues())
+    }
+}
+
 impl Side {
     /// The socket, if nothing waits that would have to go first.
     fn ready(&self) -> Option<BorrowedFd<'_>> {
         self.socket.as_ref().filter(|_| self.backlog.is_empty()).map(AsFd::as_fd)
     }
 
-    /// Takes the oldest out of the backlog.
+    /// Takes the oldest out of the backlog, one chunk of it.
     fn pop(&mut self) -> Option<Datagram> {
         let datagram = self.backlog.pop();
         self.copies -= usize::from(datagram.as_ref().is_some_and(|datagram| datagram.copy));
         datagram
     }
 
-    /// Takes the oldest out of the backlog if it has waited too long.
+    /// Takes the oldest out of the backlog, one chunk of it, if it has waited too long.
     fn pop_stale(&mut self, now: u64) -> Option<Datagram> {
         let datagram = self.backlog.pop_stale(now);
         self.copies -= usize::from(datagram.as_ref().is_some_and(|datagram| datagram.copy));
@@ -154,6 +162,8 @@ pub(super) struct Delivery {
     reports: Reports,
     /// Kept for its room.
     batch: Batch,
+    /// The chunks of one datagram, kept for its room.
+    parts: Vec<Datagram>,
     pub(super) latency: Latency,
 }
 
@@ -186,6 +196,7 @@ impl Delivery {
             touched: Vec::with_capacity(sides.len()),
             waiting: Vec::with_capacity(sides.len()),
             batch: Batch::default(),
+            parts: Vec::with_capacity(CHUNKS),
             sides,
             sender: Sender::new(BATCH),
             lans,
@@ -201,7 +212,7 @@ impl Delivery {
         self.sides.len()
     }
 
-    /// Adds a datagram to the run of `router`; [`send_runs`](Self::send_runs) sends it.
+    /// Adds a datagram, or the next chunk of one, to the run of `router`; [`send_runs`](Self::send_runs) sends it.
     pub(super) fn queue(&mut self, router: usize, datagram: Datagram) {
         let run = &mut self.sides[router].run;
         if run.is_empty() {
@@ -226,9 +237,10 @@ impl Delivery {
         if let Some(socket) = side.ready() {
             (sent, refused) = taken(match run.as_slice() {
                 [one] => send_one(socket, stock.umem().data(&one.packet)).map(|()| 1),
-                run => {
-                    self.sender.send(socket, run.iter().map(|datagram| stock.umem().data(&datagram.packet)))
-                }
+                run => self
+                    .sender
+                    .send(socket, BATCH, run.iter().map(|datagram| datagram.part(stock)))
+                    .map(|sent| sent.parts),
             });
         }
         if sent > 0 {
@@ -240,15 +252,26 @@ impl Delivery {
         let mut rest = run.drain(..);
         if let Some(errno) = refused
             && !self.refused(router, errno)
-            && let Some(datagram) = rest.next()
         {
             // Only the first is to blame: the others get their chance through the backlog.
             self.counts.lose(Loss::SendFailed, 1);
-            stock.give(datagram.packet.into_frame());
+            for datagram in rest.by_ref() {
+                let last = !datagram.packet.continues();
+                stock.give(datagram.packet.into_frame());
+                if last {
+                    break;
+                }
+            }
         }
+        let mut parts = std::mem::take(&mut self.parts);
         for datagram in rest {
-            self.hold(router, datagram, stock, poller);
+            let last = !datagram.packet.continues();
+            parts.push(datagram);
+            if last {
+                self.hold(router, &mut parts, stock, poller);
+            }
         }
+        self.parts = parts;
         self.sides[router].run = run;
     }
 
@@ -325,24 +348,36 @@ impl Delivery {
             sent += 1;
         }
         for copied in (sent..batch.len()).filter_map(copied) {
-            self.hold_copy(port.router, &port.header, copied.frame, copied.time, Origin::Wire, stock, poller);
+            let parts = [&port.header[..], copied.frame];
+            self.hold_copy(port.router, &parts, copied.time, Origin::Wire, stock, poller);
         }
     }
 
-    /// Sends a datagram whose chunk is needed further, at once or by way of a copy in the backlog.
+    /// Sends a datagram whose chunks are needed further, at once or by way of a copy in the backlog. Its header is in the
+    /// first of its `parts`.
     pub(super) fn send_shared(
         &mut self,
         router: usize,
-        datagram: &[u8],
+        parts: &[&[u8]],
         time: u64,
         origin: Origin,
         stock: &mut Stock,
         poller: &Poller,
     ) {
-        let (header, frame) = datagram.split_at(header::LEN);
         if let Some(socket) = self.sides[router].ready() {
-            match send_one(socket, datagram) {
-                Ok(()) => return self.count(frame.len(), time, origin, clock::monotonic()),
+            let sent = match parts {
+                [datagram] => send_one(socket, datagram),
+                // All but the last go on, also into one without bytes.
+                parts => {
+                    let parts = parts.iter().zip(1..).map(|(part, n)| (*part, n < parts.len()));
+                    self.sender.send(socket, 1, parts).map(drop)
+                }
+            };
+            match sent {
+                Ok(()) => {
+                    let len = parts.iter().map(|part| part.len()).sum::<usize>() - header::LEN;
+                    return self.count(len as u64, time, origin, clock::monotonic());
+                }
                 Err(Errno::AGAIN) => {}
                 Err(errno) => {
                     if !self.refused(router, errno) {
@@ -351,89 +386,89 @@ impl Delivery {
                 }
             }
         }
-        self.hold_copy(router, header, frame, time, origin, stock, poller);
+        self.hold_copy(router, parts, time, origin, stock, poller);
     }
 
-    /// Puts a copy of a frame that cannot be kept where it is into the backlog.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a frame and its circumstances; a struct would be made for one call"
-    )]
+    /// Puts a copy of a datagram that cannot be kept where it is into the backlog.
     fn hold_copy(
         &mut self,
         router: usize,
-        header: &[u8],
-        frame: &[u8],
+        parts: &[&[u8]],
         time: u64,
         origin: Origin,
         stock: &mut Stock,
         poller: &Poller,
     ) {
         let side = &self.sides[router];
-        let len = header.len() + frame.len();
+        let chunks = parts.iter().map(|part| part.len()).sum::<usize>().div_ceil(CHUNK);
         let why = if side.socket.is_none() {
             Loss::RouterDown
-        } else if len > CHUNK {
-            Loss::TooLarge
-        } else if side.copies >= copy_bound(bound(stock.available(), self.reserve)) {
+        } else if side.copies + chunks > copy_bound(bound(stock.available(), self.reserve)) {
             if origin == Origin::Wire { Loss::GroupSurplus } else { Loss::RouterFull }
-        } else if let Some(chunk) = stock.take() {
-            let mut packet = Packet::new(chunk, 0, len);
-            let (front, back) = stock.umem().data_mut(&mut packet).split_at_mut(header.len());
-            front.copy_from_slice(header);
-            back.copy_from_slice(frame);
-            return self.hold(router, Datagram { packet, time, origin, copy: true }, stock, poller);
         } else {
-            Loss::RouterFull
+            let mut copied = std::mem::take(&mut self.parts);
+            let whole = copy(parts, chunks, stock, |packet| {
+                copied.push(Datagram { packet, time, origin, copy: true });
+            });
+            if whole {
+                self.hold(router, &mut copied, stock, poller);
+            } else {
+                self.counts.lose(Loss::RouterFull, 1);
+                copied.drain(..).for_each(|datagram| stock.give(datagram.packet.into_frame()));
+            }
+            self.parts = copied;
+            return;
         };
         self.counts.lose(why, 1);
     }
 
-    /// Puts a datagram into the backlog, or drops it: the bound, or no socket.
-    fn hold(&mut self, router: usize, datagram: Datagram, stock: &mut Stock, poller: &Poller) {
+    /// Moves one datagram, the chunks of which are `parts`, into the backlog, or drops it: the bound, or no socket.
+    fn hold(&mut self, router: usize, parts: &mut Vec<Datagram>, stock: &mut Stock, poller: &Poller) {
         let side = &mut self.sides[router];
-        let Some(socket) = &side.socket else {
-            self.counts.lose(Loss::RouterDown, 1);
-            return stock.give(datagram.packet.into_frame());
-        };
-        let bound = bound(stock.available(), self.reserve);
-        let first = side.backlog.is_empty();
-        let copy = datagram.copy;
-        if let Err(datagram) = side.backlog.push(datagram.time, datagram, bound) {
-            self.counts.lose(Loss::RouterFull, 1);
-            stock.give(datagram.packet.into_frame());
-        } else {
-            if first {
-                // Watched only while there is a backlog: the kernel would wake us for every datagram a router reads.
-                self.waiting.push(router);
-                poller.watch_room(socket.as_fd(), Token::Router(router));
+        let mut bound = bound(stock.available(), self.reserve);
+        let why = match &side.socket {
+            None => Some(Loss::RouterDown),
+            Some(_) if !side.backlog.has_room(parts.len(), bound) => Some(Loss::RouterFull),
+            Some(socket) => {
+                if side.backlog.is_empty() {
+                    // Watched only while there is a backlog: the kernel would wake us for every datagram a router reads.
+                    self.waiting.push(router);
+                    poller.watch_room(socket.as_fd(), Token::Router(router));
+                }
+                None
             }
-            side.copies += usize::from(copy);
+        };
+        if let Some(why) = why {
+            self.counts.lose(why, 1);
+            parts.drain(..).for_each(|datagram| stock.give(datagram.packet.into_frame()));
+            // What has no room for this one is full, though a chunk or two may be left.
+            bound = bound.min(side.backlog.len());
+        } else {
+            side.copies += parts.iter().filter(|datagram| datagram.copy).count();
+            parts.drain(..).for_each(|datagram| side.backlog.push(datagram.time, datagram));
         }
         self.pause(router, bound);
     }
 
-    /// A router that was full has room: sends what waits. Returns how many datagrams that were.
+    /// A router that was full has room: sends what waits. Returns how many chunks that were.
     pub(super) fn room(&mut self, router: usize, stock: &mut Stock, poller: &Poller) -> usize {
         let mut sent = 0;
         loop {
             let side = &mut self.sides[router];
             let Some(socket) = &side.socket else { break };
-            let wanted = side.backlog.len().min(ROOM);
-            if wanted == 0 {
+            if side.backlog.is_empty() {
                 break;
             }
-            let datagrams =
-                side.backlog.iter().take(wanted).map(|datagram| stock.umem().data(&datagram.packet));
-            match self.sender.send(socket.as_fd(), datagrams) {
-                Ok(count) => {
-                    sent += count;
+            let waiting = side.backlog.iter().map(|datagram| datagram.part(stock));
+            match self.sender.send(socket.as_fd(), ROOM, waiting) {
+                Ok(Sent { parts, all }) => {
+                    sent += parts;
                     let now = clock::monotonic();
-                    for _ in 0..count {
+                    for _ in 0..parts {
                         let Some(datagram) = self.sides[router].pop() else { break };
                         self.delivered(datagram, now, stock);
                     }
-                    if count < wanted {
+                    if !all {
                         break; // full again; whatever else it was shows at the next try
                     }
                 }
@@ -443,8 +478,12 @@ impl Delivery {
                         break;
                     }
                     self.counts.lose(Loss::SendFailed, 1);
-                    if let Some(datagram) = self.sides[router].pop() {
+                    while let Some(datagram) = self.sides[router].pop() {
+                        let last = !datagram.packet.continues();
                         stock.give(datagram.packet.into_frame());
+                        if last {
+                            break;
+                        }
                     }
                 }
             }
@@ -458,9 +497,10 @@ impl Delivery {
         for n in (0..self.waiting.len()).rev() {
             let router = self.waiting[n];
             let mut stale = 0;
+            // The chunks of a datagram have the same age.
             while let Some(datagram) = self.sides[router].pop_stale(now) {
+                stale += usize::from(!datagram.packet.continues());
                 stock.give(datagram.packet.into_frame());
-                stale += 1;
             }
             self.counts.lose(Loss::Stale, stale);
             self.room(router, stock, poller);
@@ -505,7 +545,7 @@ impl Delivery {
                 stock.give(datagram.packet.into_frame());
             }
             while let Some(datagram) = side.pop() {
-                self.counts.lose(Loss::Stopped, 1);
+                self.counts.lose(Loss::Stopped, usize::from(!datagram.packet.continues()));
                 stock.give(datagram.packet.into_frame());
             }
         }
@@ -536,7 +576,7 @@ impl Delivery {
         let side = &mut self.sides[router];
         if side.socket.is_none() {
             while let Some(datagram) = side.pop() {
-                self.counts.lose(Loss::RouterDown, 1);
+                self.counts.lose(Loss::RouterDown, usize::from(!datagram.packet.continues()));
                 stock.give(datagram.packet.into_frame());
             }
         }
@@ -570,17 +610,26 @@ impl Delivery {
 
     fn delivered(&mut self, datagram: Datagram, now: u64, stock: &mut Stock) {
         let Datagram { packet, time, origin, .. } = datagram;
-        self.count(packet.len() - header::LEN, time, origin, now);
+        let bytes = packet.len() as u64;
+        if packet.continues() {
+            match origin {
+                Origin::Wire => self.counts.to_routers.add(0, bytes),
+                Origin::Router => self.counts.between.add(0, bytes),
+            }
+        } else {
+            // The last chunk may hold less than the header, which was in the first: the sum is right.
+            self.count(bytes.wrapping_sub(header::LEN as u64), time, origin, now);
+        }
         stock.give(packet.into_frame());
     }
 
-    fn count(&mut self, bytes: usize, time: u64, origin: Origin, now: u64) {
+    fn count(&mut self, bytes: u64, time: u64, origin: Origin, now: u64) {
         match origin {
             Origin::Wire => {
-                self.counts.to_routers.add(1, bytes as u64);
+                self.counts.to_routers.add(1, bytes);
                 self.latency.record(now.saturating_sub(time), 1);
             }
-            Origin::Router => self.counts.between.add(1, bytes as u64),
+            Origin::Router => self.counts.between.add(1, bytes),
         }
     }
 }
@@ -593,6 +642,30 @@ fn taken(result: Result<usize, Errno>) -> (usize, Option<Errno>) {
         Err(Errno::AGAIN) => (0, None),
         Err(errno) => (0, Some(errno)),
     }
+}
+
+/// Copies `parts`, one after the other, into `chunks` chunks, each of which goes to `each` as a packet of one frame.
+/// False if there were too few of them.
+fn copy(parts: &[&[u8]], chunks: usize, stock: &mut Stock, mut each: impl FnMut(Packet)) -> bool {
+    let mut rest = parts.iter().copied();
+    let mut part = rest.next().unwrap_or_default();
+    for n in 1..=chunks {
+        let Some(mut frame) = stock.take() else { return false };
+        let chunk = stock.umem().chunk_mut(&mut frame);
+        let mut len = 0;
+        while len < CHUNK {
+            if part.is_empty() {
+                let Some(next) = rest.next() else { break };
+                part = next;
+            }
+            let (here, after) = part.split_at(part.len().min(CHUNK - len));
+            chunk[len..len + here.len()].copy_from_slice(here);
+            (len, part) = (len + here.len(), after);
+        }
+        let packet = Packet::new(frame, 0, len);
+        each(if n < chunks { packet.continued() } else { packet });
+    }
+    true
 }
 
 fn send_one(socket: BorrowedFd<'_>, datagram: &[u8]) -> Result<(), Errno> {

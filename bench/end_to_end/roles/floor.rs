@@ -67,6 +67,7 @@ pub(super) fn to_nic(lab: &Lab, interface: &str) -> Result<()> {
         rx_size: RING,
         tx_size: RING,
         copy_mode: CopyMode::Copy,
+        scatter: false,
     };
     let mut sockets = Sockets::open(&umem, &mut free, &config)?;
     let mut queue = sockets.queues.pop().ok_or("no queue")?;

@@ -131,6 +131,15 @@ impl<T: Copy> Producer<T> {
         self.published.wrapping_sub(self.consumer).min(self.ring.size)
     }
 
+    /// Those of the [pending](Self::pending) descriptors, the oldest first.
+    pub(crate) fn iter_pending(&mut self) -> impl Iterator<Item = T> {
+        let pending = self.pending();
+        let first = self.published.wrapping_sub(pending);
+        // SAFETY: the places lie in the mapping and were written by this side, which alone writes to it: the other
+        // side reads them at most. T is plain data.
+        (0..pending).map(move |n| unsafe { self.ring.place(first.wrapping_add(n)).read() })
+    }
+
     pub(crate) fn needs_wakeup(&self) -> bool {
         self.ring.needs_wakeup()
     }
