@@ -79,6 +79,7 @@ struct {
 enum layout {
 	LAYOUT_MAX_ROUTERS = MAX_ROUTERS,
 	LAYOUT_MAX_WORKERS = MAX_WORKERS,
+	LAYOUT_MAX_LANES = MAX_LANES,
 	LAYOUT_STAMP_ROUTER_SHIFT = STAMP_ROUTER_SHIFT,
 	LAYOUT_STAMP_GROUP = STAMP_GROUP,
 	LAYOUT_STEER_HEAD = STEER_HEAD,
@@ -212,12 +213,24 @@ static __always_inline int copy_to_worker(struct xdp_md *ctx, __u32 worker, __u3
 	return 0;
 }
 
-static __always_inline int redirect(struct xdp_md *ctx, __u64 stamp, __u64 header, __u32 worker,
-				    struct counters *counters)
+static __always_inline int redirect(struct xdp_md *ctx, __u64 len, __u64 stamp, __u64 header, __u32 worker,
+				    struct shared *shared, struct counters *counters)
 {
+	__u32 number = ctx->rx_queue_index * options.workers + worker;
+	struct lane *lane = NULL;
+	__u32 chunks = 1;
 	void *data, *end;
 	__u64 *head;
 
+	if (len > MAX_STEERED) /* as the worker reckons, too, however the driver fills them */
+		chunks = ((__u32)len + STEER_HEAD + STEER_CHUNK - 1) / STEER_CHUNK;
+	if (number < MAX_LANES && shared->lane_share) {
+		lane = &shared->lanes[number];
+		if (lane->steered - *(volatile __u32 *)&lane->taken + chunks > shared->lane_share) {
+			counters->count[COUNT_WORKER_BUSY]++;
+			return XDP_DROP;
+		}
+	}
 	if (bpf_xdp_adjust_head(ctx, -STEER_HEAD)) {
 		counters->count[COUNT_NO_RING]++;
 		return XDP_DROP;
@@ -229,10 +242,12 @@ static __always_inline int redirect(struct xdp_md *ctx, __u64 stamp, __u64 heade
 		return XDP_DROP; /* never: for the verifier */
 	head[0] = stamp;
 	head[1] = header;
-	if (bpf_redirect_map(&rings, ctx->rx_queue_index * options.workers + worker, XDP_DROP) != XDP_REDIRECT) {
+	if (bpf_redirect_map(&rings, number, XDP_DROP) != XDP_REDIRECT) {
 		counters->count[COUNT_NO_RING]++;
 		return XDP_DROP;
 	}
+	if (lane)
+		lane->steered += chunks;
 	return XDP_REDIRECT;
 }
 
@@ -292,7 +307,7 @@ int steer(struct xdp_md *ctx)
 			worker = shared->group_owner;
 			copy_group(ctx, mask & ~(1ULL << (worker & 63)), len, shared, counters);
 			stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)STAMP_GROUP << STAMP_ROUTER_SHIFT;
-			return redirect(ctx, stamp, 0, worker, counters);
+			return redirect(ctx, len, stamp, 0, worker, shared, counters);
 		}
 		copy_group(ctx, mask, len, shared, counters);
 		return XDP_PASS;
@@ -320,7 +335,7 @@ int steer(struct xdp_md *ctx)
 	__builtin_memcpy(&header, port->header, sizeof(header));
 	stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)port->router << STAMP_ROUTER_SHIFT;
 	worker = port->worker;
-	if (redirect(ctx, stamp, header, worker, counters) != XDP_REDIRECT)
+	if (redirect(ctx, len, stamp, header, worker, shared, counters) != XDP_REDIRECT)
 		return XDP_DROP;
 	counters->count[COUNT_STEERED]++;
 	counters->count[COUNT_STEERED_BYTES] += len;

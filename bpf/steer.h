@@ -10,6 +10,9 @@
 #define MAX_ROUTERS 65536
 #define MAX_WORKERS 64
 
+/* Lanes (see struct lane) that are kept account of: queues * workers. Those beyond are without a limit. */
+#define MAX_LANES 512
+
 /* The arrival stamp in front of the header: bits 0-47 nanoseconds of CLOCK_MONOTONIC (78 hours), 48-63 router. */
 #define STAMP_ROUTER_SHIFT 48
 #define STAMP_TIME_MASK ((1ULL << STAMP_ROUTER_SHIFT) - 1)
@@ -51,6 +54,18 @@ struct port {
 /* What user space says and changes while the program runs; one page-aligned value, mapped by user space. */
 enum router_state { ROUTER_READY = 0, ROUTER_PAUSED = 1, ROUTER_DOWN = 2 };
 
+/*
+ * A worker's AF_XDP ring on one queue, at queue * options.workers + worker. Frames that are on their way to the worker hold
+ * chunks that are missing in the queue's fill ring until the worker has put others there: what exceeds the lane's share
+ * is dropped before it costs anything. Both count up and wrap; each has a cache line of its own, and one writer.
+ */
+struct lane {
+	__u32 steered; /* chunks of frames redirected; written by the queue's CPU */
+	__u32 unused[15];
+	__u32 taken; /* of them, those that have been replaced in the fill ring; written by the worker */
+	__u32 unused2[15];
+};
+
 struct shared {
 	__u8 router_state[MAX_ROUTERS];
 	__u32 asleep[MAX_WORKERS]; /* a worker that sleeps wants to be woken for group frames */
@@ -62,6 +77,8 @@ struct shared {
 	__u32 group_owner;         /* with --exclusive: the worker that gets group frames by redirect */
 	__u32 any_learned;         /* 0: no station was ever learned, so none is looked up */
 	__u32 largest;             /* the largest frame that is steered: MAX_STEERED or MAX_LARGE */
+	__u32 lane_share;          /* chunks that may be on their way in a lane; 0: no limit */
+	struct lane lanes[MAX_LANES];
 };
 
 /* In the stamp of a group frame that was redirected, in place of a router. */
@@ -97,6 +114,7 @@ enum counter {
 	COUNT_ROUTER_DOWN,      /* drop: the router has no socket */
 	COUNT_TOO_LARGE,        /* drop: frame above shared.largest, group copy above COPY_LARGE */
 	COUNT_COPY_RING_FULL,   /* drop: a copy found no room in a worker's ring buffer */
+	COUNT_WORKER_BUSY,      /* drop: the worker has not yet taken what is on its way to it */
 	COUNT_NO_RING,          /* fault: no AF_XDP ring for this queue, or the head did not move */
 	COUNT_MOVED,            /* stations that moved to the wire */
 	COUNTERS

@@ -69,6 +69,8 @@ reasons! {
         RouterFull => "router-full",
         /// Towards a router: the XDP program dropped it, because the backlog was at its bound.
         RouterPaused => "router-paused",
+        /// Towards a router: the XDP program dropped it, because its worker had more than it could take.
+        WorkerBusy => "worker-busy",
         /// Towards a router: it has no socket.
         RouterDown => "router-down",
         /// Towards a router: it waited for more than a second.
@@ -270,6 +272,7 @@ impl Summary {
     /// Adds what a NIC's XDP program counted.
     pub fn add_steering(&mut self, counts: &[u64; COUNTS]) {
         self.drops[Loss::RouterPaused as usize] += counts[Count::RouterPaused as usize];
+        self.drops[Loss::WorkerBusy as usize] += counts[Count::WorkerBusy as usize];
         self.drops[Loss::RouterDown as usize] += counts[Count::RouterDown as usize];
         self.drops[Loss::TooLarge as usize] += counts[Count::TooLarge as usize];
         self.drops[Loss::GroupSurplus as usize] += counts[Count::CopyRingFull as usize];

@@ -274,9 +274,10 @@ fn a_router_that_never_reads_holds_no_more_than_its_share() {
     assert!(heard.is_sorted_by(|a, b| a < b), "order");
     let summary = iou_fast.stop();
     let [full, paused, stale] = ["router-full", "router-paused", "stale"].map(|why| summary.drops(why));
+    let busy = summary.drops("worker-busy");
     // On a machine that takes longer, they get stale instead.
     assert!(full + paused > 0 || begin.elapsed() > Duration::from_secs(1), "{}", summary.text);
-    assert_eq!(heard.len() as u64 + full + paused + stale, FRAMES, "{}", summary.text);
+    assert_eq!(heard.len() as u64 + full + paused + stale + busy, FRAMES, "{}", summary.text);
     assert!(summary.faults.is_empty(), "{}", summary.text);
 }
 

@@ -15,7 +15,7 @@ use iou_fast::steer::layout::{
 };
 use iou_fast::steer::{Options, Steering};
 use iou_fast::sys::ringbuf::RingBuffer;
-use iou_fast::sys::shared::SteerShared;
+use iou_fast::sys::shared::{SteerLane, SteerShared};
 use libbpf_rs::btf::types::{Enum, MemberAttr, Struct};
 use libbpf_rs::btf::{Btf, HasSize};
 use libbpf_rs::{MapCore, ProgramInput};
@@ -342,8 +342,14 @@ fn the_layout_is_that_of_the_header_file() {
         ("group_owner", offset_of!(SteerShared, group_owner)),
         ("any_learned", offset_of!(SteerShared, any_learned)),
         ("largest", offset_of!(SteerShared, largest)),
+        ("lane_share", offset_of!(SteerShared, lane_share)),
+        ("lanes", offset_of!(SteerShared, lanes)),
     ]);
     assert_eq!(shared, expected);
+
+    let (size, lane) = members(&btf, "lane");
+    assert_eq!((size, lane["steered"]), (size_of::<SteerLane>(), offset_of!(SteerLane, steered)));
+    assert_eq!(lane["taken"], offset_of!(SteerLane, taken));
 
     // What Rust writes byte by byte has each field where the BTF says.
     let (size, at) = members(&btf, "station");
@@ -405,6 +411,7 @@ fn the_numbers_are_those_of_the_header_file() {
         RouterDown,
         TooLarge,
         CopyRingFull,
+        WorkerBusy,
         NoRing,
         Moved,
     ];
@@ -424,6 +431,7 @@ fn the_numbers_are_those_of_the_header_file() {
     let expected = [
         ("LAYOUT_MAX_ROUTERS", bench.shared().router_state.len()),
         ("LAYOUT_MAX_WORKERS", MAX_WORKERS),
+        ("LAYOUT_MAX_LANES", bench.shared().lanes.len()),
         ("LAYOUT_STAMP_ROUTER_SHIFT", 48),
         ("LAYOUT_STAMP_GROUP", STAMP_GROUP.into()),
         ("LAYOUT_STEER_HEAD", HEAD),
@@ -662,6 +670,33 @@ fn where_frames_may_take_several_chunks_the_bound_is_four_of_them() {
     }
     let group = frame(OSPF, WIRE, UNTAGGED, MAX_LARGE + 1);
     bench.expect(&group, Pass, &[(Count::Group, 1), (Count::GroupCopies, 2)]);
+}
+
+/// A lane's share is one of chunks: a frame that takes three of them counts as three.
+#[test]
+fn large_frames_take_their_chunks_from_the_lane() {
+    let bench = Bench::new(1);
+    bench.predict(pattern(1), &entry(1, 0));
+    bench.shared().largest.store(MAX_LARGE as u32, SeqCst);
+    let lane = &bench.shared().lanes[0];
+    let begin = u32::MAX - 4;
+    lane.steered.store(begin, SeqCst);
+    lane.taken.store(begin, SeqCst);
+    bench.shared().lane_share.store(12, SeqCst);
+    let mut sum = 0;
+    for (len, chunks) in [(MAX_STEERED, 1), (MAX_STEERED + 1, 2), (7664, 2), (7665, 3), (9014, 3)] {
+        bench.expect_steered(&frame(pattern(1), WIRE, UNTAGGED, len), &entry(1, 0));
+        sum += chunks;
+        assert_eq!(lane.steered.load(SeqCst).wrapping_sub(begin), sum, "{len} bytes");
+    }
+    // One chunk is left, which is too little for two.
+    bench.expect(&frame(pattern(1), WIRE, UNTAGGED, 9014), Drop, &[(Count::WorkerBusy, 1)]);
+    bench.expect(&frame(pattern(1), WIRE, UNTAGGED, 4000), Drop, &[(Count::WorkerBusy, 1)]);
+    bench.expect_steered(&frame(pattern(1), WIRE, UNTAGGED, 60), &entry(1, 0));
+    bench.expect(&frame(pattern(1), WIRE, UNTAGGED, 60), Drop, &[(Count::WorkerBusy, 1)]);
+    lane.taken.store(begin.wrapping_add(4), SeqCst);
+    bench.expect_steered(&frame(pattern(1), WIRE, UNTAGGED, MAX_LARGE), &entry(1, 0));
+    bench.expect(&frame(pattern(1), WIRE, UNTAGGED, 60), Drop, &[(Count::WorkerBusy, 1)]);
 }
 
 #[test]

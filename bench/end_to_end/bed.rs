@@ -138,7 +138,8 @@ impl Bed {
     /// Starts `iou-fast` with a worker on each of `cpus`, on which it is pinned as a whole; does not wait.
     pub(crate) fn launch(&self, lab: &Lab, cpus: &[usize]) -> Result<Process> {
         let mut command = self.host.command(std::env::current_exe()?);
-        command.args(["launch", env!("CARGO_BIN_EXE_iou-fast")]);
+        let exe = std::env::var("IOU_FAST_EXE").unwrap_or_else(|_| env!("CARGO_BIN_EXE_iou-fast").into());
+        command.args(["launch", &exe]);
         command.args(self.arguments(lab, cpus)).env("IOU_FAST_LOG", "error");
         let mut start = || Ok(Process::spawn(&mut command)?);
         if let [only] = cpus { self.pinned(*only, start) } else { start() }

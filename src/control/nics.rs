@@ -188,7 +188,7 @@ impl Card {
             Lan::new(plan, index, self.nic.mac(), self.steering.tables().clone()).map_err(steer_error)?,
         );
         all_down(plan, &lan, index);
-        self.share(plan, index);
+        self.share(plan, index, sizes);
         let mut queues: Vec<Vec<_>> = parts.iter().map(|_| Vec::new()).collect();
         for (number, queue) in sockets.queues.into_iter().enumerate() {
             let rings = Arc::new(Rings::new(queue.fill, queue.completion));
@@ -215,12 +215,13 @@ impl Card {
     }
 
     /// Writes what the XDP program is to know of the LAN.
-    fn share(&self, plan: &Plan, index: usize) {
+    fn share(&self, plan: &Plan, index: usize, sizes: &Sizes) {
         let shared = &self.steering.tables().shared;
         shared.largest.store(self.largest() as u32, Relaxed);
         let workers = plan.workers_on(index);
         shared.group_workers.store(workers, Relaxed);
         shared.group_owner.store(workers.trailing_zeros() % 64, Relaxed);
+        shared.lane_share.store(sizes.share as u32, Relaxed);
         shared.nic_mac.store(mac_word(self.nic.mac()), Relaxed);
         if let Some(port) = plan.lans[index].flood {
             shared.flood_worker.store(plan.router_of(port).worker as u32, Relaxed);

@@ -11,13 +11,15 @@ pub const HEAD: usize = 16;
 /// Bytes of the arrival stamp.
 pub const STAMP: usize = 8;
 /// Bytes of a chunk that the kernel fills: its headroom of 256 stays free.
-const STEER_CHUNK: usize = 4096 - 256;
+pub const STEER_CHUNK: usize = 4096 - 256;
 /// The largest frame, in bytes, that is steered into one chunk, behind [`HEAD`].
 pub const MAX_STEERED: usize = STEER_CHUNK - HEAD;
 /// The largest frame, in bytes, that is steered where frames may take several chunks: four of them.
 pub const MAX_LARGE: usize = CHUNKS * STEER_CHUNK - HEAD;
 /// Workers a NIC can have.
 pub const MAX_WORKERS: usize = 64;
+/// Lanes, a worker's ring on a queue each, that are kept account of.
+pub const MAX_LANES: usize = 512;
 /// Router indices are below this; it stands for a group frame in a stamp (`--exclusive`).
 pub const STAMP_GROUP: u16 = u16::MAX;
 /// Bytes in front of a frame that was copied into a ring buffer.
@@ -101,6 +103,8 @@ pub enum Count {
     TooLarge,
     /// Copies dropped: no room in the ring buffer.
     CopyRingFull,
+    /// Dropped: the worker has not yet taken what is on its way to it.
+    WorkerBusy,
     /// Fault: no AF_XDP ring, or the head did not move.
     NoRing,
     /// Stations that moved to the wire.
@@ -108,7 +112,7 @@ pub enum Count {
 }
 
 /// Number of counters.
-pub const COUNTS: usize = 12;
+pub const COUNTS: usize = 13;
 
 /// What a copy in a ring buffer is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

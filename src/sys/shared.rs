@@ -1,5 +1,6 @@
 //! The value of a one-element mappable BPF array, shared with the XDP program.
 
+use crate::steer::layout::MAX_LANES;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::io;
 use std::marker::PhantomData;
@@ -84,6 +85,22 @@ pub struct SteerShared {
     pub any_learned: AtomicU32,
     /// The largest frame that is steered, bytes.
     pub largest: AtomicU32,
+    /// Frames that may be on their way in a lane; 0: no limit.
+    pub lane_share: AtomicU32,
+    /// By queue * workers + worker.
+    pub lanes: [SteerLane; MAX_LANES],
+}
+
+/// `struct lane` of `bpf/steer.h`: a worker's ring on a queue.
+#[repr(C)]
+#[derive(Debug)]
+pub struct SteerLane {
+    /// Frames that were redirected; wraps.
+    pub steered: AtomicU32,
+    unused: [AtomicU32; 15],
+    /// Of them, those whose chunks have been replaced in the fill ring; wraps.
+    pub taken: AtomicU32,
+    unused2: [AtomicU32; 15],
 }
 
 // SAFETY: repr(C), atomics only; a test compares it with the BTF of the program.

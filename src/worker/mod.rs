@@ -28,7 +28,7 @@ use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;
 use crate::stats::{Fault, Latencies, WorkerCounts};
-use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_GROUP, Stamp};
+use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_GROUP, STEER_CHUNK, Stamp};
 use crate::sys::mmsg::{CHUNKS, Receiver};
 use crate::sys::ringbuf::RingBuffer;
 use af_xdp::{Completion, Fill, Packet, Rx, RxStatistics, Socket};
@@ -45,10 +45,13 @@ use to_nics::{DATAGRAM_OFFSET, NicSide, Pseudo, PseudoLink, Reading, Source, giv
 use to_routers::{Datagram, Delivery, GroupPort, Membership, Origin};
 use turns::{Turns, Way};
 
-/// Frames taken at a time, from a ring or a socket.
+/// Frames taken at a time from a socket.
 pub const BATCH: usize = 64;
-/// Queue-fulls of 64 frames taken from a queue before group frames get their turn.
-const TURNS: usize = 8;
+/// Frames taken at a time from a ring, before group frames get their turn: the more there are, the longer the runs to
+/// each of many routers.
+const ARRIVALS: usize = 8 * BATCH;
+/// Frames whose memory is fetched ahead of the one that is looked at.
+const AHEAD: usize = 8;
 /// Datagrams with group frames sent before unicast gets its turn again: one group frame is one for each router.
 const GROUP_SENDS: usize = 128;
 /// How often a pseudo socket is read at the end at most: its queue holds no more, and who still sends is not waited for.
@@ -245,6 +248,33 @@ struct QueueSide {
     rings: Arc<Rings>,
     /// Frames received and not yet replaced in the fill ring.
     owed: usize,
+    /// Number of the lane, for [`SteerShared::lanes`](crate::sys::shared::SteerShared).
+    lane: usize,
+    /// Chunks received in all, as the lane counts.
+    received: u32,
+    /// Chunks the XDP program had put into the lane when it was last looked at.
+    steered: u32,
+}
+
+impl QueueSide {
+    /// Replaces what is owed in the fill ring, and tells the XDP program that there is so much more room.
+    fn repay(&mut self, lan: &Lan, stock: &mut Stock) {
+        self.owed -= self.rings.refill(stock, self.owed);
+        if let Some(lane) = lan.tables.shared.lanes.get(self.lane) {
+            lane.taken.store(self.received.wrapping_sub(self.owed as u32), Ordering::Release);
+        }
+    }
+
+    /// Frames that were put into the lane and have not come since the last look are lost, as when the kernel takes a
+    /// card's rings away: they do not hold their places for ever.
+    fn write_off(&mut self, lan: &Lan) {
+        let Some(lane) = lan.tables.shared.lanes.get(self.lane) else { return };
+        let before = std::mem::replace(&mut self.steered, lane.steered.load(Ordering::Acquire));
+        if before == self.steered && self.owed == 0 && self.rx.is_empty() {
+            self.received = self.steered;
+            lane.taken.store(self.received, Ordering::Release);
+        }
+    }
 }
 
 /// The receiving side of a NIC.
@@ -278,8 +308,10 @@ pub struct Worker {
     next_upkeep: u64,
     turns: Turns,
     pace: Pace,
-    /// Frames moved towards routers in this turn of the loop.
+    /// Frames that arrived for routers in this turn of the loop.
     moved: usize,
+    /// Frames that had waited for a router and were taken by it in this turn.
+    relieved: usize,
     /// Datagrams read from routers in this turn.
     read: usize,
     /// The XDP programs were told to wake this worker.
@@ -316,7 +348,8 @@ impl Worker {
                 if number == tx_queue {
                     tx = Some((socket.tx, rings.clone()));
                 }
-                queues.push(QueueSide { rx: socket.rx, rings, owed: 0 });
+                let lane = number * plan.workers + index;
+                queues.push(QueueSide { rx: socket.rx, rings, owed: 0, lane, received: 0, steered: 0 });
             }
             let Some((tx, rings)) = tx else { return Err(io::Error::other("a NIC without a queue")) };
             arrivals.push(Arrival {
@@ -353,7 +386,7 @@ impl Worker {
             delivery,
             receiver: Receiver::new(stock.umem().clone(), frames, DATAGRAM_OFFSET),
             stock,
-            packets: Vec::with_capacity(BATCH + CHUNKS),
+            packets: Vec::with_capacity(ARRIVALS + CHUNKS),
             parts: Vec::with_capacity(CHUNKS),
             poller,
             orders,
@@ -364,6 +397,7 @@ impl Worker {
             turns: Turns::default(),
             pace: Pace::default(),
             moved: 0,
+            relieved: 0,
             read: 0,
             sleeping: false,
         };
@@ -407,7 +441,7 @@ impl Worker {
                 match events.token(n) {
                     Token::Ring => {}
                     Token::Router(router) => {
-                        self.moved += self.delivery.room(router, &mut self.stock, &self.poller);
+                        self.relieved += self.delivery.room(router, &mut self.stock, &self.poller);
                     }
                     Token::Pseudo(pseudo) => {
                         self.read(pseudo);
@@ -430,7 +464,9 @@ impl Worker {
 
     /// In dense traffic, lets some frames gather; in a conversation, and when told to poll busily, does not.
     fn nap(&mut self) {
-        let (moved, read) = (std::mem::take(&mut self.moved), std::mem::take(&mut self.read));
+        let (arrived, read) = (std::mem::take(&mut self.moved), std::mem::take(&mut self.read));
+        // Where frames wait, most are both: they arrive in one turn, and are taken in a later one.
+        let moved = arrived.max(std::mem::take(&mut self.relieved));
         // Routers that send as fast as they can fill batches by themselves; they would only find a full queue.
         if moved == 0 || read > 0 || self.poll == Poll::Busy {
             return;
@@ -446,14 +482,8 @@ impl Worker {
     /// Takes what arrived on a NIC to the routers: unicast first, then a bounded share of the group frames, so that
     /// a storm of those delays unicast by little. True if there was anything.
     fn arrive(&mut self, nic: usize) -> bool {
-        let mut busy = false;
-        for _ in 0..TURNS {
-            if !self.receive(nic) {
-                break;
-            }
-            busy = true;
-        }
-        busy | self.copies(nic)
+        let unicast = self.receive(nic);
+        unicast | self.copies(nic)
     }
 
     /// Takes a batch from each queue of a NIC to the routers. True if there was anything.
@@ -461,29 +491,38 @@ impl Worker {
         let mut busy = false;
         for queue in 0..self.arrivals[nic].queues.len() {
             let side = &mut self.arrivals[nic].queues[queue];
-            let count = side.rx.receive(&mut self.packets, BATCH);
+            let count = side.rx.receive(&mut self.packets, ARRIVALS);
             if count == 0 {
                 continue;
             }
             busy = true;
             self.moved += count;
             side.owed += count;
+            side.received = side.received.wrapping_add(count as u32);
             let now = clock::monotonic();
             self.turns.saw(Way::ToRouter, now);
             let mut packets = std::mem::take(&mut self.packets);
-            let mut drain = packets.drain(..);
-            while let Some(packet) = drain.next() {
+            for packet in packets.iter().take(AHEAD) {
+                self.stock.umem().prefetch(packet);
+            }
+            let mut rest = packets.drain(..);
+            while let Some(packet) = rest.next() {
+                if let Some(ahead) = rest.as_slice().get(AHEAD - 1) {
+                    self.stock.umem().prefetch(ahead);
+                }
                 if packet.continues() {
-                    self.sort_large(nic, packet, &mut drain, now);
+                    let astray = self.sort_large(nic, packet, &mut rest, now);
+                    let side = &mut self.arrivals[nic].queues[queue];
+                    side.received = side.received.wrapping_add(astray);
                 } else {
                     self.sort(nic, packet, now);
                 }
             }
-            drop(drain);
+            drop(rest);
             self.packets = packets;
             self.delivery.send_runs(&mut self.stock, &self.poller);
-            let side = &mut self.arrivals[nic].queues[queue];
-            side.owed -= side.rings.refill(&mut self.stock, side.owed);
+            let Arrival { lan, queues, .. } = &mut self.arrivals[nic];
+            queues[queue].repay(lan, &mut self.stock);
         }
         busy
     }
@@ -521,15 +560,26 @@ impl Worker {
         self.stock.give(packet.into_frame());
     }
 
-    /// The same for a frame that takes several chunks, of which `first` is the first.
+    /// The same for a frame that takes several chunks, of which `first` is the first. Returns how many more (it wraps)
+    /// the XDP program reckoned than there are: a driver need not fill them.
     #[cold]
-    fn sort_large(&mut self, nic: usize, first: Packet, rest: &mut impl Iterator<Item = Packet>, now: u64) {
+    fn sort_large(
+        &mut self,
+        nic: usize,
+        first: Packet,
+        rest: &mut impl Iterator<Item = Packet>,
+        now: u64,
+    ) -> u32 {
         let stamp = self.stamp(&first);
+        let mut len = first.len();
         let mut parts = std::mem::take(&mut self.parts);
         parts.push(first.skip(STAMP));
         while parts.last().is_some_and(Packet::continues) {
-            parts.extend(rest.next());
+            let Some(next) = rest.next() else { break };
+            len += next.len();
+            parts.push(next);
         }
+        let astray = (len.div_ceil(STEER_CHUNK) as u32).wrapping_sub(parts.len() as u32);
         let umem = self.stock.umem().clone();
         if let Some(stamp) = stamp
             && let [first, others @ ..] = parts.as_mut_slice()
@@ -569,6 +619,7 @@ impl Worker {
         }
         parts.drain(..).for_each(|packet| self.stock.give(packet.into_frame()));
         self.parts = parts;
+        astray
     }
 
     /// Sends a batch of copied group frames to this worker's routers. True if there was anything.
@@ -646,18 +697,23 @@ impl Worker {
             for nic in &mut self.nics {
                 transmit(nic, &mut self.stock, &self.counts, &mut self.latencies.to_nics);
             }
-            for queue in self.arrivals.iter_mut().flat_map(|arrival| &mut arrival.queues) {
-                if queue.owed > 0 {
-                    queue.owed -= queue.rings.refill(&mut self.stock, queue.owed);
+            for Arrival { lan, queues, .. } in &mut self.arrivals {
+                for queue in queues.iter_mut().filter(|queue| queue.owed > 0) {
+                    queue.repay(lan, &mut self.stock);
                 }
             }
         }
         self.stock.balance();
-        if self.delivery.is_waiting() {
-            let now = clock::monotonic();
-            if now >= self.next_upkeep {
+        let now = clock::monotonic();
+        if now >= self.next_upkeep {
+            self.next_upkeep = now + UPKEEP.as_nanos() as u64;
+            if self.delivery.is_waiting() {
                 self.delivery.expire(now, &mut self.stock, &self.poller);
-                self.next_upkeep = now + UPKEEP.as_nanos() as u64;
+            }
+            for Arrival { lan, queues, .. } in &mut self.arrivals {
+                for queue in queues {
+                    queue.write_off(lan);
+                }
             }
         }
     }

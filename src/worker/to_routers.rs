@@ -11,7 +11,7 @@ use crate::stats::{Latency, Loss, WorkerCounts};
 use crate::steer::layout::{Copied, CopyKind, RouterState};
 use crate::sys::mmsg::{CHUNKS, Sender, Sent};
 use crate::sys::ringbuf::RingBuffer;
-use af_xdp::{CHUNK, Packet};
+use af_xdp::{CHUNK, Packet, Umem};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::ops::Range;
@@ -72,8 +72,8 @@ struct Side {
 
 impl Datagram {
     /// A part for the sender, and whether the datagram goes on in the next.
-    fn part<'a>(&'a self, stock: &'a Stock) -> (&'a [u8], bool) {
-        (stock.umem().data(&self.packet), self.packet.continues())
+    fn part<'a>(&'a self, umem: &'a Umem) -> (&'a [u8], bool) {
+        (umem.data(&self.packet), self.packet.continues())
     }
 }
 
@@ -235,13 +235,7 @@ impl Delivery {
         let mut sent = 0;
         let mut refused = None;
         if let Some(socket) = side.ready() {
-            (sent, refused) = taken(match run.as_slice() {
-                [one] => send_one(socket, stock.umem().data(&one.packet)).map(|()| 1),
-                run => self
-                    .sender
-                    .send(socket, BATCH, run.iter().map(|datagram| datagram.part(stock)))
-                    .map(|sent| sent.parts),
-            });
+            (sent, refused) = send_all(&mut self.sender, socket, &run, stock.umem());
         }
         if sent > 0 {
             let now = clock::monotonic();
@@ -459,7 +453,10 @@ impl Delivery {
             if side.backlog.is_empty() {
                 break;
             }
-            let waiting = side.backlog.iter().map(|datagram| datagram.part(stock));
+            for datagram in side.backlog.iter().take(ROOM) {
+                stock.umem().prefetch(&datagram.packet);
+            }
+            let waiting = side.backlog.iter().map(|datagram| datagram.part(stock.umem()));
             match self.sender.send(socket.as_fd(), ROOM, waiting) {
                 Ok(Sent { parts, all }) => {
                     sent += parts;
@@ -666,6 +663,32 @@ fn copy(parts: &[&[u8]], chunks: usize, stock: &mut Stock, mut each: impl FnMut(
         each(if n < chunks { packet.continued() } else { packet });
     }
     true
+}
+
+/// Sends as much of a run as the router has room for; returns how many chunks of it, and what [`taken`] does.
+fn send_all(
+    sender: &mut Sender,
+    socket: BorrowedFd<'_>,
+    run: &[Datagram],
+    umem: &Umem,
+) -> (usize, Option<Errno>) {
+    if let [one] = run {
+        return taken(send_one(socket, umem.data(&one.packet)).map(|()| 1));
+    }
+    let mut sent = 0;
+    while sent < run.len() {
+        let parts = run[sent..].iter().map(|datagram| datagram.part(umem));
+        match sender.send(socket, BATCH, parts) {
+            Ok(Sent { parts, all }) => {
+                sent += parts;
+                if !all || parts == 0 {
+                    break;
+                }
+            }
+            Err(errno) => return (sent, taken(Err(errno)).1),
+        }
+    }
+    (sent, None)
 }
 
 fn send_one(socket: BorrowedFd<'_>, datagram: &[u8]) -> Result<(), Errno> {

@@ -1,6 +1,6 @@
 //! Memory from `mmap`, unmapped on drop.
 
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
@@ -12,6 +12,8 @@ const HUGE: usize = 2 << 20;
 pub(crate) struct Mapping {
     base: NonNull<u8>,
     len: usize,
+    /// Bytes mapped in front of `base`, for its alignment.
+    before: usize,
 }
 
 // SAFETY: a mapping is plain memory, valid from any thread until it is unmapped by the only owner's drop. What
@@ -21,7 +23,8 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// `len` bytes, zeroed, on huge pages where the machine has some free.
+    /// `len` bytes, zeroed, on huge pages where the machine has some: reserved ones, else transparent ones. Each chunk
+    /// is on a page of its own otherwise, and every frame a miss of the TLB.
     pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let huge_len = len.next_multiple_of(HUGE);
@@ -37,9 +40,17 @@ impl Mapping {
         if let Ok(base) = huge {
             return Self::from_raw(base.cast(), huge_len);
         }
+        let whole = huge_len + HUGE;
         // SAFETY: as above.
-        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), len, protection, MapFlags::PRIVATE)? };
-        Self::from_raw(base.cast(), len)
+        let start = unsafe { mmap_anonymous(std::ptr::null_mut(), whole, protection, MapFlags::PRIVATE)? };
+        let before = start.align_offset(HUGE);
+        // SAFETY: `before` is less than HUGE, so HUGE-aligned `huge_len` bytes lie within the mapping.
+        let base = unsafe { start.byte_add(before) };
+        // SAFETY: advice on memory that is ours; that it is not taken is no error.
+        let _ = unsafe { madvise(base, huge_len, Advice::LinuxHugepage) };
+        let mut mapping = Self::from_raw(base.cast(), whole - before)?;
+        mapping.before = before;
+        Ok(mapping)
     }
 
     /// `len` bytes of `fd` from `offset`, shared with the kernel.
@@ -55,7 +66,7 @@ impl Mapping {
 
     fn from_raw(base: *mut u8, len: usize) -> io::Result<Self> {
         let base = NonNull::new(base).ok_or_else(|| io::Error::other("mmap returned null"))?;
-        Ok(Self { base, len })
+        Ok(Self { base, len, before: 0 })
     }
 
     pub(crate) fn base(&self) -> NonNull<u8> {
@@ -71,6 +82,6 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: base and len are what mmap gave; the owner is gone, and with it every user of the memory.
         // Failure is impossible for a range that is mapped, and could not be acted upon.
-        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+        let _ = unsafe { munmap(self.base.as_ptr().byte_sub(self.before).cast(), self.len + self.before) };
     }
 }
