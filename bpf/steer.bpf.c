@@ -222,8 +222,12 @@ static __always_inline int redirect(struct xdp_md *ctx, __u64 len, __u64 stamp, 
 	void *data, *end;
 	__u64 *head;
 
-	if (len > MAX_STEERED) /* as the worker reckons, too, however the driver fills them */
-		chunks = ((__u32)len + STEER_HEAD + STEER_CHUNK - 1) / STEER_CHUNK;
+	/*
+	 * As the worker reckons, too, however the driver fills them: with zero-copy the head is in front of a full
+	 * chunk, with copy it takes some of the room.
+	 */
+	if (len > STEER_CHUNK)
+		chunks = ((__u32)len + STEER_CHUNK - 1) / STEER_CHUNK;
 	if (number < MAX_LANES && shared->lane_share) {
 		lane = &shared->lanes[number];
 		if (lane->steered - *(volatile __u32 *)&lane->taken + chunks > shared->lane_share) {

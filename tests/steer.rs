@@ -684,7 +684,7 @@ fn large_frames_take_their_chunks_from_the_lane() {
     lane.taken.store(begin, SeqCst);
     bench.shared().lane_share.store(12, SeqCst);
     let mut sum = 0;
-    for (len, chunks) in [(MAX_STEERED, 1), (MAX_STEERED + 1, 2), (7664, 2), (7665, 3), (9014, 3)] {
+    for (len, chunks) in [(MAX_STEERED, 1), (3840, 1), (3841, 2), (7680, 2), (7681, 3), (60, 1), (60, 1)] {
         bench.expect_steered(&frame(pattern(1), WIRE, UNTAGGED, len), &entry(1, 0));
         sum += chunks;
         assert_eq!(lane.steered.load(SeqCst).wrapping_sub(begin), sum, "{len} bytes");

@@ -579,7 +579,7 @@ impl Worker {
             len += next.len();
             parts.push(next);
         }
-        let astray = (len.div_ceil(STEER_CHUNK) as u32).wrapping_sub(parts.len() as u32);
+        let astray = (len.saturating_sub(HEAD).div_ceil(STEER_CHUNK) as u32).wrapping_sub(parts.len() as u32);
         let umem = self.stock.umem().clone();
         if let Some(stamp) = stamp
             && let [first, others @ ..] = parts.as_mut_slice()
