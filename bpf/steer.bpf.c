@@ -184,7 +184,12 @@ static __always_inline int copy_to_worker(struct xdp_md *ctx, __u32 worker, __u3
 		head = bpf_ringbuf_reserve(ring, sizeof(*head) + COPY_SMALL, 0);
 		if (!head)
 			return COUNT_COPY_RING_FULL;
-		if (len < ETH_HLEN || bpf_xdp_load_bytes(ctx, 0, head + 1, len)) {
+		/*
+		 * Looked at again, which the compiler must not leave out: Linux 6.1 forgets the bounds of a value
+		 * that has been on the stack meanwhile, and refuses the program.
+		 */
+		barrier_var(len);
+		if (len < ETH_HLEN || len > COPY_SMALL || bpf_xdp_load_bytes(ctx, 0, head + 1, len)) {
 			bpf_ringbuf_discard(head, BPF_RB_NO_WAKEUP);
 			return COUNT_NO_RING;
 		}
@@ -192,7 +197,8 @@ static __always_inline int copy_to_worker(struct xdp_md *ctx, __u32 worker, __u3
 		head = bpf_ringbuf_reserve(ring, sizeof(*head) + COPY_LARGE, 0);
 		if (!head)
 			return COUNT_COPY_RING_FULL;
-		if (bpf_xdp_load_bytes(ctx, 0, head + 1, len)) {
+		barrier_var(len);
+		if (len < ETH_HLEN || len > COPY_LARGE || bpf_xdp_load_bytes(ctx, 0, head + 1, len)) {
 			bpf_ringbuf_discard(head, BPF_RB_NO_WAKEUP);
 			return COUNT_NO_RING;
 		}
@@ -311,7 +317,10 @@ int steer(struct xdp_md *ctx)
 			worker = shared->group_owner;
 			copy_group(ctx, mask & ~(1ULL << (worker & 63)), len, shared, counters);
 			stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)STAMP_GROUP << STAMP_ROUTER_SHIFT;
-			return redirect(ctx, len, stamp, 0, worker, shared, counters);
+			if (redirect(ctx, len, stamp, 0, worker, shared, counters) != XDP_REDIRECT)
+				return XDP_DROP;
+			counters->count[COUNT_GROUP_STEERED]++;
+			return XDP_REDIRECT;
 		}
 		copy_group(ctx, mask, len, shared, counters);
 		return XDP_PASS;

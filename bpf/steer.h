@@ -117,6 +117,7 @@ enum counter {
 	COUNT_WORKER_BUSY,      /* drop: the worker has not yet taken what is on its way to it */
 	COUNT_NO_RING,          /* fault: no AF_XDP ring for this queue, or the head did not move */
 	COUNT_MOVED,            /* stations that moved to the wire */
+	COUNT_GROUP_STEERED,    /* with --exclusive: group frames redirected to a ring */
 	COUNTERS
 };
 

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::control_frames::Blocked;
 use crate::iou::Endpoint;
 use crate::netmap::infer::PseudoIds;
 use crate::nic::attach::XdpModeChoice;
@@ -51,6 +52,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub netio_dir: Option<PathBuf>,
 
+    /// Folder of the routers' L1 keepalives (`-l`), if it is not the one beside the netio folder, `/tmp/netl1<uid>`
+    #[arg(long, value_name = "DIR")]
+    pub netl1_dir: Option<PathBuf>,
+
     /// The user who runs the routers [default: $SUDO_UID, else who runs this]
     #[arg(long, value_name = "UID")]
     pub uid: Option<u32>,
@@ -88,6 +93,13 @@ pub struct Args {
     /// Router interface that also gets unicast to unknown stations, for a switch image with hosts behind it
     #[arg(long, value_name = "ENDPOINT")]
     pub flood_unknown: Option<Endpoint>,
+
+    /// Switches' control frames that are kept off the wire: stp,cdp,vtp,dtp,pagp,udld,lldp,lacp,dot1x or all
+    ///
+    /// A switch image sends them to the wire as well, where a switch with BPDU guard takes the server's port down. Other
+    /// routers on the card still get them. Flow control (pause) from routers never goes to the wire.
+    #[arg(long, value_name = "PROTOCOLS")]
+    pub block: Option<Blocked>,
 
     /// Where locks and the cards' former settings are kept
     #[arg(long, value_name = "DIR", default_value = crate::nic::hold::STATE_DIR, hide = true)]
@@ -219,6 +231,7 @@ mod tests {
             "--interface",
             "--netmap",
             "--netio-dir",
+            "--netl1-dir",
             "--uid",
             "--pseudo",
             "--cpus",
@@ -227,6 +240,7 @@ mod tests {
             "--poll",
             "--exclusive",
             "--flood-unknown",
+            "--block",
             "Examples:",
         ] {
             assert!(help.contains(option), "{option}");

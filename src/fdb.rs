@@ -8,7 +8,9 @@
 //! Pure: the caller carries decisions into the BPF maps and to the workers.
 
 use crate::iou::mac::Mac;
+use hashlink::{DefaultHashBuilder, LinkedHashMap, LinkedHashSet};
 use rustc_hash::FxHashMap;
+use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -32,8 +34,13 @@ pub type Port = u32;
 const MOVES: u32 = 5;
 /// See [`MOVES`].
 const MOVE_WINDOW: Duration = Duration::from_secs(10);
-/// Stations whose moves are remembered after their entry is gone.
+/// Stations whose moves are remembered after their entry is gone; the one that moved first makes room.
 const REMEMBERED: usize = 4096;
+/// Stations a second that are learned, or move, behind one port. Each costs up to two system calls, 3 us: a router that
+/// makes addresses up gets this much of a worker, 0.3 %, and no more.
+const LEARN_RATE: u32 = 1000;
+/// So many at once: as many as a port's share can be.
+const LEARN_BURST: u32 = SHARE_MAX as u32;
 /// At most this many learned stations a port...
 const SHARE_MAX: usize = 1024;
 /// ...and never fewer.
@@ -55,6 +62,8 @@ pub enum Learned {
     Moved {
         /// That port.
         from: Port,
+        /// What had to go for it here, if one is named.
+        evicted: Option<Station>,
     },
     /// It is not learned.
     Refused(Refusal),
@@ -71,6 +80,8 @@ pub enum Refusal {
     Predicted(Port),
     /// It moved too often of late.
     Unsteady,
+    /// Too many stations appear behind this port just now.
+    TooMany,
     /// The very frame has just come from the wire: a loop behind the port sends it back.
     Echo,
 }
@@ -127,15 +138,41 @@ const ECHO_BYTES: usize = 2048;
 const TICK: u32 = 20;
 
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    port: Port,
-    used: Duration,
-}
-
-#[derive(Clone, Copy, Debug)]
 struct Moves {
     count: u32,
     since: Duration,
+}
+
+/// A map whose keys routers choose: seeded, so that none can choose keys that all fall into one place.
+pub type StationMap<T> = HashMap<Station, T, DefaultHashBuilder>;
+
+/// What is behind a port.
+#[derive(Debug)]
+struct Behind {
+    /// Least recently used first.
+    stations: LinkedHashSet<Station>,
+    /// Stations that may be learned at once, as of `since`.
+    tokens: u32,
+    since: Duration,
+}
+
+impl Behind {
+    fn new(now: Duration) -> Self {
+        Self { stations: LinkedHashSet::new(), tokens: LEARN_BURST, since: now }
+    }
+
+    /// Whether one more may be learned at `now`.
+    fn may_learn(&mut self, now: Duration) -> bool {
+        let earned = now.saturating_sub(self.since).as_nanos() * u128::from(LEARN_RATE) / 1_000_000_000;
+        if earned > 0 {
+            self.tokens =
+                self.tokens.saturating_add(earned.min(u128::from(LEARN_BURST)) as u32).min(LEARN_BURST);
+            self.since = now;
+        }
+        let may = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        may
+    }
 }
 
 /// The database.
@@ -144,9 +181,10 @@ pub struct Fdb {
     nic: Mac,
     /// By pattern; `false` once the address has spoken from the wire.
     predicted: FxHashMap<Mac, (Port, bool)>,
-    learned: FxHashMap<Station, Entry>,
-    by_port: FxHashMap<Port, Vec<Station>>,
-    moves: FxHashMap<Station, Moves>,
+    learned: StationMap<Port>,
+    by_port: FxHashMap<Port, Behind>,
+    /// The one that first moved, of those remembered, first.
+    moves: LinkedHashMap<Station, Moves>,
     share: usize,
 }
 
@@ -157,9 +195,9 @@ impl Fdb {
         Self {
             nic,
             predicted: FxHashMap::default(),
-            learned: FxHashMap::default(),
+            learned: StationMap::default(),
             by_port: FxHashMap::default(),
-            moves: FxHashMap::default(),
+            moves: LinkedHashMap::new(),
             share: Self::share(ports),
         }
     }
@@ -186,29 +224,45 @@ impl Fdb {
         entry.0 == port
     }
 
-    /// `station` spoke from `port`, at `now` on any monotonic clock.
-    pub fn learn(&mut self, station: Station, port: Port, now: Duration) -> Learned {
+    /// Why `station`, whatever is known of it, cannot be behind `port`: what no router may say of itself.
+    #[must_use]
+    pub fn forbidden(&self, station: &Station, port: Port) -> Option<Refusal> {
         if station.mac.is_group() || station.mac.is_zero() {
-            return Learned::Refused(Refusal::NoStation);
+            return Some(Refusal::NoStation);
         }
         if station.mac == self.nic {
-            return Learned::Refused(Refusal::Nic);
+            return Some(Refusal::Nic);
+        }
+        let owner = self.predicted.get(&station.mac).map(|(owner, _)| *owner);
+        owner.filter(|owner| *owner != port).map(Refusal::Predicted)
+    }
+
+    /// Whether the address of `station` follows the pattern of `port`.
+    #[must_use]
+    pub fn is_own(&self, station: &Station, port: Port) -> bool {
+        self.predicted.get(&station.mac).is_some_and(|(owner, _)| *owner == port)
+    }
+
+    /// `station` spoke from `port`, at `now` on any monotonic clock.
+    pub fn learn(&mut self, station: Station, port: Port, now: Duration) -> Learned {
+        if let Some(why) = self.forbidden(&station, port) {
+            return Learned::Refused(why);
         }
         let own_pattern = match self.predicted.get(&station.mac) {
-            Some((owner, _)) if *owner != port => return Learned::Refused(Refusal::Predicted(*owner)),
             Some((_, true)) => return Learned::Known,
             Some((_, false)) => true,
             None => false,
         };
-        let before = match self.learned.get_mut(&station) {
-            Some(entry) if entry.port == port => {
-                entry.used = now;
-                return Learned::Known;
-            }
-            Some(entry) => Some(entry.port),
-            None => None,
-        };
+        let behind = self.by_port.entry(port).or_insert_with(|| Behind::new(now));
+        let before = self.learned.get(&station).copied();
+        if before == Some(port) {
+            behind.stations.to_back(&station);
+            return Learned::Known;
+        }
         // An interface may always return to the address that is its own by pattern: nobody else can be meant.
+        if !own_pattern && !behind.may_learn(now) {
+            return Learned::Refused(Refusal::TooMany);
+        }
         let moving = before.is_some() || self.moves.contains_key(&station);
         if moving && !own_pattern && !self.may_move(station, now) {
             return Learned::Refused(Refusal::Unsteady);
@@ -217,10 +271,12 @@ impl Fdb {
             self.forget(&station);
         }
         let evicted = self.make_room(port);
-        self.learned.insert(station, Entry { port, used: now });
-        self.by_port.entry(port).or_default().push(station);
+        self.learned.insert(station, port);
+        if let Some(behind) = self.by_port.get_mut(&port) {
+            behind.stations.insert(station);
+        }
         match before {
-            Some(from) => Learned::Moved { from },
+            Some(from) => Learned::Moved { from, evicted },
             None => Learned::New { evicted },
         }
     }
@@ -241,7 +297,7 @@ impl Fdb {
     /// The port of `station`, if it is behind one.
     #[must_use]
     pub fn lookup(&self, station: &Station) -> Option<Port> {
-        self.learned.get(station).map(|entry| entry.port).or_else(|| match self.predicted.get(&station.mac) {
+        self.learned.get(station).copied().or_else(|| match self.predicted.get(&station.mac) {
             Some((port, true)) => Some(*port),
             _ => None,
         })
@@ -265,36 +321,32 @@ impl Fdb {
     /// Counts a move; false if there were too many.
     fn may_move(&mut self, station: Station, now: Duration) -> bool {
         if self.moves.len() >= REMEMBERED && !self.moves.contains_key(&station) {
-            self.moves.retain(|_, moves| now.saturating_sub(moves.since) < MOVE_WINDOW);
-            if self.moves.len() >= REMEMBERED {
-                return false;
-            }
+            self.moves.pop_front();
         }
         let moves = self.moves.entry(station).or_insert(Moves { count: 0, since: now });
         if now.saturating_sub(moves.since) >= MOVE_WINDOW {
             *moves = Moves { count: 0, since: now };
         }
-        moves.count += 1;
+        moves.count = moves.count.saturating_add(1);
         moves.count <= MOVES
     }
 
     fn forget(&mut self, station: &Station) -> Option<Port> {
-        let port = self.learned.remove(station)?.port;
-        if let Some(stations) = self.by_port.get_mut(&port) {
-            stations.retain(|other| other != station);
+        let port = self.learned.remove(station)?;
+        if let Some(behind) = self.by_port.get_mut(&port) {
+            behind.stations.remove(station);
         }
         Some(port)
     }
 
     /// Evicts `port`'s least recently used station if its share is used up.
     fn make_room(&mut self, port: Port) -> Option<Station> {
-        let stations = self.by_port.get(&port)?;
+        let stations = &mut self.by_port.get_mut(&port)?.stations;
         if stations.len() < self.share {
             return None;
         }
-        let oldest =
-            *stations.iter().min_by_key(|station| self.learned.get(station).map(|entry| entry.used))?;
-        self.forget(&oldest);
+        let oldest = stations.pop_front()?;
+        self.learned.remove(&oldest);
         Some(oldest)
     }
 }
@@ -313,6 +365,10 @@ mod tests {
 
     fn at(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
+    }
+
+    fn moved(from: Port) -> Learned {
+        Learned::Moved { from, evicted: None }
     }
 
     fn new_station() -> Learned {
@@ -353,7 +409,7 @@ mod tests {
     fn a_failover_is_followed_and_a_loop_is_not() {
         let mut fdb = Fdb::new(NIC, 2);
         fdb.learn(untagged(HSRP), 0, at(0));
-        assert_eq!(fdb.learn(untagged(HSRP), 1, at(1)), Learned::Moved { from: 0 });
+        assert_eq!(fdb.learn(untagged(HSRP), 1, at(1)), moved(0));
         assert_eq!(fdb.lookup(&untagged(HSRP)), Some(1));
         let mut followed = 0;
         for n in 0..100 {
@@ -363,7 +419,7 @@ mod tests {
         }
         assert!(followed < MOVES, "{followed} moves within a second");
         let other = 1 - fdb.lookup(&untagged(HSRP)).unwrap();
-        assert_eq!(fdb.learn(untagged(HSRP), other, at(20)), Learned::Moved { from: 1 - other });
+        assert_eq!(fdb.learn(untagged(HSRP), other, at(20)), moved(1 - other));
     }
 
     #[test]
@@ -423,11 +479,56 @@ mod tests {
         for n in 0..share {
             assert_eq!(fdb.learn(station(n), 0, at(u64::from(n))), new_station());
         }
-        fdb.learn(station(0), 0, at(1_000_000));
+        assert_eq!(fdb.learn(station(0), 0, at(1_000_000)), Learned::Known);
         assert_eq!(fdb.learn(station(share), 0, at(1_000_001)), Learned::New { evicted: Some(station(1)) });
         assert_eq!(fdb.lookup(&station(0)), Some(0), "recently used");
         assert_eq!(fdb.lookup(&untagged(HSRP)), Some(1));
         assert_eq!(fdb.learned(), share as usize + 1);
+        // Whoever moves here takes a place as well, and the XDP program has to hear of it.
+        let evicted = Some(station(2));
+        assert_eq!(fdb.learn(untagged(HSRP), 0, at(1_000_002)), Learned::Moved { from: 1, evicted });
+        assert_eq!(fdb.learned(), share as usize);
+    }
+
+    #[test]
+    fn a_port_that_makes_addresses_up_is_slowed_down_and_no_other() {
+        let mut fdb = Fdb::new(NIC, 2);
+        let station = |n: u32| {
+            let [a, b, c, d] = n.to_be_bytes();
+            untagged(Mac([0, 2, a, b, c, d]))
+        };
+        let mut flood = (0u32..).map(station);
+        let mut learned = |fdb: &mut Fdb, ms: u64| {
+            let now = Duration::from_millis(ms);
+            let tried = flood.by_ref().take(5000).map(|station| fdb.learn(station, 0, now));
+            tried.filter(|learned| *learned != Learned::Refused(Refusal::TooMany)).count() as u32
+        };
+        assert_eq!(learned(&mut fdb, 0), LEARN_BURST);
+        assert_eq!(learned(&mut fdb, 0), 0);
+        assert_eq!(learned(&mut fdb, 10), LEARN_RATE / 100);
+        // What is known already, or is another port's, or is the port's own by pattern, is not slowed down.
+        assert_eq!(fdb.learn(station(LEARN_BURST - 1), 0, at(0)), Learned::Known);
+        assert_eq!(fdb.learn(untagged(HSRP), 1, at(0)), new_station());
+        let own = untagged(Mac([0xaa, 0xbb, 0xcc, 0, 1, 0]));
+        fdb.predict(own.mac, 0);
+        fdb.moved_to_wire(own, true, at(0));
+        assert!(matches!(fdb.learn(own, 0, Duration::from_millis(10)), Learned::New { .. }));
+        assert_eq!(learned(&mut fdb, 3_600_000), LEARN_BURST);
+    }
+
+    #[test]
+    fn many_that_move_do_not_keep_others_from_moving() {
+        let mut fdb = Fdb::new(NIC, 2);
+        for n in 0..2 * REMEMBERED as u32 {
+            let [a, b, c, d] = n.to_be_bytes();
+            let station = untagged(Mac([0, 2, a, b, c, d]));
+            let now = Duration::from_millis(u64::from(n));
+            fdb.learn(station, 0, now);
+            fdb.learn(station, 1, now);
+        }
+        assert!(fdb.moves.len() <= REMEMBERED);
+        fdb.learn(untagged(HSRP), 0, at(10));
+        assert!(matches!(fdb.learn(untagged(HSRP), 1, at(10)), Learned::Moved { from: 0, .. }));
     }
 
     proptest! {
@@ -439,9 +540,9 @@ mod tests {
                 let station = untagged(Mac([0, 0, 0, 0, 1, mac]));
                 if what == 0 { fdb.moved_to_wire(station, false, at(now)); }
                 else { fdb.learn(station, port, at(now)); }
-                let indexed: usize = fdb.by_port.values().map(Vec::len).sum();
+                let indexed: usize = fdb.by_port.values().map(|behind| behind.stations.len()).sum();
                 prop_assert_eq!(indexed, fdb.learned());
-                prop_assert!(fdb.by_port.values().all(|stations| stations.len() <= SHARE_MIN));
+                prop_assert!(fdb.by_port.values().all(|behind| behind.stations.len() <= SHARE_MIN));
             }
         }
     }

@@ -6,6 +6,7 @@
 use crate::fdb::{Echoes, Fdb, Learned, Port, Refusal, Station};
 use crate::iou::mac::Mac;
 use crate::plan::Plan;
+use crate::ration::Ration;
 use crate::steer::layout::{PortEntry, RouterState};
 use crate::steer::{Error, Tables};
 use std::collections::HashMap;
@@ -27,6 +28,8 @@ pub struct Lan {
     fdb: Mutex<Fdb>,
     echoes: Echoes,
     generation: AtomicU64,
+    moves: Mutex<Ration>,
+    warned_of_spanning_tree: AtomicBool,
 }
 
 impl Lan {
@@ -58,6 +61,8 @@ impl Lan {
             fdb: Mutex::new(fdb),
             echoes: Echoes::default(),
             generation: AtomicU64::new(0),
+            moves: Mutex::default(),
+            warned_of_spanning_tree: AtomicBool::new(false),
         })
     }
 
@@ -65,6 +70,17 @@ impl Lan {
     pub fn name(&self, port: Port) -> String {
         let endpoint = self.entries.get(&port).and_then(|entry| entry.header.destination());
         endpoint.map_or_else(|| format!("port {port}"), |endpoint| endpoint.to_string())
+    }
+
+    /// Whether a frame from `port` whose source was refused like this goes nowhere: it speaks as the host or as another
+    /// router. That a router's own interfaces, and what is behind them, may share addresses is its own affair.
+    pub fn is_spoofed(&self, refusal: Refusal, port: Port) -> bool {
+        let router = |port: Port| self.entries.get(&port).map(|entry| entry.router);
+        match refusal {
+            Refusal::Nic => true,
+            Refusal::Predicted(owner) => router(owner) != router(port),
+            _ => false,
+        }
     }
 
     /// Changes whenever an answer of [`lookup`](Self::lookup) may have.
@@ -86,13 +102,17 @@ impl Lan {
     /// steered.
     pub fn learn(&self, station: Station, port: Port, frame: &[u8], now: u64) -> Learned {
         let mut fdb = self.lock();
-        if fdb.lookup(&station) != Some(port) && self.echoes.is_echo(frame, now) {
+        if let Some(why) = fdb.forbidden(&station, port) {
+            return Learned::Refused(why);
+        }
+        // Of its own address by pattern nobody else can be meant, also if it says the same as a moment ago.
+        let known = fdb.lookup(&station) == Some(port) || fdb.is_own(&station, port);
+        if !known && self.echoes.is_echo(frame, now) {
             return Learned::Refused(Refusal::Echo);
         }
         let learned = fdb.learn(station, port, Duration::from_nanos(now));
         let evicted = match learned {
-            Learned::New { evicted } => evicted,
-            Learned::Moved { .. } => None,
+            Learned::New { evicted } | Learned::Moved { evicted, .. } => evicted,
             Learned::Known | Learned::Refused(_) => return learned,
         };
         let written = evicted.map_or(Ok(()), |old| self.tables.remove_learned(&old)).and_then(|()| {
@@ -137,6 +157,29 @@ impl Lan {
         missing.len()
     }
 
+    /// A BPDU from `port` goes to the wire: said once.
+    pub fn warn_of_spanning_tree(&self, port: Port) {
+        if !self.warned_of_spanning_tree.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "{}: {} speaks spanning tree, and so to the wire: a switch with BPDU guard will take this server's port \
+                 down. Keep it inside with --block stp, or every switch's talk with --block all",
+                self.nic,
+                self.name(port)
+            );
+        }
+    }
+
+    /// Whether a station's move at `now` (`CLOCK_MONOTONIC`, ns) may be logged; with it, what to say of those that were
+    /// not.
+    pub fn may_report(&self, now: u64) -> Option<String> {
+        let withheld = self.moves.lock().unwrap_or_else(PoisonError::into_inner).ask(now)?;
+        Some(if withheld == 0 {
+            String::new()
+        } else {
+            format!(" (and {withheld} moves of stations before it)")
+        })
+    }
+
     /// Tells the XDP program what to do with frames for `router`.
     pub fn set_router_state(&self, router: usize, state: RouterState) {
         if let Some(byte) = self.tables.shared.router_state.get(router) {
@@ -158,6 +201,7 @@ pub fn explain(refusal: Refusal) -> &'static str {
         Refusal::Nic => "it is the network card's own address",
         Refusal::Predicted(_) => "it is the address of another router's interface",
         Refusal::Echo => "its frame came from the wire before: is there a loop behind this port?",
+        Refusal::TooMany => "too many new addresses at once behind this port",
         Refusal::Unsteady => "it moves back and forth: is there a loop?",
     }
 }

@@ -16,11 +16,15 @@
 
 #![allow(rustdoc::private_intra_doc_links, reason = "the documentation is for whoever carries this on")]
 
+pub mod books;
 pub mod checksum;
 pub mod cli;
 pub mod control;
+pub mod control_frames;
 pub mod ethernet;
 pub mod fdb;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod iou;
 #[cfg(feature = "lab")]
 pub mod lab;
@@ -28,6 +32,7 @@ pub mod lan;
 pub mod netmap;
 pub mod nic;
 pub mod plan;
+pub mod ration;
 pub mod stats;
 pub mod steer;
 pub mod sys;

@@ -41,7 +41,9 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         copy_mode: args.copy_mode.into(),
         poll: args.poll.into(),
         exclusive: args.exclusive,
+        blocked: args.block.unwrap_or_default(),
         state_dir: args.state_dir.clone(),
+        netl1_dir: args.netl1_dir.clone(),
     };
     let mut forwarder = Forwarder::start(plan, folders, &options)?;
     // Nobody has to read what we print: a closed pipe does not end a running lab.

@@ -2,7 +2,9 @@
 //!
 //! A counter has one writer, its worker, so counting is a load and a store; anyone may read it at any time.
 
+use crate::books::Books;
 use crate::steer::layout::{COUNTS, Count};
+use af_xdp::RxStatistics;
 use crossbeam::utils::CachePadded;
 use hdrhistogram::Histogram;
 use std::fmt;
@@ -62,6 +64,15 @@ macro_rules! reasons {
     };
 }
 
+/// Where a frame came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// From the wire.
+    Wire,
+    /// From a router.
+    Router,
+}
+
 reasons! {
     /// Why a frame went nowhere.
     Loss {
@@ -95,6 +106,12 @@ reasons! {
         WrongSource => "wrong-source",
         /// From a router: no data.
         WrongType => "wrong-type",
+        /// From a router: its sender is bound to another instance's path.
+        WrongSender => "wrong-sender",
+        /// From a router: its source is the NIC's address, or that of another router's interface.
+        Spoofed => "spoofed",
+        /// From a router: a control frame that is kept off the wire.
+        Blocked => "blocked",
         /// From a router: longer than the NIC's MTU allows.
         AboveMtu => "above-mtu",
         /// From a router: the NIC is down.
@@ -137,14 +154,34 @@ pub struct Counts {
     pub between: Traffic,
     /// From routers, and delivered by the sender itself to a neighbour on its line: not ours to forward.
     pub neighbour: Counter,
-    drops: [Counter; Loss::ALL.len()],
+    /// What came in, for the books.
+    pub entries: Entries,
+    /// By origin.
+    drops: [[Counter; Loss::ALL.len()]; 2],
     faults: [Counter; Fault::ALL.len()],
+}
+
+/// What came in: the other side of what went out or was lost, see [`books`](crate::books).
+#[derive(Debug, Default)]
+pub struct Entries {
+    /// Taken out of RX rings.
+    pub from_rings: Counter,
+    /// Of those, frames for many routers.
+    pub group_from_rings: Counter,
+    /// Taken out of ring buffers.
+    pub copies: Counter,
+    /// Datagrams made of frames for many routers, and of frames to unknown stations.
+    pub spread: Counter,
+    /// Datagrams read from routers.
+    pub read: Counter,
+    /// Datagrams made of those that are for several.
+    pub replicas: Counter,
 }
 
 impl Counts {
     /// Counts `n` frames that went nowhere.
-    pub fn lose(&self, why: Loss, n: usize) {
-        self.drops[why as usize].add(n as u64);
+    pub fn lose(&self, origin: impl Into<Origin>, why: Loss, n: usize) {
+        self.drops[origin.into() as usize][why as usize].add(n as u64);
     }
 
     /// Counts a fault.
@@ -155,7 +192,11 @@ impl Counts {
     /// Frames that went nowhere for this reason.
     #[must_use]
     pub fn dropped(&self, why: Loss) -> u64 {
-        self.drops[why as usize].get()
+        self.drops.iter().map(|drops| drops[why as usize].get()).sum()
+    }
+
+    fn lost(&self, origin: Origin) -> u64 {
+        self.drops[origin as usize].iter().map(Counter::get).sum()
     }
 }
 
@@ -248,6 +289,8 @@ pub struct Summary {
     faults: [u64; Fault::ALL.len()],
     /// UMEM chunks: found, of how many.
     pub chunks: (usize, usize),
+    /// Whether what came in is what went out or was lost.
+    pub books: Books,
 }
 
 impl Summary {
@@ -261,16 +304,33 @@ impl Summary {
         add(&mut self.to_nics, &counts.to_nics);
         add(&mut self.between, &counts.between);
         self.neighbour += counts.neighbour.get();
-        for (sum, counter) in self.drops.iter_mut().zip(&counts.drops) {
-            *sum += counter.get();
+        for (why, sum) in Loss::ALL.iter().zip(&mut self.drops) {
+            *sum += counts.dropped(*why);
         }
         for (sum, counter) in self.faults.iter_mut().zip(&counts.faults) {
             *sum += counter.get();
         }
+        let (entries, books) = (&counts.entries, &mut self.books);
+        books.steered.left += entries.from_rings.get();
+        books.copied.left += entries.copies.get();
+        books.to_routers.entered +=
+            entries.from_rings.get() - entries.group_from_rings.get() + entries.spread.get();
+        // What a worker found in a ring and could make nothing of is lost, too.
+        books.to_routers.left += counts.to_routers.frames.get()
+            + counts.lost(Origin::Wire)
+            + counts.faults[Fault::BadDescriptor as usize].get();
+        books.from_routers.entered += entries.read.get() + entries.replicas.get();
+        books.from_routers.left += counts.to_nics.frames.get()
+            + counts.between.frames.get()
+            + counts.neighbour.get()
+            + counts.lost(Origin::Router);
     }
 
     /// Adds what a NIC's XDP program counted.
     pub fn add_steering(&mut self, counts: &[u64; COUNTS]) {
+        let count = |which: Count| counts[which as usize];
+        self.books.steered.entered += count(Count::Steered) + count(Count::GroupSteered);
+        self.books.copied.entered += count(Count::GroupCopies) + count(Count::UnknownCopies);
         self.drops[Loss::RouterPaused as usize] += counts[Count::RouterPaused as usize];
         self.drops[Loss::WorkerBusy as usize] += counts[Count::WorkerBusy as usize];
         self.drops[Loss::RouterDown as usize] += counts[Count::RouterDown as usize];
@@ -279,9 +339,16 @@ impl Summary {
         self.faults[Fault::NoRing as usize] += counts[Count::NoRing as usize];
     }
 
-    /// Adds faults that the kernel counted.
-    pub fn add_fault(&mut self, what: Fault, n: u64) {
-        self.faults[what as usize] += n;
+    /// Adds what the kernel counted for an AF_XDP socket, and the descriptors in its rings that made no sense.
+    ///
+    /// An empty fill ring is a reason among those for `dropped`; with zero-copy it costs no frame that the XDP program has
+    /// seen. So the books go by the other two.
+    pub fn add_socket(&mut self, statistics: &RxStatistics, senseless: u64) {
+        self.faults[Fault::RxRingFull as usize] += statistics.ring_full;
+        self.faults[Fault::RxDropped as usize] += statistics.dropped;
+        self.faults[Fault::FillRingEmpty as usize] += statistics.fill_ring_empty;
+        self.faults[Fault::BadDescriptor as usize] += senseless;
+        self.books.steered.left += statistics.ring_full + statistics.dropped;
     }
 
     /// Frames that went nowhere for this reason.
@@ -321,7 +388,7 @@ impl fmt::Display for Summary {
         f.write_str("\nfaults: ")?;
         list(f, Fault::ALL.iter().map(|what| (what.text(), self.faults(*what))))?;
         let (found, all) = self.chunks;
-        write!(f, "\nchunks: {found} of {all} accounted for")
+        write!(f, "\nchunks: {found} of {all} accounted for\nbooks: {}", self.books)
     }
 }
 
@@ -333,21 +400,27 @@ mod tests {
     fn a_summary_names_what_happened_and_nothing_else() {
         let counts = Counts::default();
         counts.to_routers.add(2, 128);
-        counts.lose(Loss::WrongSource, 3);
+        counts.lose(Origin::Router, Loss::WrongSource, 3);
+        counts.entries.from_rings.add(2);
+        counts.entries.read.add(3);
         counts.fault(Fault::TxRingFull, 1);
         let mut summary = Summary::default();
         summary.add_worker(&counts);
         summary.add_worker(&counts);
         let mut steering = [0; COUNTS];
         steering[Count::RouterPaused as usize] = 7;
+        steering[Count::Steered as usize] = 5;
         summary.add_steering(&steering);
+        summary.add_socket(&RxStatistics { dropped: 1, ring_full: 0, fill_ring_empty: 1 }, 0);
         summary.latency.to_routers.record(1500, 4);
         summary.chunks = (10, 10);
         let text = summary.to_string();
         assert!(text.contains("to routers: 4 frames, 256 bytes, latency p50 1.5 us"), "{text}");
         assert!(text.contains("dropped: router-paused 7, wrong-source 6\n"), "{text}");
-        assert!(text.contains("faults: tx-ring-full 2\n"), "{text}");
-        assert!(text.ends_with("chunks: 10 of 10 accounted for"), "{text}");
+        assert!(text.contains("faults: fill-ring-empty 1, rx-dropped 1, tx-ring-full 2\n"), "{text}");
+        assert!(text.ends_with("chunks: 10 of 10 accounted for\nbooks: balanced"), "{text}");
+        summary.add_steering(&steering);
+        assert!(summary.to_string().ends_with("books: not balanced: steered 10 in and 5 out"), "{summary}");
         assert!(Summary::default().to_string().contains("dropped: none\nfaults: none"));
     }
 

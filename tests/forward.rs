@@ -190,6 +190,56 @@ fn exclusive_group_frames_reach_every_interface_once_and_not_the_host() {
     group_frames(&["--exclusive", "--cpus", "0,1"], false);
 }
 
+/// What switches and routers say to their neighbours alone. A switch in between would keep it; a cable does not.
+#[test]
+fn lldp_cdp_and_spanning_tree_pass_both_ways_unchanged() {
+    let scene = Scene::silent(&["eth0"], &VethOptions::default());
+    scene.netmap("1:0/0 501:0/0\n");
+    let mut router = scene.deep_router(1);
+    let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
+    let (mut station, mut host) = (scene.station(), scene.host_station());
+    // A frame with an EtherType, or, where that is a length, with an LLC header.
+    let control = |to: [u8; 6], from: [u8; 6], rest: &[u8]| {
+        let mut frame = [&to[..], &from, rest].concat();
+        frame.resize(frame.len().max(60), 0);
+        frame
+    };
+    let bpdu = [&[0, 38, 0x42, 0x42, 3, 0, 0, 2, 2, 0x3c][..], &[0x80; 31]].concat();
+    let sent = |from| {
+        [
+            control(
+                [1, 0x80, 0xc2, 0, 0, 0xe],
+                from,
+                b"\x88\xcc\x02\x07\x04\xaa\xbb\xcc\0\x01\0\x04\x04\x05Et00\x06\x02\0\x78\0\0",
+            ),
+            control(
+                [1, 0, 0xc, 0xcc, 0xcc, 0xcc],
+                from,
+                &[&b"\0\x60\xaa\xaa\x03\0\0\x0c\x20\0\x02\xb4"[..], &[0x5a; 88]].concat(),
+            ),
+            control([1, 0x80, 0xc2, 0, 0, 0], from, &bpdu),
+            // Per-VLAN spanning tree, in its VLAN.
+            control(
+                [1, 0, 0xc, 0xcc, 0xcc, 0xcd],
+                from,
+                &[&b"\x81\0\xe0\x0a\0\x32\xaa\xaa\x03\0\0\x0c\x01\x0b\0\0"[..], &[0x33; 40]].concat(),
+            ),
+        ]
+    };
+    let is_control = |frame: &[u8]| frame[0] & 1 == 1 && frame[..3] != [0x33, 0x33, 0];
+    for frame in sent(router_mac(1, 0, 0)) {
+        router.send(501, header(501, 0, 1, 0), &frame).unwrap();
+        assert_eq!(station.recv_where(ARRIVAL, is_control), Some(frame));
+    }
+    for frame in sent([2, 0, 0, 0, 0, 9]) {
+        station.send(&frame).unwrap();
+        let got = router.recv_where(ARRIVAL, |_, frame| is_control(frame));
+        assert_eq!(got, Some((header(1, 0, 501, 0), frame.clone())));
+        assert_eq!(host.recv_where(ARRIVAL, is_control), Some(frame));
+    }
+    iou_fast.stop().assert_clean();
+}
+
 #[test]
 fn nothing_goes_astray() {
     let scene = Scene::silent(&["eth0"], &mtu(1500));

@@ -94,6 +94,29 @@ fn a_burst_of_512_frames_waits_for_a_router_whose_queue_takes_11() {
     }
 }
 
+#[test]
+fn a_worker_that_is_off_its_cpu_costs_frames_early_and_no_fault() {
+    const SENT: u64 = 6000;
+    let (mut lab, crowd) = lab(2, &[], |scene| Crowd::new(scene, 2));
+    let mut traffic = Traffic::new();
+    lab.iou_fast.process.signal(Signal::STOP);
+    let frames: Vec<_> = (0..SENT).map(|n| traffic.next(1 + (n % 2) as u16)).collect();
+    send_paced(&lab.station, &frames);
+    lab.iou_fast.process.signal(Signal::CONT);
+    // A last one, with time between: the share is free again.
+    std::thread::sleep(Duration::from_millis(500));
+    for id in 1..=2 {
+        lab.station.send(&traffic.next(id)).unwrap();
+        assert!(wait_until(SOON, || crowd.numbers(id).last() == Some(&(SENT / 2))));
+        assert!(crowd.numbers(id).is_sorted_by(|a, b| a < b), "not in order");
+    }
+    let got = crowd.count(1) + crowd.count(2);
+    let summary = lab.iou_fast.stop();
+    assert!(summary.drops("worker-busy") > 0, "{}", summary.text);
+    assert_eq!(got + summary.drops("worker-busy"), SENT + 2, "{}", summary.text);
+    assert!(summary.faults.is_empty(), "{}", summary.text);
+}
+
 /// Chunks that backlogs share: BACKLOG in src/control/nics.rs and the workers' own, which are free now and then.
 const SHARED_CHUNKS: u64 = 4096 + 1024 + 128;
 

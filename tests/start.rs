@@ -479,7 +479,9 @@ fn it_prints_the_links_and_what_it_got_and_at_the_end_what_happened() {
         let stdout = process.stdout();
         let end = stdout.strip_prefix(start).expect("the same start");
         let lines: Vec<&str> = end.lines().collect();
-        let [to_routers, to_nics, between, dropped, faults, chunks] = lines[..] else { panic!("{end}") };
+        let [to_routers, to_nics, between, dropped, faults, chunks, books] = lines[..] else {
+            panic!("{end}")
+        };
         assert!(to_routers.starts_with("to routers: 3 frames, 1674 bytes, latency "), "{end}");
         assert!(to_nics.starts_with("to network cards: 3 frames, 1130 bytes, latency "), "{end}");
         for line in [to_routers, to_nics] {
@@ -493,6 +495,7 @@ fn it_prints_the_links_and_what_it_got_and_at_the_end_what_happened() {
         let (found, all) = Summary::read(&stdout).chunks;
         assert_eq!(chunks, format!("chunks: {found} of {all} accounted for"));
         assert!(all > 0 && found == all, "{end}");
+        assert_eq!(books, "books: balanced");
         assert_eq!(names(&scene.netio()), set(&["1"]));
     }
 }

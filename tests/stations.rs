@@ -85,14 +85,45 @@ impl Lan {
         }
     }
 
+    /// Router `id` speaks as `mac`, which is the host's or another router's, to the wire and to everybody, and is heard by
+    /// nobody.
+    fn speak_in_vain(&mut self, id: u16, mac: [u8; 6], tags: &[Tag]) {
+        for to in [GATEWAY, BROADCAST, router_mac(3, 0, 0)] {
+            let frame = self.frame(to, mac, tags);
+            self.send(id, &frame);
+        }
+        // What it says of its own comes after it, and alone.
+        let own = self.frame(BROADCAST, router_mac(id, 0, 0), tags);
+        self.send(id, &own);
+        self.wire.hear_this(&own);
+        for (other, router) in (1..).zip(&mut self.routers) {
+            if other != id {
+                router.hear_this(&own);
+            }
+        }
+    }
+
     /// Nothing else has come anywhere; nothing was dropped.
-    fn end(mut self) {
+    fn end(self) {
+        self.end_with_spoofed(0);
+    }
+
+    /// The same, but for `spoofed` frames that spoke as somebody else, of which the log tells once.
+    fn end_with_spoofed(mut self, spoofed: u64) {
         for router in &mut self.routers {
             router.hear_nothing();
         }
         self.wire.hear_nothing();
         self.host.hear_nothing();
-        self.iou_fast.stop().assert_clean();
+        let log = self.iou_fast.process.stderr();
+        let told = log.lines().filter(|line| line.contains("they are dropped")).count();
+        assert_eq!(told, usize::from(spoofed > 0), "{log}");
+        let summary = self.iou_fast.stop();
+        if spoofed == 0 {
+            summary.assert_clean();
+        }
+        let dropped: u64 = summary.dropped.iter().map(|(_, count)| count).sum();
+        assert_eq!((summary.drops("spoofed"), dropped), (spoofed, spoofed), "{}", summary.text);
     }
 }
 
@@ -292,33 +323,79 @@ fn a_takeover_from_the_wire_is_followed_at_once_though_both_say_hello() {
 }
 
 #[test]
-fn the_cards_own_address_is_never_learned() {
+fn the_cards_own_address_is_no_routers() {
     let mut lan = Lan::new();
     let nic = lan.scene.host.mac("eth0").unwrap();
     for tags in [&[][..], VLAN_10] {
         for _ in 0..5 {
-            lan.speak(1, nic, tags);
+            lan.speak_in_vain(1, nic, tags);
             lan.reaches_host(nic, tags);
             let frame = lan.frame(nic, router_mac(2, 0, 0), tags);
             lan.send(2, &frame);
             lan.wire.hear_this(&frame);
         }
     }
-    lan.end();
+    lan.end_with_spoofed(30);
 }
 
 #[test]
-fn the_address_of_another_router_is_never_learned() {
+fn the_address_of_another_router_is_nobody_elses() {
     let mut lan = Lan::new();
     let mac = router_mac(2, 0, 0);
     for tags in [&[][..], VLAN_10] {
         for _ in 0..5 {
-            lan.speak(1, mac, tags);
+            lan.speak_in_vain(1, mac, tags);
             lan.reaches(2, mac, tags);
             let frame = lan.frame(mac, router_mac(3, 0, 0), tags);
             lan.send(3, &frame);
             lan.routers[1].hear_this(&frame);
         }
+    }
+    // Also while it is on the wire: its own interface alone gets it back.
+    lan.wire_speaks(mac);
+    lan.await_on_wire(mac);
+    lan.speak_in_vain(1, mac, &[]);
+    lan.reaches_host(mac, &[]);
+    lan.speak(2, mac, &[]);
+    lan.reaches(2, mac, &[]);
+    lan.end_with_spoofed(33);
+}
+
+#[test]
+fn a_routers_frame_that_a_switch_image_with_a_loop_sends_back_goes_no_further() {
+    let mut lan = Lan::new();
+    for _ in 0..5 {
+        let hello = lan.frame(BROADCAST, router_mac(2, 0, 0), &[]);
+        lan.send(2, &hello);
+        lan.wire.hear_this(&hello);
+        lan.routers[0].hear_this(&hello);
+        lan.routers[2].hear_this(&hello);
+        lan.send(1, &hello);
+        lan.speak(1, router_mac(1, 0, 0), &[]);
+        lan.reaches(2, router_mac(2, 0, 0), &[]);
+    }
+    lan.end_with_spoofed(5);
+}
+
+#[test]
+fn a_wire_that_sends_a_routers_frame_back_has_its_address_until_it_says_so_again() {
+    let mut lan = Lan::new();
+    let mac = router_mac(1, 0, 0);
+    // The same bytes each time, as an ARP request that is repeated.
+    let request = lan.frame(BROADCAST, mac, &[]);
+    for _ in 0..3 {
+        lan.send(1, &request);
+        lan.wire.hear_this(&request);
+        lan.routers[1].hear_this(&request);
+        lan.routers[2].hear_this(&request);
+        lan.reaches(1, mac, &[]);
+        lan.wire.send(&request).unwrap();
+        for router in &mut lan.routers {
+            router.hear_this(&request);
+        }
+        lan.host.hear_this(&request);
+        lan.reaches_host(mac, &[]);
+        lan.await_on_wire(mac);
     }
     lan.end();
 }

@@ -414,6 +414,7 @@ fn the_numbers_are_those_of_the_header_file() {
         WorkerBusy,
         NoRing,
         Moved,
+        GroupSteered,
     ];
     let mut expected: Vec<_> = counts.iter().map(|count| named("COUNT", count, *count as usize)).collect();
     expected.push(("COUNTERS".into(), COUNTS as i64));
@@ -727,6 +728,34 @@ fn a_paused_or_down_router_gets_nothing_until_it_is_ready() {
 }
 
 #[test]
+fn what_a_worker_has_not_taken_is_bounded_by_its_share() {
+    let bench = Bench::new(2);
+    for worker in 0..2 {
+        bench.predict(pattern(worker), &entry(worker, worker));
+    }
+    let frames = [0, 1].map(|worker| to(pattern(worker), UNTAGGED));
+    // Without a share there is no bound, and no count. The counters wrap.
+    bench.shared().lanes[1].steered.store(u32::MAX - 1, SeqCst);
+    bench.shared().lanes[1].taken.store(u32::MAX - 2, SeqCst);
+    bench.expect_steered(&frames[1], &entry(1, 1));
+    bench.shared().lane_share.store(3, SeqCst);
+    for _ in 0..2 {
+        bench.expect_steered(&frames[1], &entry(1, 1));
+    }
+    bench.expect(&frames[1], Drop, &[(Count::WorkerBusy, 1)]);
+    for _ in 0..3 {
+        bench.expect_steered(&frames[0], &entry(0, 0));
+    }
+    bench.expect(&frames[0], Drop, &[(Count::WorkerBusy, 1)]);
+    bench.shared().lanes[1].taken.store(0, SeqCst);
+    bench.expect(&frames[0], Drop, &[(Count::WorkerBusy, 1)]);
+    for _ in 0..3 {
+        bench.expect_steered(&frames[1], &entry(1, 1));
+    }
+    bench.expect(&frames[1], Drop, &[(Count::WorkerBusy, 1)]);
+}
+
+#[test]
 fn without_a_socket_it_is_dropped_and_counted() {
     let mut bench = Bench::without_sockets(1, 2, false);
     bench.predict(pattern(1), &entry(1, 0));
@@ -857,7 +886,8 @@ fn exclusive_redirects_group_frames_to_their_owner() {
         bench.shared().group_owner.store(owner as u32, SeqCst);
         for len in [14, 60, 1514, 3520, 3521, MAX_STEERED] {
             let group = frame(OSPF, WIRE, UNTAGGED, len);
-            let run = bench.expect(&group, Redirect, &[(Count::Group, 1), (Count::GroupCopies, 2)]);
+            let counted = [(Count::Group, 1), (Count::GroupCopies, 2), (Count::GroupSteered, 1)];
+            let run = bench.expect(&group, Redirect, &counted);
             run.is_steered(&group, STAMP_GROUP, Header([0; 8]));
             for worker in 0..3 {
                 if worker == owner {
@@ -879,7 +909,7 @@ fn exclusive_redirects_group_frames_to_their_owner() {
     bench.open_socket(0, 1);
     bench.shared().group_workers.store(0b010, SeqCst);
     bench.shared().group_owner.store(1, SeqCst);
-    bench.expect(&to(BROADCAST, UNTAGGED), Redirect, &[(Count::Group, 1)]);
+    bench.expect(&to(BROADCAST, UNTAGGED), Redirect, &[(Count::Group, 1), (Count::GroupSteered, 1)]);
     bench.shared().group_owner.store(2, SeqCst);
     bench.expect(
         &to(BROADCAST, UNTAGGED),
@@ -902,8 +932,9 @@ fn loads_and_copies_with_one_two_and_sixty_four_workers() {
             bench.shared().group_owner.store(last as u32, SeqCst);
             let group = frame(BROADCAST, WIRE, &[Tag::vlan(7)], 1518);
             let (verdict, copies) = if exclusive { (Redirect, last) } else { (Pass, workers) };
-            let run =
-                bench.expect(&group, verdict, &[(Count::Group, 1), (Count::GroupCopies, copies as u64)]);
+            let steered = (Count::GroupSteered, u64::from(exclusive));
+            let counted = [(Count::Group, 1), (Count::GroupCopies, copies as u64), steered];
+            let run = bench.expect(&group, verdict, &counted);
             for worker in 0..copies {
                 bench.expect_copy(worker, &run, CopyKind::Group, &group);
             }
@@ -1242,6 +1273,7 @@ impl Model {
             if self.exclusive && workers != 0 && frame.len() <= MAX_STEERED {
                 decision.verdict = Redirect;
                 decision.router = Some(STAMP_GROUP);
+                self.count(Count::GroupSteered, 1);
                 decision.copies.remove(&1);
             }
             self.count(Count::GroupCopies, decision.copies.len() as u64);

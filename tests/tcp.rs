@@ -6,6 +6,7 @@ mod common;
 use common::{Running, Scene, Summary};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 use testbed::{Namespace, Process, Router};
@@ -102,6 +103,64 @@ fn tcp_both_ways_with_the_far_ends_default_offloads() {
     let summary = lan.stop();
     assert!(summary.to_routers.1 > 8 << 20 && summary.to_nics.1 > 8 << 20, "{}", summary.text);
     summary.assert_clean();
+}
+
+/// What `iperf3` carries from the client to the server in two seconds, or the other way, in bits a second.
+fn iperf3(client: &Namespace, server: (&Namespace, &str), options: &[&str]) -> f64 {
+    let mut listener = server.0.command("iperf3");
+    let mut listener = Process::spawn(listener.args(["-s", "-1", "--forceflush", "-B", server.1])).unwrap();
+    listener.wait_for_line(|line| line.contains("Server listening"), WAIT).unwrap();
+    let arguments = [&["-c", server.1, "-t", "2", "-J"], options].concat();
+    let report = client.run("iperf3", &arguments).unwrap().stdout;
+    let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+    let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
+    let rate = rate.unwrap_or_else(|| panic!("{report:#}"));
+    println!("iperf3 {arguments:?}: {:.0} Mbit/s", rate / 1e6);
+    rate
+}
+
+/// Beside twenty routers that get and send frames all the time.
+#[test]
+fn iperf3_both_ways_also_while_other_routers_are_busy() {
+    let others: String = (11..31).map(|id| format!("{id}:0/0 600:{}/{}\n", id / 16, id % 16)).collect();
+    let lan = Lan::new(&format!("{ONE}{others}"), &[]);
+    let mut simulated = lan.scene.simulate("11-30", &[]);
+    let both =
+        |address| [&[][..], &["-R"]].map(|options| iperf3(&lan.scene.wire, (&lan.router, address), options));
+    // A card of 10 Mbit/s would be far below; what an idle machine does is a hundred times that.
+    let rates = ["10.10.100.1", "fd00:10::100:1"].map(both);
+    assert!(rates.as_flattened().iter().all(|rate| *rate > 20e6), "{rates:?}");
+
+    let end = AtomicBool::new(false);
+    let (rates, pinged) = thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            let station = lan.scene.station();
+            let frames: Vec<_> = (11..=30)
+                .map(|id| common::plain(common::router_mac(id, 0, 0), [2, 0, 0, 0, 0, 9], 500, 0))
+                .collect();
+            while !end.load(Relaxed) {
+                station.send_batch(&frames).unwrap();
+                thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let pings = scope.spawn(|| {
+            let mut count = 0;
+            while !end.load(Relaxed) {
+                let to = format!("10.10.0.{}", 12 + count % 20);
+                lan.scene.wire.run("ping", ["-c20", "-i0.01", "-W5", &to]).unwrap();
+                count += 1;
+            }
+            count
+        });
+        let rates = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| both("10.10.100.1")));
+        end.store(true, Relaxed);
+        flood.join().unwrap();
+        (rates.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), pings.join().unwrap())
+    });
+    assert!(rates.iter().all(|rate| *rate > 10e6) && pinged > 0, "{rates:?}, {pinged} routers pinged");
+    simulated.stop(WAIT).unwrap();
+    let summary = lan.stop();
+    assert!(summary.faults.is_empty(), "{}", summary.text);
 }
 
 /// Native XDP on a veth has the kernel turn the far end's segmentation off. With generic XDP that is the user's to do:

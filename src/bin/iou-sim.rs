@@ -2,7 +2,9 @@
 
 use clap::Parser;
 use iou_fast::iou::{Endpoint, InstanceId};
-use iou_fast::lab::{Addresses, Counters, Lab, Network, Role, Router, Wiring};
+use iou_fast::lab::{
+    Addresses, Counters, Keepalives, Lab, LinkChange, Network, Role, Router, Wiring, folder_beside,
+};
 use iou_fast::netmap::Netmap;
 use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
@@ -14,6 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Simulated routers behind real IOU sockets.
 ///
@@ -55,6 +58,18 @@ struct Arguments {
     /// Only read and count, as fast as possible
     #[arg(long)]
     sink: bool,
+    /// Send L1 keepalives, and take an interface down that receives none
+    #[arg(short = 'l', long, conflicts_with = "sink")]
+    keepalives: bool,
+    /// The folder of the keepalives, if it is not the one beside the netio folder; made if it is not there
+    #[arg(long, value_name = "DIR", requires = "keepalives")]
+    netl1_dir: Option<PathBuf>,
+    /// How often an interface that is up sends a keepalive, ms
+    #[arg(long, value_name = "MS", default_value_t = 1000, requires = "keepalives", value_parser = clap::value_parser!(u64).range(10..))]
+    keepalive_period: u64,
+    /// How long after the last keepalive an interface goes down, ms
+    #[arg(long, value_name = "MS", default_value_t = 10_000, requires = "keepalives", value_parser = clap::value_parser!(u64).range(10..))]
+    keepalive_timeout: u64,
 }
 
 const AFTER_HELP: &str = "\
@@ -63,7 +78,8 @@ count. With --tap each interface gets a device of its own, NAME if there is one,
 with the MAC address aa:bb:cc:HH:LL:PP that IOU would use (id, interface byte), up, without addresses.
 
 Prints `ready` when all sockets are bound. SIGUSR1 prints `received <frames> <bytes>`, headers not counted; SIGTERM and \
-SIGINT print the counters of each router and their total, remove sockets and locks, and end it.
+SIGINT print the counters of each router and their total, remove sockets and locks, and end it. With -l it prints \
+`interface 1:0/0 down` and `up` as that happens.
 
 Examples:
   iou-sim -n NETMAP --netio-dir /tmp/netio1000 --ids 1-50,60
@@ -108,8 +124,12 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let role = role(&arguments)?;
-    let folder = arguments.netio_dir.unwrap_or_else(|| {
-        PathBuf::from(format!("/tmp/netio{}", arguments.uid.unwrap_or_else(|| getuid().as_raw())))
+    let uid = arguments.uid.unwrap_or_else(|| getuid().as_raw());
+    let folder = arguments.netio_dir.unwrap_or_else(|| PathBuf::from(format!("/tmp/netio{uid}")));
+    let keepalives = arguments.keepalives.then(|| Keepalives {
+        folder: arguments.netl1_dir.unwrap_or_else(|| folder_beside(&folder, uid)),
+        period: Duration::from_millis(arguments.keepalive_period),
+        timeout: Duration::from_millis(arguments.keepalive_timeout),
     });
     let netmap = Netmap::read(&arguments.netmap)?;
     let lines: Vec<Vec<Endpoint>> =
@@ -132,7 +152,13 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
         .ids
         .0
         .iter()
-        .map(|&id| Router::boot(&folder, Wiring::of(id, &lines), &role))
+        .map(|&id| {
+            let router = Router::boot(&folder, Wiring::of(id, &lines), &role)?;
+            match &keepalives {
+                Some(keepalives) => router.with_keepalives(keepalives),
+                None => Ok(router),
+            }
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let mut lab = Lab::new(routers)?;
     const STOP: u32 = 0;
@@ -150,6 +176,9 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
                 say(&format!("received {} {}", total.received, total.received_bytes))?;
             }
             None => {}
+        }
+        for LinkChange { endpoint, up } in lab.link_changes() {
+            say(&format!("interface {endpoint} {}", if up { "up" } else { "down" }))?;
         }
     }
     for router in lab.routers() {

@@ -3,10 +3,12 @@
 //! Frames do not come by here. It connects routers as they come and go ([`routers`]), follows the state of the
 //! network cards, and carries news from the XDP programs into the forwarding databases.
 
+mod keepalives;
 pub mod labs;
 mod nics;
 mod routers;
 
+use crate::control_frames::Blocked;
 use crate::fdb::Port;
 use crate::iou::socket::{Folder, PseudoSocket};
 use crate::lan::Lan;
@@ -14,13 +16,14 @@ use crate::nic;
 use crate::nic::attach::XdpModeChoice;
 use crate::nic::watch::LinkWatch;
 use crate::plan::Plan;
-use crate::stats::{Fault, Summary, WorkerCounts};
+use crate::stats::{Summary, WorkerCounts};
 use crate::steer;
 use crate::steer::layout::{Count, RouterState, read_moved};
 use crate::worker::{self, NicPart, Order, Orders, Poll, Pool, Remains, Report, Reports, Setup, Worker};
 use af_xdp::{CopyMode, Umem};
 use core_affinity::CoreId;
 use crossbeam::channel;
+use keepalives::Keepalives;
 use nics::Card;
 use routers::Connections;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -44,8 +47,12 @@ pub struct Options {
     pub poll: Poll,
     /// The host does not use the NICs.
     pub exclusive: bool,
+    /// Control frames from routers that are kept off the wire.
+    pub blocked: Blocked,
     /// Where locks and former settings are kept.
     pub state_dir: PathBuf,
+    /// Where the routers' L1 keepalives go, if not beside the netio folder.
+    pub netl1_dir: Option<PathBuf>,
 }
 
 /// Why the forwarder cannot start.
@@ -96,6 +103,7 @@ pub struct Forwarder {
     cards: Vec<Card>,
     lans: Vec<Arc<Lan>>,
     connections: Connections,
+    keepalives: Keepalives,
     workers: Vec<Running>,
     reports: channel::Receiver<Report>,
     wake: Arc<OwnedFd>,
@@ -156,6 +164,7 @@ impl Forwarder {
         let mut forwarder = Self {
             connections: Connections::new(&plan, folders)
                 .map_err(|error| Error::System("watching the netio folder", error))?,
+            keepalives: Keepalives::new(&plan, options.netl1_dir.as_deref()),
             plan: plan.clone(),
             pseudos,
             cards,
@@ -181,6 +190,7 @@ impl Forwarder {
                 index,
                 plan: plan.clone(),
                 poll: options.poll,
+                blocked: options.blocked,
                 nics,
                 pseudos: forwarder.pseudos_of(index)?,
                 pool: pool.clone(),
@@ -240,6 +250,7 @@ impl Forwarder {
     pub fn run(&mut self, stop: impl AsFd) -> std::io::Result<()> {
         loop {
             let timeout = self.connections.next_retry().map_or(SWEEP, |due| due.min(SWEEP));
+            let timeout = timeout.min(self.keepalives.due());
             let timeout =
                 Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
             let ready = {
@@ -268,6 +279,7 @@ impl Forwarder {
                 self.follow_links();
             }
             self.follow_moves();
+            self.keepalives.turn(&self.plan, &self.lans);
             let orders: Vec<&Orders> = self.workers.iter().map(|worker| &worker.orders).collect();
             if reported {
                 worker::woken(&self.wake);
@@ -307,6 +319,9 @@ impl Forwarder {
         for lan in &self.lans {
             lan.tables.shared.live.store(0, Relaxed);
         }
+        for card in &self.cards {
+            card.settle();
+        }
         for worker in &self.workers {
             worker.orders.give(Order::Stop);
         }
@@ -319,10 +334,7 @@ impl Forwarder {
                     summary.latency.to_routers.merge(&remains.latencies.to_routers);
                     summary.latency.to_nics.merge(&remains.latencies.to_nics);
                     for (statistics, faults) in remains.sockets {
-                        summary.add_fault(Fault::RxRingFull, statistics.ring_full);
-                        summary.add_fault(Fault::RxDropped, statistics.dropped);
-                        summary.add_fault(Fault::BadDescriptor, faults);
-                        summary.add_fault(Fault::FillRingEmpty, statistics.fill_ring_empty);
+                        summary.add_socket(&statistics, faults);
                     }
                 }
                 Err(_) => {
@@ -335,6 +347,9 @@ impl Forwarder {
         }
         let umem = self.pool.umem();
         summary.chunks = (self.pool.len() + umem.lent(), umem.chunks());
+        if !summary.books.balance() {
+            tracing::error!("frames are unaccounted for, a fault of iou-fast: {}", summary.books);
+        }
         tracing::debug!("ran for {:?}", self.started.elapsed());
         summary
     }
@@ -406,16 +421,17 @@ impl Forwarder {
                 let Some((station, predicted)) = read_moved(record) else { return };
                 let port = lan.moved_to_wire(station, predicted, now);
                 let name = |port: Port| plan.ports[port as usize].endpoint;
-                match port.map(name) {
-                    Some(endpoint) if predicted => tracing::warn!(
-                        "{}: {}, the address of {endpoint}, also speaks from the wire: two stations with one address?",
+                let Some(endpoint) = port.map(name) else { return };
+                let Some(more) = lan.may_report(now.as_nanos() as u64) else { return };
+                if predicted {
+                    tracing::warn!(
+                        "{}: {}, the address of {endpoint}, also speaks from the wire: two stations with one address, \
+                         or does something send frames back?{more}",
                         lan.nic,
                         station.mac
-                    ),
-                    Some(endpoint) => {
-                        tracing::info!("{}: {} moved from {endpoint} to the wire", lan.nic, station.mac);
-                    }
-                    None => {}
+                    );
+                } else {
+                    tracing::info!("{}: {} moved from {endpoint} to the wire{more}", lan.nic, station.mac);
                 }
             });
         }

@@ -319,6 +319,13 @@ impl Card {
             .ok()
     }
 
+    /// Waits until what the XDP program has begun is done: all it counted has then come to the workers' rings.
+    pub(super) fn settle(&self) {
+        if let Err(error) = self.steering.settle() {
+            tracing::warn!("{}: {error}", self.nic.name());
+        }
+    }
+
     /// Moves that the program has counted.
     pub(super) fn moves(&self) -> u64 {
         self.counts().map_or(0, |counts| counts[Count::Moved as usize])

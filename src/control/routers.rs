@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 /// up to this.
 const LAST_RETRY: Duration = Duration::from_millis(64);
 
+/// What happened in a folder is read in portions of so many events.
+const EVENTS: usize = 1024;
+
 /// The routers' sockets.
 pub(super) struct Connections {
     folders: Vec<Watched>,
@@ -101,7 +104,9 @@ impl Connections {
         for watched in &self.folders {
             let mut buffer = [MaybeUninit::uninit(); 4096];
             let mut reader = inotify::Reader::new(&watched.inotify, &mut buffer);
-            while let Ok(event) = reader.next() {
+            // Whoever may make files here can make them faster than they are read: what is left waits for the next turn.
+            for _ in 0..EVENTS {
+                let Ok(event) = reader.next() else { break };
                 let events = event.events();
                 overflow |= events.contains(inotify::ReadFlags::QUEUE_OVERFLOW);
                 let name = event.file_name().map(|name| name.to_bytes());

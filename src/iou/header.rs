@@ -16,6 +16,8 @@ pub const LEN: usize = 8;
 
 /// Message type of a frame.
 pub const TYPE_DATA: u8 = 1;
+/// Message type of an L1 keepalive.
+pub const TYPE_KEEPALIVE: u8 = 3;
 
 mod field {
     use std::ops::Range;
@@ -37,6 +39,13 @@ impl Header {
         let d = destination.id.get().to_be_bytes();
         let s = source.id.get().to_be_bytes();
         Self([d[0], d[1], s[0], s[1], destination.interface.0, source.interface.0, TYPE_DATA, 0])
+    }
+
+    /// An L1 keepalive between the same endpoints: the header is all there is of it.
+    #[must_use]
+    pub const fn keepalive(self) -> Self {
+        let [a, b, c, d, e, f, _, _] = self.0;
+        Self([a, b, c, d, e, f, TYPE_KEEPALIVE, 0])
     }
 
     /// The first eight bytes of `datagram`, or `None` if it is shorter.
@@ -114,6 +123,12 @@ mod tests {
     fn published_capture() {
         let header = Header::data(endpoint(501, 0, 0), endpoint(1, 0, 1));
         assert_eq!(header.0, [0x01, 0xf5, 0x00, 0x01, 0x00, 0x10, 0x01, 0x00]);
+    }
+
+    #[test]
+    fn a_keepalive_is_a_header_of_type_3() {
+        let header = Header::data(endpoint(1, 0, 1), endpoint(501, 0, 0)).keepalive();
+        assert_eq!(header.0, [0x00, 0x01, 0x01, 0xf5, 0x10, 0x00, 3, 0]);
     }
 
     #[test]

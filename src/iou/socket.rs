@@ -1,4 +1,5 @@
 //! The netio folder and the Unix datagram sockets in it: ours, bound under the pseudo ids, and those of the routers.
+//! The folder of their L1 keepalives is another such one.
 //!
 //! The folder belongs to the IOU user, who can put anything there, while we are often root: everything but `bind`
 //! and `connect` goes through the folder's descriptor, follows no link, and looks at what it found before it
@@ -38,12 +39,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often to look in that time.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// A folder of sockets, `/tmp/netio<uid>`, held open.
+/// A folder of sockets, `/tmp/netio<uid>` or `/tmp/netl1<uid>`, held open.
 #[derive(Clone, Debug)]
 pub struct Folder {
     path: PathBuf,
     uid: Uid,
     dir: Arc<OwnedFd>,
+    /// What stands in front of the id in a socket's name: `L1` for keepalives, nothing for frames.
+    prefix: &'static str,
 }
 
 /// What can be said of an instance id from outside.
@@ -99,6 +102,14 @@ pub enum Error {
         source: io::Error,
         /// The other folders there are.
         others: Vec<OtherFolder>,
+    },
+    /// The folder of L1 keepalives is none that can be trusted, or cannot be opened.
+    #[error("L1 keepalives are not answered: {} {why}", path.display())]
+    Keepalives {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
     },
     /// The lock of a pseudo id cannot be taken.
     #[error("pseudo id {id}: {source}")]
@@ -206,9 +217,9 @@ pub struct PseudoSocket {
     pub path: PathBuf,
     /// Device and inode of the file.
     file: (u64, u64),
-    folder: Arc<OwnedFd>,
-    /// Let go after the file is removed.
-    _lock: Lock,
+    folder: Folder,
+    /// Let go after the file is removed. For keepalives there is none: the one for frames is ours already.
+    _lock: Option<Lock>,
 }
 
 /// A socket connected to a router's.
@@ -244,6 +255,16 @@ pub fn default_uid(
 #[must_use]
 pub fn default_path(uid: u32) -> PathBuf {
     format!("/tmp/netio{uid}").into()
+}
+
+/// The folder of L1 keepalives that goes with the netio folder `netio` of user `uid`: IOU makes both names of the uid.
+#[must_use]
+pub fn keepalive_path(netio: &Path, uid: u32) -> PathBuf {
+    let name = netio.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("netio"));
+    name.map_or_else(
+        || format!("/tmp/netl1{uid}").into(),
+        |rest| netio.with_file_name(format!("netl1{rest}")),
+    )
 }
 
 /// The netio folders in `base` (`/tmp`) other than `path`, ascending.
@@ -319,7 +340,39 @@ impl Folder {
         } else if ![uid.as_raw(), 0].contains(&owner) {
             return Err(Error::ForeignFolder { owner, uid: uid.as_raw(), others: others(), path });
         }
-        Ok(Self { path, uid, dir: Arc::new(dir) })
+        Ok(Self { path, uid, dir: Arc::new(dir), prefix: "" })
+    }
+
+    /// Opens the folder `path` of the L1 keepalives of user `uid`. `None` if there is none: the routers do not use them.
+    ///
+    /// # Errors
+    /// [`Error::Keepalives`] if it is no folder or another user's, or cannot be opened.
+    pub fn open_keepalives(path: &Path, uid: u32) -> Result<Option<Self>, Error> {
+        let fail = |why: String| Error::Keepalives { path: path.to_owned(), why };
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = match fs::open(path, flags, Mode::empty()) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::NOTDIR | Errno::LOOP) => return Err(fail("is no folder, or a symbolic link".into())),
+            Err(other) => return Err(fail(format!("cannot be opened: {other}"))),
+        };
+        let owner = fs::fstat(&dir).map_err(|error| fail(format!("cannot be opened: {error}")))?.st_uid;
+        if ![uid, 0].contains(&owner) {
+            return Err(fail(format!("belongs to user {owner}, not to user {uid}")));
+        }
+        Ok(Some(Self { path: path.to_owned(), uid: Uid::from_raw(uid), dir: Arc::new(dir), prefix: "L1" }))
+    }
+
+    /// True while its path leads to it.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        let named = fs::statat(fs::CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW);
+        named.is_ok_and(|named| fs::fstat(&self.dir).is_ok_and(|own| key(&own) == key(&named)))
+    }
+
+    /// The name of an instance's socket.
+    fn name(&self, id: InstanceId) -> String {
+        format!("{}{id}", self.prefix)
     }
 
     /// Its absolute path.
@@ -337,7 +390,7 @@ impl Folder {
     /// The path of an instance's socket.
     #[must_use]
     pub fn socket(&self, id: InstanceId) -> PathBuf {
-        self.path.join(id.to_string())
+        self.path.join(self.name(id))
     }
 
     /// If no instance has a socket in the folder, a line that says so and names the folders that do exist: most
@@ -397,7 +450,7 @@ impl Folder {
     }
 
     fn stat(&self, id: InstanceId) -> Result<Stat, Errno> {
-        fs::statat(&self.dir, id.to_string(), AtFlags::SYMLINK_NOFOLLOW)
+        fs::statat(&self.dir, self.name(id), AtFlags::SYMLINK_NOFOLLOW)
     }
 
     /// The address for `bind` and `connect`: the plain path, so that `ss -x` shows it, or where that is too long the
@@ -407,7 +460,7 @@ impl Folder {
         if path.as_os_str().len() <= LONGEST_PATH {
             return SocketAddrUnix::new(path);
         }
-        SocketAddrUnix::new(format!("/proc/self/fd/{}/{id}", self.dir.as_raw_fd()))
+        SocketAddrUnix::new(format!("/proc/self/fd/{}/{}", self.dir.as_raw_fd(), self.name(id)))
     }
 
     /// True if a process reads the socket of `id`.
@@ -425,7 +478,7 @@ impl Folder {
     /// namespace and the descriptors of processes that we may look into.
     fn reader(&self, id: InstanceId) -> Option<Holder> {
         let file = key(&self.stat(id).ok()?);
-        let name = id.to_string();
+        let name = self.name(id);
         let table = std::fs::read("/proc/net/unix").ok()?;
         let table = String::from_utf8_lossy(&table);
         let inode = table.lines().rev().find_map(|line| {
@@ -481,21 +534,38 @@ pub fn bind_pseudo(folder: &Folder, ids: &[InstanceId]) -> Result<Bound, Error> 
             }
         };
         let path = folder.socket(id);
-        sockets.push(PseudoSocket { id, fd, path, file, folder: folder.dir.clone(), _lock: lock });
+        sockets.push(PseudoSocket { id, fd, path, file, folder: folder.clone(), _lock: Some(lock) });
     }
     Ok(Bound { sockets, warning })
 }
 
 /// Takes the lock of `id` and binds `socket`. Returns with the lock the device and inode of the socket file.
 fn bind(folder: &Folder, id: InstanceId, socket: BorrowedFd<'_>) -> Result<(Lock, (u64, u64)), Error> {
+    let lock = Lock::take_in(&folder.dir, &folder.socket(id), folder.name(id).into(), folder.uid);
+    let lock = lock.map_err(|source| Error::Lock { id, source })?;
+    Ok((lock, put_in_place(folder, id, socket)?))
+}
+
+/// Binds the socket on which routers' L1 keepalives for pseudo id `id` arrive, whose lock in the netio folder is ours.
+///
+/// # Errors
+/// As [`bind_pseudo`], without patience.
+pub fn bind_keepalives(folder: &Folder, id: InstanceId) -> Result<PseudoSocket, Error> {
+    let path = folder.socket(id);
+    let fail =
+        |source: Errno| Error::System { id, path: path.clone(), action: "make", source: source.into() };
+    let fd = datagram_socket().map_err(fail)?;
+    let file = put_in_place(folder, id, fd.as_fd())?;
+    Ok(PseudoSocket { id, fd, path, file, folder: folder.clone(), _lock: None })
+}
+
+/// Binds `socket`, whose id nobody else may use. Returns device and inode of the socket file.
+fn put_in_place(folder: &Folder, id: InstanceId, socket: BorrowedFd<'_>) -> Result<(u64, u64), Error> {
     let path = || folder.socket(id);
-    let name = id.to_string();
+    let name = folder.name(id);
     let fail = |action| {
         move |source: Errno| Error::System { id, path: path(), action, source: io::Error::from(source) }
     };
-    let lock = Lock::take_in(&folder.dir, &path(), name.clone().into(), folder.uid);
-    let lock = lock.map_err(|source| Error::Lock { id, source })?;
-
     match folder.stat(id) {
         Ok(stat) if !is_socket(&stat) => return Err(Error::NotASocket { id, path: path() }),
         Ok(_) => {
@@ -518,7 +588,7 @@ fn bind(folder: &Folder, id: InstanceId, socket: BorrowedFd<'_>) -> Result<(Lock
         let _ = fs::unlinkat(&folder.dir, &name, AtFlags::empty());
         fail("hand over to the IOU user")(source)
     })?;
-    Ok((lock, file))
+    Ok(file)
 }
 
 /// Gives the socket file just bound to the IOU user, whose routers write to it. Returns its device and inode.
@@ -540,8 +610,31 @@ impl PseudoSocket {
     /// True while the socket file is still the one that was bound.
     #[must_use]
     pub fn is_in_place(&self) -> bool {
-        let named = fs::statat(&self.folder, self.id.to_string(), AtFlags::SYMLINK_NOFOLLOW);
-        named.is_ok_and(|stat| key(&stat) == self.file)
+        self.folder.stat(self.id).is_ok_and(|stat| key(&stat) == self.file)
+    }
+
+    /// Sends `datagram` to the socket of router `to` in the same folder, without waiting. False if it has none or its
+    /// queue is full.
+    ///
+    /// # Errors
+    /// What the system says beside that.
+    pub fn send_to(&self, to: InstanceId, datagram: &[u8]) -> Result<bool, Errno> {
+        // The very file that was looked at: not what its user has put in its place since.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match fs::openat(&self.folder.dir, self.folder.name(to), flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(false),
+            file => file?,
+        };
+        if !is_socket(&fs::fstat(&file)?) {
+            return Ok(false);
+        }
+        let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let flags = net::SendFlags::DONTWAIT | net::SendFlags::NOSIGNAL;
+        match net::sendto(&self.fd, datagram, flags, &address) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT | Errno::CONNREFUSED | Errno::AGAIN) => Ok(false),
+            Err(other) => Err(other),
+        }
     }
 }
 
@@ -549,7 +642,7 @@ impl Drop for PseudoSocket {
     fn drop(&mut self) {
         if self.is_in_place() {
             // If the rights are gone by now the file stays, and the next run replaces it.
-            let _ = fs::unlinkat(&self.folder, self.id.to_string(), AtFlags::empty());
+            let _ = fs::unlinkat(&self.folder.dir, self.folder.name(self.id), AtFlags::empty());
         }
     }
 }
@@ -1012,6 +1105,55 @@ mod tests {
         let expected = if may_administer() { SEND_BUFFER } else { SEND_BUFFER.min(allowed) };
         // The kernel doubles what it is given, for its bookkeeping (socket(7)).
         assert_eq!(sockopt::socket_send_buffer_size(&socket.fd).unwrap(), 2 * expected);
+    }
+
+    #[test]
+    fn keepalives_have_a_folder_of_their_own() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("netl15");
+        assert_eq!(keepalive_path(&base.path().join("netio5"), 7), path);
+        assert_eq!(keepalive_path(Path::new("/srv/sockets"), 7), Path::new("/tmp/netl17"));
+        assert!(Folder::open_keepalives(&path, me()).unwrap().is_none());
+        assert!(!path.exists(), "it is not made");
+
+        std::fs::create_dir(&path).unwrap();
+        let folder = Folder::open_keepalives(&path, me()).unwrap().unwrap();
+        drop(UnixDatagram::bind(path.join("L1513")).unwrap());
+        let socket = bind_keepalives(&folder, id(513)).unwrap();
+        assert!(matches!(bind_keepalives(&folder, id(513)), Err(Error::Answers { .. })));
+        assert_eq!(path.join("L1513").metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+        UnixDatagram::unbound().unwrap().send_to(b"12345678", path.join("L1513")).unwrap();
+        assert_eq!(rustix::io::read(&socket.fd, &mut [0; 16]).unwrap(), 8);
+
+        assert_eq!(socket.send_to(id(1), b"12345678"), Ok(false));
+        let router = UnixDatagram::bind(path.join("L11")).unwrap();
+        assert_eq!(socket.send_to(id(1), b"12345678"), Ok(true));
+        let (length, from) = router.recv_from(&mut [0; 16]).unwrap();
+        assert_eq!((length, from.as_pathname()), (8, Some(path.join("L1513").as_path())));
+        // Neither through a link nor to what is no socket.
+        symlink("L11", path.join("L12")).unwrap();
+        assert!(!socket.send_to(id(2), b"12345678").is_ok_and(|sent| sent));
+        std::fs::write(path.join("L13"), "text").unwrap();
+        assert_eq!(socket.send_to(id(3), b"12345678"), Ok(false));
+        drop(router);
+        assert_eq!(socket.send_to(id(1), b"12345678"), Ok(false));
+
+        assert!(socket.is_in_place() && folder.is_in_place());
+        std::fs::rename(&path, base.path().join("away")).unwrap();
+        assert!(!folder.is_in_place());
+        std::fs::rename(base.path().join("away"), &path).unwrap();
+        drop(socket);
+        assert!(!path.join("L1513").exists());
+
+        let link = base.path().join("netl16");
+        symlink(&path, &link).unwrap();
+        let said = Folder::open_keepalives(&link, me()).unwrap_err().to_string();
+        assert!(said.contains("is no folder, or a symbolic link"), "{said}");
+        if may_administer() {
+            std::os::unix::fs::chown(&path, Some(4242), None).unwrap();
+            let said = Folder::open_keepalives(&path, 77).unwrap_err().to_string();
+            assert!(said.contains("belongs to user 4242, not to user 77"), "{said}");
+        }
     }
 
     #[test]

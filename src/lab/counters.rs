@@ -56,6 +56,8 @@ counters! {
     tagged,
     /// Accepted, but the TAP device was down.
     tap_down,
+    /// Accepted, but the interface was down for want of L1 keepalives.
+    link_down,
     /// Not sent: no socket file there (ENOENT).
     no_socket,
     /// Not sent: nobody behind the socket file (ECONNREFUSED).

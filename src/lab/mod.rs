@@ -6,6 +6,7 @@
 
 mod addresses;
 mod counters;
+mod keepalives;
 mod router;
 mod socket;
 mod stack;
@@ -13,6 +14,7 @@ mod wiring;
 
 pub use addresses::{Addresses, Network};
 pub use counters::Counters;
+pub use keepalives::{Keepalives, LinkChange, folder_beside};
 pub use router::{Role, Router};
 pub use wiring::{Refusal, SHORTEST, Wiring};
 
@@ -100,7 +102,10 @@ impl Lab {
             }
         }
         let events = Vec::with_capacity(256);
-        Ok(Self { routers, epoll, events, timers: BTreeSet::new(), scratch: Scratch::default() })
+        let mut lab = Self { routers, epoll, events, timers: BTreeSet::new(), scratch: Scratch::default() };
+        let now = Instant::now();
+        (0..lab.routers.len()).for_each(|index| lab.schedule(index, now));
+        Ok(lab)
     }
 
     /// Makes [`Lab::poll`] return `token` when `descriptor` is readable. It must stay open as long as the lab.
@@ -116,6 +121,11 @@ impl Lab {
     #[must_use]
     pub fn routers(&self) -> &[Router] {
         &self.routers
+    }
+
+    /// Interfaces that went up or down since the last call.
+    pub fn link_changes(&mut self) -> Vec<LinkChange> {
+        self.routers.iter_mut().flat_map(Router::link_changes).collect()
     }
 
     /// Lets the stack of the router at `index` send an echo request to `target`. Its answer counts in

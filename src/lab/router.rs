@@ -1,6 +1,7 @@
 //! One simulated router: its socket, its interfaces, and what stands behind each.
 
 use super::counters::Counters;
+use super::keepalives::{Keepalives, L1, LinkChange};
 use super::socket::Socket;
 use super::stack::{Outbox, Stack};
 use super::wiring::{SHORTEST, Wiring};
@@ -23,6 +24,9 @@ const LARGEST: usize = 65536;
 
 /// Frames handled for one router before the others get their turn.
 const BURST: usize = 64;
+
+/// The number of the keepalive socket among a router's descriptors.
+const L1_SOURCE: u32 = u32::MAX;
 
 /// What stands behind a router's interfaces.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -89,6 +93,7 @@ pub struct Router {
     ports: Vec<Port>,
     sink: bool,
     counters: Counters,
+    l1: Option<L1>,
 }
 
 impl Router {
@@ -135,7 +140,21 @@ impl Router {
             };
             ports.push(Port { mac, peers, station });
         }
-        Ok(Self { wiring, socket, ports, sink: *role == Role::Sink, counters: Counters::default() })
+        Ok(Self { wiring, socket, ports, sink: *role == Role::Sink, counters: Counters::default(), l1: None })
+    }
+
+    /// Has it send L1 keepalives, and its interfaces go down without, as `-l` does.
+    ///
+    /// # Errors
+    /// The socket cannot be bound.
+    pub fn with_keepalives(mut self, keepalives: &Keepalives) -> Result<Self, Error> {
+        self.l1 = Some(L1::bind(&self.wiring, keepalives, Instant::now())?);
+        Ok(self)
+    }
+
+    /// Its interfaces that went up or down since the last call.
+    pub(super) fn link_changes(&mut self) -> Vec<LinkChange> {
+        self.l1.as_mut().map_or_else(Vec::new, L1::changes)
     }
 
     /// Its id.
@@ -163,12 +182,17 @@ impl Router {
             Station::Tap(tap) => Some((source, tap.as_fd())),
             _ => None,
         });
-        std::iter::once((0, self.socket.as_fd())).chain(taps)
+        let l1 = self.l1.as_ref().map(|l1| (L1_SOURCE, l1.as_fd()));
+        std::iter::once((0, self.socket.as_fd())).chain(taps).chain(l1)
     }
 
     /// Handles what waits at one of its descriptors, a burst at most.
     pub(super) fn readable(&mut self, source: u32, now: Instant, scratch: &mut Scratch) -> Result<(), Error> {
         let id = self.id();
+        if source == L1_SOURCE {
+            self.l1.iter_mut().for_each(|l1| l1.read(BURST, now));
+            return Ok(());
+        }
         let result = match (source, self.sink) {
             (0, true) => self.drain(scratch),
             (0, false) => self.read_socket(now, scratch),
@@ -200,6 +224,10 @@ impl Router {
             let length = self.socket.recv(&mut scratch.input)?;
             let datagram = &mut scratch.input[..length];
             if let Some(port) = self.counters.arrival(length, self.wiring.check(datagram)) {
+                if self.l1.as_ref().is_some_and(|l1| !l1.is_up(port)) {
+                    self.counters.link_down += 1;
+                    continue;
+                }
                 self.ports[port].deliver(datagram, now, &mut scratch.out, &self.socket, &mut self.counters);
             }
         }
@@ -210,6 +238,9 @@ impl Router {
         let Port { station: Station::Tap(tap), peers, .. } = &self.ports[port] else { return Ok(()) };
         for _ in 0..BURST {
             let length = tap.recv(&mut scratch.input[header::LEN..])?;
+            if self.l1.as_ref().is_some_and(|l1| !l1.is_up(port)) {
+                continue;
+            }
             let datagram = &mut scratch.input[..header::LEN + length];
             send(&self.socket, peers, &mut self.counters, datagram);
         }
@@ -218,12 +249,18 @@ impl Router {
 
     /// When [`Router::expire`] is due; `None`: never.
     pub(super) fn deadline(&mut self, now: Instant) -> Option<Instant> {
-        self.stack_mut().and_then(|stack| stack.deadline(now))
+        let keepalive = self.l1.as_ref().map(L1::deadline);
+        let stack = self.stack_mut().and_then(|stack| stack.deadline(now));
+        [keepalive, stack].into_iter().flatten().min()
     }
 
-    /// Lets the stack do what its timers ask for.
+    /// Does what its timers ask for: the stack's, and those of its keepalives.
     pub(super) fn expire(&mut self, now: Instant, out: &mut Outbox) {
-        for port in &mut self.ports {
+        self.l1.iter_mut().for_each(|l1| l1.expire(now));
+        for (number, port) in self.ports.iter_mut().enumerate() {
+            if self.l1.as_ref().is_some_and(|l1| !l1.is_up(number)) {
+                continue;
+            }
             if let Station::Stack(stack) = &mut port.station {
                 stack.egress(now, out);
                 out.each(|datagram| send(&self.socket, &port.peers, &mut self.counters, datagram));

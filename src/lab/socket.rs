@@ -61,12 +61,12 @@ impl Drop for Socket {
     }
 }
 
-fn inode(metadata: io::Result<fs::Metadata>) -> Option<(u64, u64)> {
+pub(super) fn inode(metadata: io::Result<fs::Metadata>) -> Option<(u64, u64)> {
     metadata.ok().map(|m| (m.dev(), m.ino()))
 }
 
 /// Removes `path` unless another file took its place: a restarted router's must stay.
-fn unlink_own(path: &Path, own: Option<(u64, u64)>) {
+pub(super) fn unlink_own(path: &Path, own: Option<(u64, u64)>) {
     if own.is_some() && inode(fs::metadata(path)) == own {
         let _ = fs::remove_file(path);
     }

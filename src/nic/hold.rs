@@ -191,7 +191,7 @@ fn read_pid(lock: &OwnedFd) -> Option<u32> {
 }
 
 /// The number on the first line.
-fn parse_pid(text: &[u8]) -> Option<u32> {
+pub(crate) fn parse_pid(text: &[u8]) -> Option<u32> {
     std::str::from_utf8(text).ok()?.lines().next()?.parse().ok()
 }
 

@@ -37,7 +37,7 @@ fn large_frames_shared_by(release: &str) -> bool {
 }
 
 /// Major and minor of a release as `uname -r` prints it: `6.12.9-amd64` is (6, 12).
-fn parse(release: &str) -> Option<(u32, u32)> {
+pub(crate) fn parse(release: &str) -> Option<(u32, u32)> {
     let (major, rest) = release.split_once('.')?;
     let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
     Some((major.parse().ok()?, rest[..digits].parse().ok()?))

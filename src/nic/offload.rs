@@ -238,13 +238,18 @@ impl Drop for Offloads {
 /// What a killed run left to be turned on again. A record that nobody can read is not worth refusing to start.
 fn read_record(hold: &Hold) -> Result<Vec<String>, Error> {
     let Some(contents) = hold.read_record()? else { return Ok(Vec::new()) };
-    match serde_json::from_slice::<Record>(&contents) {
-        Ok(record) => Ok(record.turned_off),
+    match parse_record(&contents) {
+        Ok(turned_off) => Ok(turned_off),
         Err(error) => {
             tracing::warn!("{}: ignored, not a record of offloads: {error}", hold.record_path().display());
             Ok(Vec::new())
         }
     }
+}
+
+/// The features that a record names.
+pub(crate) fn parse_record(contents: &[u8]) -> serde_json::Result<Vec<String>> {
+    serde_json::from_slice::<Record>(contents).map(|record| record.turned_off)
 }
 
 fn plan(features: &[Feature], earlier: &[String], generic_mode: bool) -> Plan {

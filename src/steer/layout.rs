@@ -60,10 +60,11 @@ impl Stamp {
         now.wrapping_sub(self.0) & ((1 << TIME_BITS) - 1)
     }
 
-    /// When it arrived, reckoned from `now`: `CLOCK_MONOTONIC`, ns.
+    /// When it arrived, reckoned from `now`: `CLOCK_MONOTONIC`, ns. 0 for an age that the machine has not reached: a stamp that makes no
+    /// sense.
     #[must_use]
     pub const fn time(self, now: u64) -> u64 {
-        now - self.age(now)
+        now.saturating_sub(self.age(now))
     }
 }
 
@@ -109,10 +110,12 @@ pub enum Count {
     NoRing,
     /// Stations that moved to the wire.
     Moved,
+    /// Group frames redirected to a ring, with `--exclusive`.
+    GroupSteered,
 }
 
 /// Number of counters.
-pub const COUNTS: usize = 13;
+pub const COUNTS: usize = Count::GroupSteered as usize + 1;
 
 /// What a copy in a ring buffer is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -214,6 +217,7 @@ mod tests {
         assert_eq!(stamp.time(now), now - 200);
         let late = Stamp(((1 << 48) - 10) | 1 << 48);
         assert_eq!(late.age((1 << 48) + 10), 20);
+        assert_eq!(Stamp(1001).time(1000), 0, "from the future, on a machine up for less than 78 hours");
     }
 
     #[test]

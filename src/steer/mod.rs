@@ -68,6 +68,7 @@ pub struct Options {
 pub struct Steering {
     object: Object,
     rings: MapHandle,
+    directory: MapHandle,
     copy_rings: Vec<MapHandle>,
     tables: Arc<Tables>,
 }
@@ -126,13 +127,11 @@ impl Steering {
         let mut copy_rings = Vec::with_capacity(options.workers);
         for worker in 0..options.workers as u32 {
             let ring = ring_buffer().map_err(|source| Error::Map { map: "copies", source })?;
-            directory
-                .update(&worker.to_ne_bytes(), &ring.as_fd().as_raw_fd().to_ne_bytes(), MapFlags::ANY)
-                .map_err(|source| Error::Map { map: "copy_rings", source })?;
+            enter(&directory, worker, &ring)?;
             copy_rings.push(ring);
         }
         let tables = Arc::new(Tables { learned, predicted, counters, shared });
-        Ok(Self { object, rings, copy_rings, tables })
+        Ok(Self { object, rings, directory, copy_rings, tables })
     }
 
     /// The program, to attach it.
@@ -170,6 +169,18 @@ impl Steering {
         self.rings
             .update(&index.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes(), MapFlags::ANY)
             .map_err(|source| Error::Map { map: "rings", source })
+    }
+
+    /// Waits until no run of the program goes on that began before, and what those redirected is in its ring.
+    ///
+    /// After a change in a map of maps the kernel waits for running programs before it returns (`maybe_wait_bpf_programs` in
+    /// kernel/bpf/syscall.c), by a grace period of RCU; a driver hands what a batch of runs redirected to the rings within
+    /// the same section. So a ring buffer is put where it is already.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn settle(&self) -> Result<(), Error> {
+        self.copy_rings.first().map_or(Ok(()), |ring| enter(&self.directory, 0, ring))
     }
 
     /// The ring buffer into which group frames are copied for `worker`.
@@ -264,6 +275,13 @@ impl Tables {
     pub fn count(&self, which: Count) -> Result<u64, Error> {
         Ok(self.counts()?[which as usize])
     }
+}
+
+/// Makes `ring` the ring buffer of `worker`.
+fn enter(directory: &MapHandle, worker: u32, ring: &MapHandle) -> Result<(), Error> {
+    directory
+        .update(&worker.to_ne_bytes(), &ring.as_fd().as_raw_fd().to_ne_bytes(), MapFlags::ANY)
+        .map_err(|source| Error::Map { map: "copy_rings", source })
 }
 
 fn handle(object: &Object, name: &'static str) -> Result<MapHandle, Error> {

@@ -16,6 +16,14 @@ struct Control([u8; 32]);
 /// Chunks that the largest datagram takes.
 pub const CHUNKS: usize = 4;
 
+/// Bytes of `sockaddr_un` in front of the path: the address family.
+const FAMILY: usize = std::mem::offset_of!(libc::sockaddr_un, sun_path);
+
+/// Room for a sender's address.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct Name([u8; size_of::<libc::sockaddr_un>()]);
+
 /// Reads datagrams into UMEM chunks: one each, or [`CHUNKS`] once it is [made larger](Self::enlarge).
 pub struct Receiver {
     umem: Arc<Umem>,
@@ -28,6 +36,7 @@ pub struct Receiver {
     // What `messages` points to. Never touched but through it and by index; boxed, so it does not move.
     vectors: Box<[libc::iovec]>,
     controls: Box<[Control]>,
+    names: Box<[Name]>,
     received: usize,
 }
 
@@ -55,9 +64,9 @@ impl Receiver {
     pub fn new(umem: Arc<Umem>, mut frames: Vec<Frame>, offset: usize) -> Self {
         let vectors: Box<[_]> = frames.iter_mut().map(|frame| vector(&umem, frame, offset)).collect();
         let controls = vec![Control([0; 32]); frames.len()].into_boxed_slice();
-        let messages = vectors.chunks(1).zip(&controls).map(|(vector, control)| message(vector, control));
-        let messages = messages.collect();
-        Self { umem, frames, others: Vec::new(), offset, messages, vectors, controls, received: 0 }
+        let names = vec![Name([0; _]); frames.len()].into_boxed_slice();
+        let messages = messages(&vectors, 1, &controls, &names);
+        Self { umem, frames, others: Vec::new(), offset, messages, vectors, controls, names, received: 0 }
     }
 
     /// From now on a datagram may take [`CHUNKS`] chunks: those it was made with, and as many times `others`. What
@@ -70,8 +79,7 @@ impl Receiver {
                 std::iter::once(vector(&self.umem, first, self.offset)).chain(others)
             })
             .collect();
-        let messages = self.vectors.chunks(CHUNKS).zip(&self.controls);
-        self.messages = messages.map(|(vectors, control)| message(vectors, control)).collect();
+        self.messages = messages(&self.vectors, CHUNKS, &self.controls, &self.names);
         self.others = others;
         self.received = 0;
     }
@@ -88,22 +96,24 @@ impl Receiver {
         CHUNK - self.offset
     }
 
-    /// Reads up to as many datagrams as there are frames, without waiting; returns how many.
+    /// Reads up to `most` datagrams, and no more than there are frames, without waiting; returns how many.
     ///
     /// # Errors
     /// What `recvmmsg` says; `EAGAIN` when nothing waits.
-    pub fn receive(&mut self, fd: BorrowedFd<'_>) -> Result<usize, Errno> {
+    pub fn receive(&mut self, fd: BorrowedFd<'_>, most: usize) -> Result<usize, Errno> {
         for message in &mut self.messages[..self.received] {
             message.msg_hdr.msg_controllen = size_of::<Control>();
+            message.msg_hdr.msg_namelen = size_of::<Name>() as libc::socklen_t;
         }
         self.received = 0;
-        // SAFETY: every header points to its iovecs and one control buffer, all alive and as many and long as said; the
-        // iovecs point into chunks whose tokens `self.frames` and `self.others` hold, so nobody else refers to them.
+        // SAFETY: every header points to its iovecs, one control buffer and one name, all alive and as many and long as
+        // said; the iovecs point into chunks whose tokens `self.frames` and `self.others` hold, so nobody else refers to
+        // them.
         let count = unsafe {
             libc::recvmmsg(
                 fd.as_raw_fd(),
                 self.messages.as_mut_ptr(),
-                self.messages.len() as u32,
+                self.messages.len().min(most) as u32,
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )
@@ -124,6 +134,17 @@ impl Receiver {
             truncated: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
             time: self.time(n),
         }
+    }
+
+    /// The path that the sender of datagram `n` is bound to, as it gave it; empty if it is not bound. An abstract name
+    /// begins with a zero byte.
+    #[must_use]
+    pub fn sender(&self, n: usize) -> &[u8] {
+        let len = self.messages[..self.received][n].msg_hdr.msg_namelen as usize;
+        // A path that fills its room is counted with a zero byte beyond it.
+        let path = self.names[n].0.get(FAMILY..len.min(size_of::<Name>())).unwrap_or_default();
+        // The kernel counts the zero byte at a path's end.
+        path.strip_suffix(&[0]).filter(|path| path.first() != Some(&0)).unwrap_or(path)
     }
 
     /// The bytes of datagram `n`, and the rest of its chunk behind them (for padding).
@@ -216,13 +237,26 @@ fn vector(umem: &Umem, frame: &mut Frame, offset: usize) -> libc::iovec {
     libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() }
 }
 
-fn message(vectors: &[libc::iovec], control: &Control) -> libc::mmsghdr {
+/// Headers of messages that have `each` of `vectors`, a control buffer and a name.
+fn messages(
+    vectors: &[libc::iovec],
+    each: usize,
+    controls: &[Control],
+    names: &[Name],
+) -> Box<[libc::mmsghdr]> {
+    let parts = vectors.chunks(each).zip(controls).zip(names);
+    parts.map(|((vectors, control), name)| message(vectors, control, name)).collect()
+}
+
+fn message(vectors: &[libc::iovec], control: &Control, name: &Name) -> libc::mmsghdr {
     // SAFETY: msghdr is integers and pointers; all zero is a valid value.
     let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     header.msg_iov = vectors.as_ptr().cast_mut();
     header.msg_iovlen = vectors.len();
     header.msg_control = std::ptr::from_ref(control).cast_mut().cast();
     header.msg_controllen = size_of::<Control>();
+    header.msg_name = std::ptr::from_ref(name).cast_mut().cast();
+    header.msg_namelen = size_of::<Name>() as libc::socklen_t;
     libc::mmsghdr { msg_hdr: header, msg_len: 0 }
 }
 
@@ -393,13 +427,13 @@ mod tests {
         let parts = datagrams.iter().map(|datagram| (datagram.as_slice(), false));
         assert_eq!(sender.send(a.as_fd(), 8, parts), Ok(Sent { parts: 4, all: true }));
         let mut receiver = receiver(8);
-        assert_eq!(receiver.receive(b.as_fd()), Ok(4));
+        assert_eq!(receiver.receive(b.as_fd(), 64), Ok(4));
         for (n, sent) in datagrams.iter().enumerate() {
             let len = receiver.received(n).len;
             assert_eq!(&receiver.bytes_mut(n)[..len], sent.as_slice());
             assert!(!receiver.received(n).truncated);
         }
-        assert_eq!(receiver.receive(b.as_fd()), Err(Errno::AGAIN));
+        assert_eq!(receiver.receive(b.as_fd(), 64), Err(Errno::AGAIN));
     }
 
     fn bytes(len: usize) -> Vec<u8> {
@@ -424,7 +458,7 @@ mod tests {
                 [(one, true), (other, false)]
             });
             assert_eq!(sender.send(a.as_fd(), 8, parts), Ok(Sent { parts: 8, all: true }));
-            assert_eq!(receiver.receive(b.as_fd()), Ok(4));
+            assert_eq!(receiver.receive(b.as_fd(), 64), Ok(4));
             for (n, sent) in sent.iter().enumerate() {
                 assert_eq!(receiver.received(n).truncated, sent.len() > most);
                 let sent = &sent[..sent.len().min(most)];
@@ -449,13 +483,13 @@ mod tests {
         let mut receiver = Receiver::new(Arc::new(umem), free.split_off(6), 56);
         receiver.enlarge(vec![std::array::from_fn(|_| free.pop().unwrap())]);
         rustix::net::send(&a, &bytes(15_000), rustix::net::SendFlags::empty()).unwrap();
-        assert_eq!(receiver.receive(b.as_fd()), Ok(1));
+        assert_eq!(receiver.receive(b.as_fd(), 64), Ok(1));
         let mut packets = Vec::new();
         assert_eq!(receiver.take_parts(0, &mut free, &mut packets), Err(TooFew));
         assert_eq!((free.len(), packets.len()), (3, 0));
         // It may be read over.
         rustix::net::send(&a, &bytes(12_000), rustix::net::SendFlags::empty()).unwrap();
-        assert_eq!(receiver.receive(b.as_fd()), Ok(1));
+        assert_eq!(receiver.receive(b.as_fd(), 64), Ok(1));
         receiver.take_parts(0, &mut free, &mut packets).unwrap();
         assert_eq!((free.len(), packets.len()), (0, 3));
     }
@@ -489,7 +523,7 @@ mod tests {
         let (a, b) = datagram_pair();
         rustix::net::send(&a, &[7; 5000], rustix::net::SendFlags::empty()).unwrap();
         let mut receiver = receiver(2);
-        assert_eq!(receiver.receive(b.as_fd()), Ok(1));
+        assert_eq!(receiver.receive(b.as_fd(), 64), Ok(1));
         assert!(receiver.received(0).truncated);
         assert_eq!(receiver.received(0).len, CHUNK - 56);
     }
@@ -499,7 +533,7 @@ mod tests {
         let (a, b) = datagram_pair();
         let mut receiver = receiver(4);
         rustix::net::send(&a, b"before", rustix::net::SendFlags::empty()).unwrap();
-        assert_eq!(receiver.receive(b.as_fd()), Ok(1));
+        assert_eq!(receiver.receive(b.as_fd(), 64), Ok(1));
         assert_eq!(receiver.received(0).time, 0, "not asked for");
         let on: libc::c_int = 1;
         // SAFETY: the option takes an int, which is alive.
@@ -513,9 +547,29 @@ mod tests {
             let before = now();
             rustix::net::send(&a, b"after", rustix::net::SendFlags::empty()).unwrap();
             let after = now();
-            assert_eq!(receiver.receive(b.as_fd()), Ok(1));
+            assert_eq!(receiver.receive(b.as_fd(), 64), Ok(1));
             let time = receiver.received(0).time;
             assert!((before..=after).contains(&time), "{before} <= {time} <= {after}");
+        }
+    }
+
+    #[test]
+    fn who_sent_it_is_told_every_time() {
+        use std::os::unix::net::UnixDatagram;
+        let folder = tempfile::tempdir().unwrap();
+        let ours = UnixDatagram::bind(folder.path().join("513")).unwrap();
+        let long = folder.path().join("1".repeat(106 - folder.path().as_os_str().len()));
+        let mut receiver = receiver(4);
+        for _ in 0..2 {
+            for path in [folder.path().join("1"), folder.path().join("1023"), long.clone()] {
+                let _ = std::fs::remove_file(&path);
+                let router = UnixDatagram::bind(&path).unwrap();
+                router.send_to(b"x", folder.path().join("513")).unwrap();
+                UnixDatagram::unbound().unwrap().send_to(b"y", folder.path().join("513")).unwrap();
+                assert_eq!(receiver.receive(ours.as_fd(), 64), Ok(2));
+                assert_eq!(receiver.sender(0), path.as_os_str().as_encoded_bytes());
+                assert_eq!(receiver.sender(1), b"");
+            }
         }
     }
 
@@ -528,14 +582,17 @@ mod tests {
         assert_eq!(loaded.send(a.as_fd(), b"H1", 0), Ok(2));
         assert_eq!(loaded.send(a.as_fd(), b"H2", 1), Ok(1));
         let mut receiver = receiver(4);
-        assert_eq!(receiver.receive(b.as_fd()), Ok(3));
-        let got: Vec<Vec<u8>> = (0..3)
+        assert_eq!(receiver.receive(b.as_fd(), 1), Ok(1));
+        let len = receiver.received(0).len;
+        assert_eq!(receiver.bytes_mut(0)[..len], *b"H1one");
+        assert_eq!(receiver.receive(b.as_fd(), 64), Ok(2));
+        let got: Vec<Vec<u8>> = (0..2)
             .map(|n| {
                 let len = receiver.received(n).len;
                 receiver.bytes_mut(n)[..len].to_vec()
             })
             .collect();
-        assert_eq!(got, [b"H1one".to_vec(), b"H1two".to_vec(), b"H2two".to_vec()]);
+        assert_eq!(got, [b"H1two".to_vec(), b"H2two".to_vec()]);
     }
 
     #[test]
@@ -546,10 +603,10 @@ mod tests {
         let fresh = free.pop().unwrap();
         let mut receiver = Receiver::new(umem.clone(), free, 0);
         rustix::net::send(&a, b"first", rustix::net::SendFlags::empty()).unwrap();
-        receiver.receive(b.as_fd()).unwrap();
+        receiver.receive(b.as_fd(), 64).unwrap();
         let mut first = receiver.replace(0, fresh);
         rustix::net::send(&a, b"second", rustix::net::SendFlags::empty()).unwrap();
-        receiver.receive(b.as_fd()).unwrap();
+        receiver.receive(b.as_fd(), 64).unwrap();
         assert_eq!(&umem.chunk_mut(&mut first)[..5], b"first");
         assert_eq!(&receiver.bytes_mut(0)[..6], b"second");
     }

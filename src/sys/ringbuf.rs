@@ -99,16 +99,24 @@ impl RingBuffer {
         let before = self.position;
         let producer = self.producer_position().load(Ordering::Acquire);
         while self.position != producer && self.batch.len() < max {
-            let at = self.position as usize & (self.size - 1);
+            let waiting = producer.wrapping_sub(self.position);
+            let at = self.position as usize & (self.size - 1) & !7;
             let word = self.length_word(at).load(Ordering::Acquire);
             if word & BUSY != 0 {
                 break;
             }
             let len = (word & !DISCARDED) as usize;
-            if word & DISCARDED == 0 && len <= self.size - RECORD_HEADER {
+            let room = (len + RECORD_HEADER).next_multiple_of(8) as u64;
+            if waiting > self.size as u64 || room > waiting {
+                // Makes no sense, so nobody knows where the next record begins. What there is is given up, lest we read
+                // in circles.
+                self.position = producer;
+                break;
+            }
+            if word & DISCARDED == 0 {
                 self.batch.push((at + RECORD_HEADER, len));
             }
-            self.position += (len + RECORD_HEADER).next_multiple_of(8) as u64;
+            self.position += room;
         }
         if self.batch.is_empty() && self.position != before {
             // Nothing but discarded records: a caller that has no batch has nothing to release.
@@ -121,8 +129,8 @@ impl RingBuffer {
     #[must_use]
     pub fn record(&self, n: usize) -> &[u8] {
         let (at, len) = self.batch[n];
-        // SAFETY: `at` is below size + 8 and len at most size - 8: within the data area, which is mapped twice in
-        // a row. The kernel does not write a committed record until `release`, which needs `&mut self`.
+        // SAFETY: `at` is at most size, and 8 + len at most size (`peek_up_to` checked it): within the data area, which is
+        // mapped twice in a row. The kernel does not write a committed record until `release`, which needs `&mut self`.
         unsafe { std::slice::from_raw_parts(self.producer_and_data.base.add(self.page + at).as_ptr(), len) }
     }
 
@@ -143,7 +151,7 @@ impl RingBuffer {
     }
 
     fn length_word(&self, at: usize) -> &AtomicU32 {
-        // SAFETY: at < size and a multiple of 8 (records are rounded up to 8): within the data area, aligned.
+        // SAFETY: at < size and a multiple of 8 (`peek_up_to` sees to it): within the data area, aligned.
         unsafe { self.producer_and_data.base.add(self.page + at).cast().as_ref() }
     }
 }
@@ -234,6 +242,31 @@ mod tests {
         paper.commit(16, 5);
         assert_eq!(ring.peek(), 2);
         assert_eq!((ring.record(0), ring.record(1)), (&b"later"[..], &b"behind"[..]));
+    }
+
+    /// Nothing outside the ring is read, no record is made up, and the next good one is found.
+    #[test]
+    fn a_length_or_a_position_that_makes_no_sense_is_given_up() {
+        for (flags, len) in [(0, 0x3fff_fff0), (DISCARDED, 0x3fff_fff0), (DISCARDED, 48), (0, 4096)] {
+            let mut paper = Paper::new();
+            let mut ring = paper.ring(8);
+            paper.put(b"good", 0);
+            paper.put(&[0; 8], 0);
+            paper.commit(16, len | flags);
+            assert_eq!(ring.peek(), 1);
+            ring.release();
+            assert!(ring.is_empty());
+            paper.put(b"next", 0);
+            assert_eq!(ring.peek(), 1);
+            assert_eq!(ring.record(0), b"next");
+        }
+        for produced in [u64::MAX, 1 << 40, 3] {
+            let paper = Paper::new();
+            let mut ring = paper.ring(8);
+            pwrite(&paper.file, &produced.to_ne_bytes(), paper.page as u64).unwrap();
+            assert_eq!(ring.peek(), 0);
+            assert!(ring.is_empty());
+        }
     }
 
     #[test]

@@ -22,6 +22,20 @@ pub(super) const fn copy_bound(bound: usize) -> usize {
     bound.div_ceil(8)
 }
 
+/// How many of them may be unicast from other routers: seven eighths, so that those that flood another do not cut it off
+/// from the wire.
+#[must_use]
+pub(super) const fn between_bound(bound: usize) -> usize {
+    bound - bound / 8
+}
+
+/// How many of `bound` may be from one router: three quarters, so that one that floods leaves room to the others. No less,
+/// for a burst of 2000 frames is no flood.
+#[must_use]
+pub(super) const fn source_bound(bound: usize) -> usize {
+    bound - bound / 4
+}
+
 /// The chunks of frames that wait for one router, first in, first out.
 #[derive(Debug)]
 pub(super) struct Backlog<T> {

@@ -16,6 +16,7 @@ mod clock;
 mod pace;
 mod poller;
 mod pool;
+mod sleep;
 mod to_nics;
 mod to_routers;
 mod turns;
@@ -24,6 +25,7 @@ pub(crate) use clock::monotonic;
 pub use pool::Pool;
 
 use crate::checksum;
+use crate::control_frames::Blocked;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;
@@ -54,8 +56,9 @@ const ARRIVALS: usize = 8 * BATCH;
 const AHEAD: usize = 8;
 /// Datagrams with group frames sent before unicast gets its turn again: one group frame is one for each router.
 const GROUP_SENDS: usize = 128;
-/// How often a pseudo socket is read at the end at most: its queue holds no more, and who still sends is not waited for.
-const LAST_READS: usize = 32;
+/// Datagrams read from a pseudo socket at the end at most: its queue holds no more, and who still sends is not waited
+/// for.
+const LAST_READ: usize = 8192;
 /// How much later than asked a worker's timer may end, ns.
 const TIMER_SLACK: Option<NonZeroU64> = NonZeroU64::new(1000);
 /// While frames wait for routers, this often the worker looks for stale ones.
@@ -216,6 +219,8 @@ pub struct Setup {
     pub plan: Arc<Plan>,
     /// How it waits.
     pub poll: Poll,
+    /// Control frames from routers that are kept off the wire.
+    pub blocked: Blocked,
     /// Its part of each NIC, in the order of the plan's LANs.
     pub nics: Vec<NicPart>,
     /// The pseudo sockets it reads: index in the plan, socket.
@@ -291,6 +296,7 @@ struct Arrival {
 pub struct Worker {
     index: usize,
     poll: Poll,
+    blocked: Blocked,
     arrivals: Vec<Arrival>,
     nics: Vec<NicSide>,
     pseudos: Vec<Pseudo>,
@@ -324,7 +330,8 @@ impl Worker {
     /// # Errors
     /// What `epoll` and `eventfd` say; too few chunks for its receive batch.
     pub fn new(setup: Setup) -> io::Result<(Self, Orders)> {
-        let Setup { index, plan, poll, nics, pseudos, pool, reserve, large, counts, reports } = setup;
+        let Setup { index, plan, poll, blocked, nics, pseudos, pool, reserve, large, counts, reports } =
+            setup;
         let poller = Poller::new()?;
         let wake = eventfd()?;
         poller.watch(wake.as_fd(), Token::Orders)?;
@@ -380,6 +387,7 @@ impl Worker {
         let mut worker = Self {
             index,
             poll,
+            blocked,
             arrivals,
             nics: sides,
             pseudos: own_pseudos,
@@ -426,40 +434,51 @@ impl Worker {
         let mut events = Events::new();
         // The kernel's default lets a nap be 50 us longer than asked for. Without it naps are only less exact.
         let _ = rustix::thread::set_current_timer_slack(TIMER_SLACK);
-        loop {
-            let mut busy = false;
-            for nic in 0..self.arrivals.len() {
-                busy |= self.arrive(nic);
-            }
-            let timeout = self.timeout(busy);
-            let in_vain = self.poller.wait(&mut events, timeout);
-            self.awake();
-            if in_vain && timeout == SLEEP && self.frames_wait() {
-                self.counts.fault(Fault::LostWakeup, 1);
-            }
-            for n in 0..events.len() {
-                match events.token(n) {
-                    Token::Ring => {}
-                    Token::Router(router) => {
-                        self.relieved += self.delivery.room(router, &mut self.stock, &self.poller);
+        while !self.turn(&mut events) {}
+        self.end()
+    }
+
+    /// Moves what has arrived, and waits for more. True if it was told to stop.
+    fn turn(&mut self, events: &mut Events) -> bool {
+        let mut busy = false;
+        for nic in 0..self.arrivals.len() {
+            busy |= self.arrive(nic);
+        }
+        let timeout = self.timeout(busy);
+        let in_vain = self.poller.wait(events, timeout);
+        self.awake();
+        if in_vain && timeout == SLEEP && self.frames_wait() {
+            self.counts.fault(Fault::LostWakeup, 1);
+        }
+        for n in 0..events.len() {
+            match events.token(n) {
+                Token::Ring => {}
+                Token::Router(router) => {
+                    self.relieved += self.delivery.room(router, &mut self.stock, &self.poller);
+                }
+                Token::Pseudo(pseudo) => {
+                    self.read(pseudo);
+                    // However many routers send, what arrives for others does not wait for all of them.
+                    for nic in 0..self.arrivals.len() {
+                        self.arrive(nic);
                     }
-                    Token::Pseudo(pseudo) => {
-                        self.read(pseudo);
-                        // However many routers send, what arrives for others does not wait for all of them.
-                        for nic in 0..self.arrivals.len() {
-                            self.arrive(nic);
-                        }
-                    }
-                    Token::Orders => {
-                        if self.obey() {
-                            return self.end();
-                        }
+                }
+                Token::Orders => {
+                    if self.obey() {
+                        return true;
                     }
                 }
             }
-            self.upkeep();
-            self.nap();
         }
+        self.upkeep();
+        self.nap();
+        false
+    }
+
+    /// One turn of [`run`](Self::run), for the fuzzing of it.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn turn_once(&mut self) -> bool {
+        self.turn(&mut Events::new())
     }
 
     /// In dense traffic, lets some frames gather; in a conversation, and when told to poll busily, does not.
@@ -497,6 +516,7 @@ impl Worker {
             }
             busy = true;
             self.moved += count;
+            let mut frames = count as u64;
             side.owed += count;
             side.received = side.received.wrapping_add(count as u32);
             let now = clock::monotonic();
@@ -511,15 +531,17 @@ impl Worker {
                     self.stock.umem().prefetch(ahead);
                 }
                 if packet.continues() {
-                    let astray = self.sort_large(nic, packet, &mut rest, now);
+                    let (parts, reckoned) = self.sort_large(nic, packet, &mut rest, now);
+                    frames -= parts as u64 - 1;
                     let side = &mut self.arrivals[nic].queues[queue];
-                    side.received = side.received.wrapping_add(astray);
+                    side.received = side.received.wrapping_sub(parts as u32).wrapping_add(reckoned as u32);
                 } else {
                     self.sort(nic, packet, now);
                 }
             }
             drop(rest);
             self.packets = packets;
+            self.counts.entries.from_rings.add(frames);
             self.delivery.send_runs(&mut self.stock, &self.poller);
             let Arrival { lan, queues, .. } = &mut self.arrivals[nic];
             queues[queue].repay(lan, &mut self.stock);
@@ -550,6 +572,8 @@ impl Worker {
         }
         self.arrivals[nic].lan.heard(&umem.data(&packet)[header::LEN..], time);
         // With --exclusive group frames come this way: to each port, each time behind its header.
+        self.counts.entries.group_from_rings.add(1);
+        self.counts.entries.spread.add(self.arrivals[nic].ports.len() as u64);
         for port in &self.arrivals[nic].ports {
             let umem = self.stock.umem().clone();
             let bytes = umem.data_mut(&mut packet);
@@ -560,8 +584,8 @@ impl Worker {
         self.stock.give(packet.into_frame());
     }
 
-    /// The same for a frame that takes several chunks, of which `first` is the first. Returns how many more (it wraps)
-    /// the XDP program reckoned than there are: a driver need not fill them.
+    /// The same for a frame that takes several chunks, of which `first` is the first. Returns how many there are, and how
+    /// many the XDP program reckoned: a driver need not fill them as it does.
     #[cold]
     fn sort_large(
         &mut self,
@@ -569,7 +593,7 @@ impl Worker {
         first: Packet,
         rest: &mut impl Iterator<Item = Packet>,
         now: u64,
-    ) -> u32 {
+    ) -> (usize, usize) {
         let stamp = self.stamp(&first);
         let mut len = first.len();
         let mut parts = std::mem::take(&mut self.parts);
@@ -579,7 +603,7 @@ impl Worker {
             len += next.len();
             parts.push(next);
         }
-        let astray = (len.saturating_sub(HEAD).div_ceil(STEER_CHUNK) as u32).wrapping_sub(parts.len() as u32);
+        let (count, reckoned) = (parts.len(), len.saturating_sub(HEAD).div_ceil(STEER_CHUNK));
         let umem = self.stock.umem().clone();
         if let Some(stamp) = stamp
             && let [first, others @ ..] = parts.as_mut_slice()
@@ -587,7 +611,6 @@ impl Worker {
         {
             let time = stamp.time(now);
             let mut slices = [&[][..]; CHUNKS];
-            let count = 1 + others.len();
             for (slice, packet) in slices[1..].iter_mut().zip(&*others) {
                 *slice = umem.data(packet);
             }
@@ -599,6 +622,8 @@ impl Worker {
                 }
             } else {
                 self.arrivals[nic].lan.heard(&umem.data(first)[header::LEN..], time);
+                self.counts.entries.group_from_rings.add(1);
+                self.counts.entries.spread.add(self.arrivals[nic].ports.len() as u64);
                 for port in &self.arrivals[nic].ports {
                     umem.data_mut(first)[..header::LEN].copy_from_slice(&port.header);
                     let mut slices = slices;
@@ -619,7 +644,7 @@ impl Worker {
         }
         parts.drain(..).for_each(|packet| self.stock.give(packet.into_frame()));
         self.parts = parts;
-        astray
+        (count, reckoned)
     }
 
     /// Sends a batch of copied group frames to this worker's routers. True if there was anything.
@@ -646,6 +671,8 @@ impl Worker {
             poller: &self.poller,
             counts: &self.counts,
             latency: &mut self.latencies.to_nics,
+            blocked: self.blocked,
+            copies: 0,
         };
         self.read += reading.read(&mut self.pseudos[pseudo]);
     }
@@ -653,14 +680,19 @@ impl Worker {
     /// How long to wait for events. Before a real wait the XDP programs are told to wake this worker for group
     /// frames, and the rings are looked at once more: see `copy_to_worker` in bpf/steer.bpf.c.
     fn timeout(&mut self, busy: bool) -> Duration {
-        if busy || self.poll == Poll::Busy || self.turns.expects_answer(clock::monotonic()) {
+        if busy || self.poll == Poll::Busy {
+            return Duration::ZERO;
+        }
+        let now = clock::monotonic();
+        if self.turns.expects_answer(now) {
+            return Duration::ZERO;
+        }
+        if let Some(nap) = self.turns.doze(now) {
+            clock::sleep(nap);
             return Duration::ZERO;
         }
         self.sleeping = true;
-        for arrival in &self.arrivals {
-            asleep(&arrival.lan, self.index).store(1, Ordering::Relaxed);
-        }
-        std::sync::atomic::fence(Ordering::SeqCst);
+        sleep::announce(self.arrivals.iter().map(|arrival| asleep(&arrival.lan, self.index)));
         if self.frames_wait() {
             Duration::ZERO
         } else if self.nics.iter().any(|nic| nic.unsent) || self.owes() {
@@ -749,10 +781,11 @@ impl Worker {
             while self.arrive(nic) {}
         }
         for pseudo in 0..self.pseudos.len() {
-            for _ in 0..LAST_READS {
-                self.read = 0;
+            self.read = 0;
+            while self.read < LAST_READ {
+                let before = self.read;
                 self.read(pseudo);
-                if self.read == 0 {
+                if self.read == before {
                     break;
                 }
             }
@@ -805,14 +838,11 @@ fn pseudo(plan: &Plan, index: usize, socket: OwnedFd) -> Pseudo {
     let mut by_interface = Box::new([0u16; 256]);
     let mut links = Vec::new();
     for link in planned.links.iter().map(|link| &plan.links[*link]) {
-        let sources = link.ports.iter().map(|port| {
-            let planned = &plan.ports[*port];
-            Source::new(*port, planned.from_router, planned.neighbours.clone())
-        });
+        let sources = link.ports.iter().map(|port| Source::new(plan, *port));
         links.push(PseudoLink { nic: link.lan, sources: sources.collect() });
         by_interface[usize::from(link.endpoint.interface.0)] = links.len() as u16;
     }
-    Pseudo { socket, id: planned.id.get(), by_interface, links }
+    Pseudo { socket, id: planned.id.get(), by_interface, links, most: BATCH }
 }
 
 /// Chunks that no backlog may take: what the RX rings of `workers` workers can hold of `queues` queues, and two

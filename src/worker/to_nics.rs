@@ -3,12 +3,15 @@
 use super::poller::Poller;
 use super::pool::Stock;
 use super::to_routers::{Datagram, Delivery, GroupPort, Origin};
-use super::{BATCH, Rings, clock};
+use super::{BATCH, GROUP_SENDS, Rings, clock};
+use crate::control_frames::{self, Blocked, Protocol};
 use crate::ethernet::{self, View};
-use crate::fdb::{Learned, Refusal, Station};
+use crate::fdb::{Learned, Refusal, Station, StationMap};
+use crate::iou::InstanceId;
 use crate::iou::header::{self, Header, TYPE_DATA};
 use crate::lan::{Lan, explain};
-use crate::stats::{Fault, Latency, Loss, WorkerCounts};
+use crate::plan::{Plan, Port, Router};
+use crate::stats::{self, Fault, Latency, Loss, WorkerCounts};
 use crate::sys::mmsg::{CHUNKS, Receiver, TooFew};
 use af_xdp::{Kick, Packet, RingFull, Tx};
 use rustc_hash::FxHashMap;
@@ -36,6 +39,8 @@ pub(super) struct Pseudo {
     /// By destination interface: index into `links`, plus one.
     pub(super) by_interface: Box<[u16; 256]>,
     pub(super) links: Vec<PseudoLink>,
+    /// Datagrams read at a time: [`BATCH`], and fewer while they are group frames for many routers.
+    pub(super) most: usize,
 }
 
 /// A link of a pseudo instance.
@@ -49,11 +54,18 @@ pub(super) struct PseudoLink {
 pub(super) struct Source {
     /// Index of the port in the plan.
     pub(super) port: usize,
+    /// Index of the router.
+    router: usize,
     /// The whole header of a data frame from it, as one word.
     pub(super) word: u64,
     /// Ports that hear it without us, ascending.
     pub(super) neighbours: Vec<usize>,
+    /// The path of its socket, and how much of it is the folder.
+    path: Box<[u8]>,
+    folder: usize,
     checked: Checked,
+    /// That it speaks as somebody else was said.
+    reported: bool,
 }
 
 /// The last source address of a port, which then needs no look-up for a while.
@@ -62,12 +74,38 @@ struct Checked {
     station: Option<Station>,
     generation: u64,
     until: u64,
+    spoofed: bool,
 }
 
 impl Source {
-    pub(super) fn new(port: usize, header: Header, neighbours: Vec<usize>) -> Self {
-        let checked = Checked { station: None, generation: 0, until: 0 };
-        Self { port, word: header.word(), neighbours, checked }
+    pub(super) fn new(plan: &Plan, port: usize) -> Self {
+        let Port { router, from_router, neighbours, .. } = &plan.ports[port];
+        let Router { lab, id, .. } = plan.routers[*router];
+        let socket = plan.labs[lab].netio.join(id.to_string());
+        let checked = Checked { station: None, generation: 0, until: 0, spoofed: false };
+        let path: Box<[u8]> = socket.as_os_str().as_encoded_bytes().into();
+        let folder = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        Self {
+            port,
+            router: *router,
+            word: from_router.word(),
+            neighbours: neighbours.clone(),
+            path,
+            folder,
+            checked,
+            reported: false,
+        }
+    }
+
+    /// Whether a sender bound to `path` may speak for this router: anybody but who is bound to another instance's
+    /// path in the folder. Routers look at headers alone, and whoever relays for one need not be bound, or not here.
+    fn may_be_sent_by(&self, path: &[u8]) -> bool {
+        if *path == *self.path || path.is_empty() {
+            return true;
+        }
+        let name = path.strip_prefix(&self.path[..self.folder]);
+        let id = name.and_then(|name| std::str::from_utf8(name).ok()).and_then(|name| name.parse().ok());
+        id.and_then(InstanceId::new).is_none()
     }
 }
 
@@ -97,7 +135,7 @@ pub(super) struct NicSide {
 /// A worker's memory of where stations are.
 struct Remembered {
     generation: u64,
-    places: FxHashMap<Station, Option<u32>>,
+    places: StationMap<Option<u32>>,
 }
 
 impl NicSide {
@@ -121,7 +159,7 @@ impl NicSide {
             times: Vec::with_capacity(BATCH),
             remembered: Remembered {
                 generation: u64::MAX,
-                places: FxHashMap::with_capacity_and_hasher(REMEMBERED, rustc_hash::FxBuildHasher),
+                places: StationMap::with_capacity_and_hasher(REMEMBERED, Default::default()),
             },
             unsent: false,
             pushed: (0, 0),
@@ -159,27 +197,43 @@ pub(super) struct Reading<'a> {
     pub(super) poller: &'a Poller,
     pub(super) counts: &'a WorkerCounts,
     pub(super) latency: &'a mut Latency,
+    /// Control frames that are kept off the wire.
+    pub(super) blocked: Blocked,
+    /// Copies made of the group frames of a batch.
+    pub(super) copies: usize,
 }
 
 impl Reading<'_> {
     /// Reads what waits in the socket of `pseudo`, a few batches of it. Returns how many datagrams that were.
+    ///
+    /// A group frame is work for every router of the LAN: a router that floods them takes no more of a turn than one
+    /// that floods unicast.
     pub(super) fn read(&mut self, pseudo: &mut Pseudo) -> usize {
-        let mut read = 0;
+        let (mut read, mut copies) = (0, 0);
         for _ in 0..BATCHES {
-            let Ok(count) = self.receiver.receive(pseudo.socket.as_fd()) else { break };
+            let most = pseudo.most;
+            let Ok(count) = self.receiver.receive(pseudo.socket.as_fd(), most) else { break };
             read += count;
+            self.counts.entries.read.add(count as u64);
             self.stock.fetch(count);
             let now = clock::monotonic();
+            self.copies = 0;
             for n in 0..count {
                 if let Err(why) = self.forward(pseudo, n, now) {
-                    self.counts.lose(why, 1);
+                    self.counts.lose(stats::Origin::Router, why, 1);
                 }
             }
             self.delivery.send_runs(self.stock, self.poller);
             for nic in &mut *self.nics {
                 transmit(nic, self.stock, self.counts, self.latency);
             }
-            if count < BATCH {
+            pseudo.most = if self.copies > GROUP_SENDS {
+                (most * GROUP_SENDS / self.copies).max(1)
+            } else {
+                BATCH.min(most * 2)
+            };
+            copies += self.copies;
+            if count < most || copies >= GROUP_SENDS {
                 break;
             }
         }
@@ -194,8 +248,7 @@ impl Reading<'_> {
         let len = received.len;
         // A datagram that takes several chunks has its headers in the first.
         let (is_large, here) = (len > self.receiver.first_room(), len.min(self.receiver.first_room()));
-        let bytes = self.receiver.bytes_mut(n);
-        let datagram = &bytes[..here];
+        let datagram = &self.receiver.bytes_mut(n)[..here];
         let (Some(header), Some(view)) =
             (Header::read(datagram), datagram.get(header::LEN..).and_then(View::read))
         else {
@@ -204,16 +257,24 @@ impl Reading<'_> {
         let (link, source) = check(pseudo, header)?;
         let link = &mut pseudo.links[link];
         let source = &mut link.sources[source];
+        if !source.may_be_sent_by(self.receiver.sender(n)) {
+            return Err(Loss::WrongSender);
+        }
         let nic = &mut self.nics[link.nic];
-        let frame = &datagram[header::LEN..];
-        learn(&nic.lan, source, view.source, frame, now);
+        let bytes = self.receiver.bytes_mut(n);
+        let frame = &bytes[header::LEN..here];
+        learn(&nic.lan, source, view.source, frame, now)?;
         if view.destination.mac.is_group() {
             // A loop behind another port must not teach that the sender is there.
             nic.lan.heard(frame, now);
-            let (datagram, others) = self.receiver.parts_mut(n);
+            self.copies += nic.ports.len();
+            let mut replicas = 0;
+            let (first, others) = self.receiver.parts_mut(n);
             for port in &nic.ports {
-                replicate(port, source, datagram, &others, now, self.delivery, self.stock, self.poller);
+                replicas +=
+                    replicate(port, source, first, &others, now, self.delivery, self.stock, self.poller);
             }
+            self.counts.entries.replicas.add(replicas);
         } else {
             match nic.place_of(&view.destination) {
                 Some(port) if source.neighbours.binary_search(&(port as usize)).is_ok() => {
@@ -221,10 +282,10 @@ impl Reading<'_> {
                     return Ok(());
                 }
                 Some(port) => {
-                    let Some(port) = nic.port_at.get(&port).map(|at| nic.ports[*at]) else { return Ok(()) };
+                    let port = nic.port_at.get(&port).map(|at| nic.ports[*at]).ok_or(Loss::RouterDown)?;
                     bytes[..header::LEN].copy_from_slice(&port.header);
-                    let datagram =
-                        |packet| Datagram { packet, time: now, origin: Origin::Router, copy: false };
+                    let origin = Origin::Router(source.router);
+                    let datagram = |packet| Datagram { packet, time: now, origin, copy: false };
                     if is_large {
                         take_parts(self.receiver, n, self.stock, self.parts)?;
                         for packet in self.parts.drain(..) {
@@ -239,17 +300,11 @@ impl Reading<'_> {
                 }
                 None => {
                     if let Some(port) = nic.flood.map(|at| nic.ports[at]) {
-                        let (datagram, others) = self.receiver.parts_mut(n);
-                        replicate(
-                            &port,
-                            source,
-                            datagram,
-                            &others,
-                            now,
-                            self.delivery,
-                            self.stock,
-                            self.poller,
-                        );
+                        let (first, others) = self.receiver.parts_mut(n);
+                        let (delivery, stock) = (&mut *self.delivery, &mut *self.stock);
+                        let replicas =
+                            replicate(&port, source, first, &others, now, delivery, stock, self.poller);
+                        self.counts.entries.replicas.add(replicas);
                     }
                 }
             }
@@ -259,8 +314,18 @@ impl Reading<'_> {
         if !nic.lan.up.load(Relaxed) {
             return Err(Loss::NicDown);
         }
-        let most = ethernet::HEADER + view.tags + nic.lan.mtu.load(Relaxed) as usize;
         let bytes = self.receiver.bytes_mut(n);
+        if control_frames::may_be(view.destination.mac.0)
+            && let Some(protocol) = control_frames::protocol(&bytes[header::LEN..here], view.tags)
+        {
+            if self.blocked.has(protocol) {
+                return Err(Loss::Blocked);
+            }
+            if protocol == Protocol::Stp {
+                nic.lan.warn_of_spanning_tree(source.port as u32);
+            }
+        }
+        let most = ethernet::HEADER + view.tags + nic.lan.mtu.load(Relaxed) as usize;
         // A network card's MTU is for what is behind tags and labels: that it can send them, too, is for its driver to say.
         if frame_len > most && frame_len > most + ethernet::labels(&bytes[header::LEN..here], view.tags) {
             return Err(Loss::AboveMtu);
@@ -331,26 +396,28 @@ fn take_parts(
     receiver.take_parts(n, &mut stock.free, parts).map_err(|TooFew| Loss::NoChunk)
 }
 
-/// Sends a datagram to `port` as well, unless `source` reaches that by itself.
+/// Sends a datagram to `port` as well, unless `source` reaches that by itself. Returns how many that makes.
 #[expect(clippy::too_many_arguments, reason = "a datagram, its ends, and what a worker has one of")]
 fn replicate(
     port: &GroupPort,
     source: &Source,
-    datagram: &mut [u8],
+    first: &mut [u8],
     others: &[&[u8]; CHUNKS - 1],
     now: u64,
     delivery: &mut Delivery,
     stock: &mut Stock,
     poller: &Poller,
-) {
-    if source.neighbours.binary_search(&port.port).is_err() {
-        datagram[..header::LEN].copy_from_slice(&port.header);
-        let [a, b, c] = *others;
-        let parts = [&*datagram, a, b, c];
-        // Most fit into one chunk.
-        let parts = if a.is_empty() { &parts[..1] } else { &parts };
-        delivery.send_shared(port.router, parts, now, Origin::Router, stock, poller);
+) -> u64 {
+    if source.neighbours.binary_search(&port.port).is_ok() {
+        return 0;
     }
+    first[..header::LEN].copy_from_slice(&port.header);
+    let [a, b, c] = *others;
+    let parts = [&*first, a, b, c];
+    // Most fit into one chunk.
+    let parts = if a.is_empty() { &parts[..1] } else { &parts };
+    delivery.send_shared(port.router, parts, now, Origin::Router(source.router), stock, poller);
+    1
 }
 
 /// The link and the source that `header` names, by index, or what is wrong with it.
@@ -373,32 +440,46 @@ fn check(pseudo: &Pseudo, header: Header) -> Result<(usize, usize), Loss> {
 }
 
 /// Learns where `station` is, unless this port said so a moment ago.
-fn learn(lan: &Lan, source: &mut Source, station: Station, frame: &[u8], now: u64) {
+fn learn(lan: &Lan, source: &mut Source, station: Station, frame: &[u8], now: u64) -> Result<(), Loss> {
     let generation = lan.generation();
-    let Checked { station: known, generation: then, until } = source.checked;
+    let Checked { station: known, generation: then, until, spoofed } = source.checked;
     if known == Some(station) && then == generation && now < until {
-        return;
+        return if spoofed { Err(Loss::Spoofed) } else { Ok(()) };
     }
-    match lan.learn(station, source.port as u32, frame, now) {
+    let port = source.port as u32;
+    let mut spoofed = false;
+    match lan.learn(station, port, frame, now) {
         Learned::Known => {}
         Learned::New { .. } => {
-            tracing::debug!("{}: {} is behind {}", lan.nic, station.mac, lan.name(source.port as u32));
+            tracing::debug!("{}: {} is behind {}", lan.nic, station.mac, lan.name(port));
         }
-        Learned::Moved { from } => {
-            let (from, to) = (lan.name(from), lan.name(source.port as u32));
-            tracing::info!("{}: {} moved from {from} to {to}", lan.nic, station.mac);
-        }
-        Learned::Refused(why @ Refusal::Echo) => {
-            // What it says of its own is another matter, also a moment later.
-            tracing::debug!("{}: {} is not learned: {}", lan.nic, station.mac, explain(why));
-            return;
+        Learned::Moved { from, .. } => {
+            if let Some(more) = lan.may_report(now) {
+                let (from, to) = (lan.name(from), lan.name(port));
+                tracing::info!("{}: {} moved from {from} to {to}{more}", lan.nic, station.mac);
+            }
         }
         Learned::Refused(why) => {
-            tracing::debug!("{}: {} is not learned: {}", lan.nic, station.mac, explain(why))
+            tracing::debug!("{}: {} is not learned: {}", lan.nic, station.mac, explain(why));
+            match why {
+                // What it says of its own, or with fewer others, is another matter, also a moment later.
+                Refusal::Echo | Refusal::TooMany => return Ok(()),
+                _ => spoofed = lan.is_spoofed(why, port),
+            }
+            if spoofed && !std::mem::replace(&mut source.reported, true) {
+                tracing::warn!(
+                    "{}: {} sends frames from {}: {}; they are dropped, this is said once. A loop, or an address set by hand?",
+                    lan.nic,
+                    lan.name(port),
+                    station.mac,
+                    explain(why)
+                );
+            }
         }
     }
-    source.checked =
-        Checked { station: Some(station), generation: lan.generation(), until: now + SOURCE_GOOD_FOR };
+    let until = now + SOURCE_GOOD_FOR;
+    source.checked = Checked { station: Some(station), generation: lan.generation(), until, spoofed };
+    if spoofed { Err(Loss::Spoofed) } else { Ok(()) }
 }
 
 /// Hands what was pushed to the kernel: one kick, more only where it takes no more at a time.
@@ -441,7 +522,7 @@ fn settle(nic: &mut NicSide, counts: &WorkerCounts) {
     let (frames, bytes) = std::mem::take(&mut nic.pushed);
     let refused = std::mem::take(&mut nic.refused).min(frames);
     let sent = frames - refused;
-    counts.lose(Loss::NicRefused, refused as usize);
+    counts.lose(stats::Origin::Router, Loss::NicRefused, refused as usize);
     counts.to_nics.add(sent, bytes * sent / frames.max(1));
 }
 
@@ -450,5 +531,42 @@ pub(super) fn give_up(nic: &mut NicSide, counts: &WorkerCounts) {
     if nic.unsent {
         nic.refused += nic.tx.pending() as u64;
         settle(nic, counts);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netmap::Netmap;
+    use crate::plan::{Binding, LabRequest};
+    use std::collections::HashSet;
+
+    #[test]
+    fn who_may_speak_for_a_router() {
+        let lab = LabRequest {
+            netmap: Netmap::parse(b"1:0/0 513:0/0", std::path::Path::new("NETMAP")).unwrap(),
+            file: "NETMAP".into(),
+            netio: "/tmp/netio1000".into(),
+            uid: 1000,
+            pseudo: vec![InstanceId::new(513).unwrap()],
+            remote: HashSet::new(),
+        };
+        let binding = Binding { nic: "eth0".to_string(), choice: None };
+        let source = Source::new(&Plan::new(&[lab], &[binding], 1, None).unwrap(), 0);
+        for (path, may) in [
+            ("/tmp/netio1000/1", true),
+            ("", true),
+            ("/tmp/netio1000/2", false),
+            ("/tmp/netio1000/513", false),
+            ("/tmp/netio1000/0", true),
+            ("/tmp/netio1000/relay", true),
+            ("/tmp/netio1000/x/2", true),
+            ("/tmp/netio1001/2", true),
+            ("/tmp/netio10002", true),
+            ("2", true),
+            ("\0/tmp/netio1000/2", true),
+        ] {
+            assert_eq!(source.may_be_sent_by(path.as_bytes()), may, "{path:?}");
+        }
     }
 }

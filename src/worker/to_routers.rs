@@ -1,13 +1,13 @@
 //! Towards the routers: runs of frames to one socket, group frames to many, backlogs of those that do not read.
 
-use super::backlog::{Backlog, Pause, bound, copy_bound};
+use super::backlog::{Backlog, Pause, between_bound, bound, copy_bound, source_bound};
 use super::poller::{Poller, Token};
 use super::pool::Stock;
 use super::{BATCH, Report, Reports, clock};
 use crate::checksum;
 use crate::iou::header;
 use crate::lan::Lan;
-use crate::stats::{Latency, Loss, WorkerCounts};
+use crate::stats::{self, Fault, Latency, Loss, WorkerCounts};
 use crate::steer::layout::{Copied, CopyKind, RouterState};
 use crate::sys::mmsg::{CHUNKS, Sender, Sent};
 use crate::sys::ringbuf::RingBuffer;
@@ -26,8 +26,17 @@ const ROOM: usize = 16;
 pub(super) enum Origin {
     /// From the wire.
     Wire,
-    /// From another router of the LAN.
-    Router,
+    /// From another router of the LAN: index in the plan.
+    Router(usize),
+}
+
+impl From<Origin> for stats::Origin {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Wire => Self::Wire,
+            Origin::Router(_) => Self::Router,
+        }
+    }
 }
 
 /// A datagram for a router: header and frame in a chunk of UMEM. One that takes several chunks is as many of these in a
@@ -42,6 +51,23 @@ pub(super) struct Datagram {
     pub(super) copy: bool,
 }
 
+impl Datagram {
+    /// Unicast from another router.
+    fn is_between(&self) -> bool {
+        self.origin != Origin::Wire && !self.copy
+    }
+
+    /// A part for the sender, and whether the datagram goes on in the next.
+    fn part<'a>(&'a self, umem: &'a Umem) -> (&'a [u8], bool) {
+        (umem.data(&self.packet), self.packet.continues())
+    }
+
+    /// 1 for the last chunk of a frame, 0 for those before: as many frames are counted as end.
+    fn frames(&self) -> usize {
+        usize::from(!self.packet.continues())
+    }
+}
+
 /// A router's interface, as a destination of group frames.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GroupPort {
@@ -53,6 +79,16 @@ pub(super) struct GroupPort {
     pub(super) header: [u8; header::LEN],
 }
 
+/// See [`Side::from`].
+const SOURCES: usize = 64;
+
+/// What one router has in another's backlog, in chunks.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    copies: usize,
+    between: usize,
+}
+
 /// What this worker keeps of a router.
 struct Side {
     /// The connected socket; `None` while the router has none.
@@ -62,39 +98,38 @@ struct Side {
     /// Datagrams of the current batch.
     run: Vec<Datagram>,
     backlog: Backlog<Datagram>,
-    /// Copies in the backlog.
+    /// Chunks of copies in the backlog.
     copies: usize,
+    /// Those of unicast from other routers.
+    between: usize,
+    /// Of both, what is from which router. Routers whose numbers differ by [`SOURCES`] count as one, as in stochastic fair
+    /// queueing: what matters is that one that floods is not with all the others.
+    from: Box<[Held; SOURCES]>,
     /// This worker gets what arrives for it from the wire: it tells the XDP program about it.
     owned: bool,
     /// LANs it is on.
     lans: Vec<usize>,
 }
 
-impl Datagram {
-    /// A part for the sender, and whether the datagram goes on in the next.
-    fn part<'a>(&'a self, umem: &'a Umem) -> (&'a [u8], bool) {
-        (umem.data(&self.packet), self.packet.continues())
-    }
-}
-
 impl Side {
+    /// Whether the shares of `bound` leave room for a frame of this kind and so many chunks: copies of group frames, and
+    /// unicast from other routers, have a share each, and a router a share of either.
+    fn has_room(&self, origin: Origin, copy: bool, chunks: usize, bound: usize) -> bool {
+        let Origin::Router(from) = origin else {
+            return !copy || self.copies + chunks <= copy_bound(bound);
+        };
+        let held = self.from[from % SOURCES];
+        if copy {
+            let bound = copy_bound(bound);
+            self.copies + chunks <= bound && held.copies + chunks <= source_bound(bound)
+        } else {
+            self.between + chunks <= between_bound(bound) && held.between + chunks <= source_bound(bound)
+        }
+    }
+
     /// The socket, if nothing waits that would have to go first.
     fn ready(&self) -> Option<BorrowedFd<'_>> {
         self.socket.as_ref().filter(|_| self.backlog.is_empty()).map(AsFd::as_fd)
-    }
-
-    /// Takes the oldest out of the backlog, one chunk of it.
-    fn pop(&mut self) -> Option<Datagram> {
-        let datagram = self.backlog.pop();
-        self.copies -= usize::from(datagram.as_ref().is_some_and(|datagram| datagram.copy));
-        datagram
-    }
-
-    /// Takes the oldest out of the backlog, one chunk of it, if it has waited too long.
-    fn pop_stale(&mut self, now: u64) -> Option<Datagram> {
-        let datagram = self.backlog.pop_stale(now);
-        self.copies -= usize::from(datagram.as_ref().is_some_and(|datagram| datagram.copy));
-        datagram
     }
 }
 
@@ -188,6 +223,8 @@ impl Delivery {
                 run: Vec::with_capacity(BATCH),
                 backlog: Backlog::default(),
                 copies: 0,
+                between: 0,
+                from: Box::new([Held::default(); SOURCES]),
                 owned: router.owned,
                 lans: router.lans,
             })
@@ -248,20 +285,20 @@ impl Delivery {
             && !self.refused(router, errno)
         {
             // Only the first is to blame: the others get their chance through the backlog.
-            self.counts.lose(Loss::SendFailed, 1);
             for datagram in rest.by_ref() {
-                let last = !datagram.packet.continues();
+                let frames = datagram.frames();
+                self.counts.lose(datagram.origin, Loss::SendFailed, frames);
                 stock.give(datagram.packet.into_frame());
-                if last {
+                if frames > 0 {
                     break;
                 }
             }
         }
         let mut parts = std::mem::take(&mut self.parts);
         for datagram in rest {
-            let last = !datagram.packet.continues();
+            let frames = datagram.frames();
             parts.push(datagram);
-            if last {
+            if frames > 0 {
                 self.hold(router, &mut parts, stock, poller);
             }
         }
@@ -296,6 +333,7 @@ impl Delivery {
             batch.remember(copies, lan);
             self.send_group(copies, &batch, port, stock, poller);
         }
+        let unknown = if flood.is_some() { batch.len() } else { 0 };
         batch.clear();
         for n in 0..count {
             if let Some(Copied { kind: CopyKind::Group, frame, .. }) = Copied::read(copies.record(n)) {
@@ -306,6 +344,12 @@ impl Delivery {
         for port in ports {
             self.send_group(copies, &batch, port, stock, poller);
         }
+        let senseless = count - unknown - batch.len();
+        if senseless > 0 {
+            self.counts.fault(Fault::BadDescriptor, senseless);
+        }
+        self.counts.entries.copies.add(count as u64);
+        self.counts.entries.spread.add((unknown + batch.len() * ports.len() + senseless) as u64);
         self.batch = batch;
     }
 
@@ -338,7 +382,7 @@ impl Delivery {
         if let Some(errno) = refused
             && !self.refused(port.router, errno)
         {
-            self.counts.lose(Loss::SendFailed, 1);
+            self.counts.lose(Origin::Wire, Loss::SendFailed, 1);
             sent += 1;
         }
         for copied in (sent..batch.len()).filter_map(copied) {
@@ -375,7 +419,7 @@ impl Delivery {
                 Err(Errno::AGAIN) => {}
                 Err(errno) => {
                     if !self.refused(router, errno) {
-                        return self.counts.lose(Loss::SendFailed, 1);
+                        return self.counts.lose(origin, Loss::SendFailed, 1);
                     }
                 }
             }
@@ -397,7 +441,7 @@ impl Delivery {
         let chunks = parts.iter().map(|part| part.len()).sum::<usize>().div_ceil(CHUNK);
         let why = if side.socket.is_none() {
             Loss::RouterDown
-        } else if side.copies + chunks > copy_bound(bound(stock.available(), self.reserve)) {
+        } else if !side.has_room(origin, true, chunks, bound(stock.available(), self.reserve)) {
             if origin == Origin::Wire { Loss::GroupSurplus } else { Loss::RouterFull }
         } else {
             let mut copied = std::mem::take(&mut self.parts);
@@ -407,22 +451,25 @@ impl Delivery {
             if whole {
                 self.hold(router, &mut copied, stock, poller);
             } else {
-                self.counts.lose(Loss::RouterFull, 1);
+                self.counts.lose(origin, Loss::RouterFull, 1);
                 copied.drain(..).for_each(|datagram| stock.give(datagram.packet.into_frame()));
             }
             self.parts = copied;
             return;
         };
-        self.counts.lose(why, 1);
+        self.counts.lose(origin, why, 1);
     }
 
     /// Moves one datagram, the chunks of which are `parts`, into the backlog, or drops it: the bound, or no socket.
     fn hold(&mut self, router: usize, parts: &mut Vec<Datagram>, stock: &mut Stock, poller: &Poller) {
-        let side = &mut self.sides[router];
+        let Some(first) = parts.first() else { return };
+        let (copy, between, origin, chunks) = (first.copy, first.is_between(), first.origin, parts.len());
         let mut bound = bound(stock.available(), self.reserve);
+        let side = &mut self.sides[router];
+        let room = side.has_room(origin, copy, chunks, bound);
         let why = match &side.socket {
             None => Some(Loss::RouterDown),
-            Some(_) if !side.backlog.has_room(parts.len(), bound) => Some(Loss::RouterFull),
+            Some(_) if !room || !side.backlog.has_room(chunks, bound) => Some(Loss::RouterFull),
             Some(socket) => {
                 if side.backlog.is_empty() {
                     // Watched only while there is a backlog: the kernel would wake us for every datagram a router reads.
@@ -433,12 +480,20 @@ impl Delivery {
             }
         };
         if let Some(why) = why {
-            self.counts.lose(why, 1);
+            self.counts.lose(origin, why, 1);
             parts.drain(..).for_each(|datagram| stock.give(datagram.packet.into_frame()));
-            // What has no room for this one is full, though a chunk or two may be left.
-            bound = bound.min(side.backlog.len());
+            if room {
+                // What has no room for this one is full, though a chunk or two may be left.
+                bound = bound.min(side.backlog.len());
+            }
         } else {
-            side.copies += parts.iter().filter(|datagram| datagram.copy).count();
+            side.copies += if copy { chunks } else { 0 };
+            side.between += if between { chunks } else { 0 };
+            if let Origin::Router(from) = origin {
+                let held = &mut side.from[from % SOURCES];
+                held.copies += if copy { chunks } else { 0 };
+                held.between += if between { chunks } else { 0 };
+            }
             parts.drain(..).for_each(|datagram| side.backlog.push(datagram.time, datagram));
         }
         self.pause(router, bound);
@@ -462,7 +517,7 @@ impl Delivery {
                     sent += parts;
                     let now = clock::monotonic();
                     for _ in 0..parts {
-                        let Some(datagram) = self.sides[router].pop() else { break };
+                        let Some(datagram) = self.pop(router) else { break };
                         self.delivered(datagram, now, stock);
                     }
                     if !all {
@@ -474,11 +529,11 @@ impl Delivery {
                     if self.refused(router, errno) {
                         break;
                     }
-                    self.counts.lose(Loss::SendFailed, 1);
-                    while let Some(datagram) = self.sides[router].pop() {
-                        let last = !datagram.packet.continues();
+                    while let Some(datagram) = self.pop(router) {
+                        let frames = datagram.frames();
+                        self.counts.lose(datagram.origin, Loss::SendFailed, frames);
                         stock.give(datagram.packet.into_frame());
-                        if last {
+                        if frames > 0 {
                             break;
                         }
                     }
@@ -493,15 +548,38 @@ impl Delivery {
     pub(super) fn expire(&mut self, now: u64, stock: &mut Stock, poller: &Poller) {
         for n in (0..self.waiting.len()).rev() {
             let router = self.waiting[n];
-            let mut stale = 0;
             // The chunks of a datagram have the same age.
-            while let Some(datagram) = self.sides[router].pop_stale(now) {
-                stale += usize::from(!datagram.packet.continues());
+            while let Some(datagram) = self.pop_stale(router, now) {
+                self.counts.lose(datagram.origin, Loss::Stale, datagram.frames());
                 stock.give(datagram.packet.into_frame());
             }
-            self.counts.lose(Loss::Stale, stale);
             self.room(router, stock, poller);
         }
+    }
+
+    /// Takes the oldest out of a router's backlog, one chunk of it.
+    fn pop(&mut self, router: usize) -> Option<Datagram> {
+        let datagram = self.sides[router].backlog.pop();
+        self.took_out(router, datagram)
+    }
+
+    /// Takes the oldest out of a router's backlog, one chunk of it, if it has waited too long.
+    fn pop_stale(&mut self, router: usize, now: u64) -> Option<Datagram> {
+        let datagram = self.sides[router].backlog.pop_stale(now);
+        self.took_out(router, datagram)
+    }
+
+    fn took_out(&mut self, router: usize, datagram: Option<Datagram>) -> Option<Datagram> {
+        let datagram = datagram?;
+        let side = &mut self.sides[router];
+        side.copies -= usize::from(datagram.copy);
+        side.between -= usize::from(datagram.is_between());
+        if let Origin::Router(from) = datagram.origin {
+            let held = &mut side.from[from % SOURCES];
+            held.copies -= usize::from(datagram.copy);
+            held.between -= usize::from(!datagram.copy);
+        }
+        Some(datagram)
     }
 
     /// True if frames wait for a router.
@@ -537,12 +615,13 @@ impl Delivery {
 
     /// Takes all datagrams back, at the end.
     pub(super) fn drain(&mut self, stock: &mut Stock) {
-        for side in &mut self.sides {
-            for datagram in side.run.drain(..) {
+        for router in 0..self.sides.len() {
+            for datagram in self.sides[router].run.drain(..) {
+                self.counts.lose(datagram.origin, Loss::Stopped, datagram.frames());
                 stock.give(datagram.packet.into_frame());
             }
-            while let Some(datagram) = side.pop() {
-                self.counts.lose(Loss::Stopped, usize::from(!datagram.packet.continues()));
+            while let Some(datagram) = self.pop(router) {
+                self.counts.lose(datagram.origin, Loss::Stopped, datagram.frames());
                 stock.give(datagram.packet.into_frame());
             }
         }
@@ -570,13 +649,13 @@ impl Delivery {
 
     /// After the backlog shrank or the socket went: what follows for the poller and the XDP program.
     fn settle(&mut self, router: usize, stock: &mut Stock, poller: &Poller) {
-        let side = &mut self.sides[router];
-        if side.socket.is_none() {
-            while let Some(datagram) = side.pop() {
-                self.counts.lose(Loss::RouterDown, usize::from(!datagram.packet.continues()));
+        if self.sides[router].socket.is_none() {
+            while let Some(datagram) = self.pop(router) {
+                self.counts.lose(datagram.origin, Loss::RouterDown, datagram.frames());
                 stock.give(datagram.packet.into_frame());
             }
         }
+        let side = &self.sides[router];
         if side.backlog.is_empty() {
             if let Some(socket) = &side.socket {
                 poller.forget(socket.as_fd());
@@ -611,7 +690,7 @@ impl Delivery {
         if packet.continues() {
             match origin {
                 Origin::Wire => self.counts.to_routers.add(0, bytes),
-                Origin::Router => self.counts.between.add(0, bytes),
+                Origin::Router(_) => self.counts.between.add(0, bytes),
             }
         } else {
             // The last chunk may hold less than the header, which was in the first: the sum is right.
@@ -626,7 +705,7 @@ impl Delivery {
                 self.counts.to_routers.add(1, bytes);
                 self.latency.record(now.saturating_sub(time), 1);
             }
-            Origin::Router => self.counts.between.add(1, bytes),
+            Origin::Router(_) => self.counts.between.add(1, bytes),
         }
     }
 }

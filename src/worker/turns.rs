@@ -5,7 +5,13 @@
 //! its next frames may as well come in a batch. The two are told apart by direction: a worker looks again after a
 //! frame of one direction only if of late such frames were mostly followed at once by one of the other.
 //!
+//! A conversation at leisure, a ping a millisecond say, has longer pauses than are worth a core. There the worker dozes: it
+//! naps and looks, at a fraction of a core, instead of being woken from a deep sleep for each frame. That wake-up,
+//! of a halted virtual CPU by another, costs more than all the rest of the way.
+//!
 //! Pure: the caller has the clock.
+
+use std::time::Duration;
 
 /// Which way a frame went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +25,10 @@ pub(super) enum Way {
 /// An answer within this time is one "at once", ns; and so long a worker looks for it. About the time that a router on
 /// another CPU takes to wake, answer and wake us.
 const WINDOW: u64 = 50_000;
+/// In a conversation whose frames follow each other within this time, ns, the worker dozes rather than sleeps...
+const LEISURE: u64 = 2_000_000;
+/// ...for so long at a time. A nap and a look cost about a quarter of it.
+const DOZE: Duration = Duration::from_micros(10);
 /// Scores are 0 to this...
 const FULL: u8 = 16;
 /// ...and from here on it pays.
@@ -30,6 +40,8 @@ pub(super) struct Turns {
     last: Option<(Way, u64)>,
     /// How often a frame of each way was followed by one of the other at once.
     score: [u8; 2],
+    /// How often the next frame of a conversation came within [`LEISURE`].
+    steady: u8,
 }
 
 impl Turns {
@@ -39,6 +51,8 @@ impl Turns {
             let score = &mut self.score[before as usize];
             let answered = way != before && now.saturating_sub(then) <= WINDOW;
             *score = if answered { (*score + 4).min(FULL) } else { score.saturating_sub(1) };
+            let steady = now.saturating_sub(then) <= LEISURE;
+            self.steady = if steady { (self.steady + 1).min(FULL) } else { self.steady.saturating_sub(4) };
         }
         self.last = Some((way, now));
     }
@@ -48,6 +62,13 @@ impl Turns {
         self.last.is_some_and(|(way, then)| {
             self.score[way as usize] >= ENOUGH && now.saturating_sub(then) < WINDOW
         })
+    }
+
+    /// How long to nap before looking again, at `now` (ns), if that pays more than to sleep until woken.
+    pub(super) fn doze(&self, now: u64) -> Option<Duration> {
+        let talking = self.score.iter().any(|score| *score >= ENOUGH) && self.steady >= ENOUGH;
+        let soon = self.last.is_some_and(|(_, then)| now.saturating_sub(then) < LEISURE);
+        (talking && soon).then_some(DOZE)
     }
 }
 
@@ -93,6 +114,36 @@ mod tests {
         for way in [ToRouter, FromRouter] {
             assert!(after((0..100).map(|n| (way, n * 10_000))).iter().all(|(_, look)| !look));
         }
+    }
+
+    /// Whether the worker dozes half-way to the next of 40 pings, `every` ns apart and `answered` or not.
+    fn dozes(every: u64, answered: bool) -> bool {
+        let mut turns = Turns::default();
+        for ping in 0..40 {
+            turns.saw(ToRouter, ping * every);
+            if answered {
+                turns.saw(FromRouter, ping * every + 20_000);
+            }
+        }
+        turns.doze(39 * every + every / 2).is_some()
+    }
+
+    #[test]
+    fn a_conversation_at_leisure_is_dozed_through() {
+        assert!(dozes(1_000_000, true));
+        assert!(!dozes(1_000_000, false), "a stream is not");
+        assert!(!dozes(10_000_000, true), "nor what comes now and then");
+    }
+
+    #[test]
+    fn dozing_ends_with_the_conversation() {
+        let mut turns = Turns::default();
+        for ping in 0..40 {
+            turns.saw(ToRouter, ping * 1_000_000);
+            turns.saw(FromRouter, ping * 1_000_000 + 20_000);
+        }
+        let last = 39_020_000;
+        assert!(turns.doze(last + LEISURE - 1).is_some() && turns.doze(last + LEISURE).is_none());
     }
 
     #[test]

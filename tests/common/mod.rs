@@ -12,6 +12,8 @@ pub mod crowd;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use testbed::{Bin, Namespace, Process, Signal, Station, VethOptions, veth};
 
@@ -40,6 +42,11 @@ impl Scene {
         for name in names {
             veth((&wire, name), (&host, name), options).unwrap();
         }
+        Self::between(host, wire)
+    }
+
+    /// With the network cards that are in `host` and `wire` already.
+    pub fn between(host: Namespace, wire: Namespace) -> Self {
         // Memory-backed: an ext4 folder takes milliseconds for a socket file.
         let folder = tempfile::Builder::new().prefix("iouf").tempdir_in("/dev/shm").unwrap();
         std::fs::create_dir(folder.path().join("netio")).unwrap();
@@ -121,7 +128,8 @@ pub struct Running {
 }
 
 impl Running {
-    /// Ends it as a user does and returns its summary. No chunk of UMEM may be missing.
+    /// Ends it as a user does and returns its summary. No chunk of UMEM may be missing, and every frame that came in has
+    /// gone out or is counted under a reason.
     pub fn stop(mut self) -> Summary {
         self.process.signal(Signal::INT);
         let status = self.process.wait(SOON).unwrap();
@@ -129,6 +137,7 @@ impl Running {
         let summary = Summary::read(&self.process.stdout());
         let (found, all) = summary.chunks;
         assert!(all > 0 && found == all, "{found} of {all} chunks\n{}", self.process.dump());
+        assert!(summary.text.ends_with("\nbooks: balanced\n"), "{}", self.process.dump());
         summary
     }
 
@@ -199,8 +208,51 @@ impl Summary {
     }
 }
 
+/// How much the machine keeps its processes waiting, beside what is tested: what has a deadline in ms has a neighbour's
+/// build in its way.
+pub struct Strain {
+    /// Sum and longest, us.
+    waited: Arc<[AtomicU64; 2]>,
+    end: Arc<AtomicBool>,
+}
+
+impl Strain {
+    /// Measures from now on: how much later than asked a sleeping thread runs.
+    pub fn measure() -> Self {
+        const NAP: Duration = Duration::from_millis(5);
+        let (waited, end) = (Arc::<[AtomicU64; 2]>::default(), Arc::<AtomicBool>::default());
+        let (shared, ended) = (waited.clone(), end.clone());
+        std::thread::spawn(move || {
+            while !ended.load(Relaxed) {
+                let start = std::time::Instant::now();
+                std::thread::sleep(NAP);
+                let late = start.elapsed().saturating_sub(NAP).as_micros() as u64;
+                shared[0].fetch_add(if late > 1000 { late } else { 0 }, Relaxed);
+                shared[1].fetch_max(late, Relaxed);
+            }
+        });
+        Self { waited, end }
+    }
+
+    /// All delays above a millisecond together.
+    pub fn sum(&self) -> Duration {
+        Duration::from_micros(self.waited[0].load(Relaxed))
+    }
+
+    /// The longest delay.
+    pub fn longest(&self) -> Duration {
+        Duration::from_micros(self.waited[1].load(Relaxed))
+    }
+}
+
+impl Drop for Strain {
+    fn drop(&mut self) {
+        self.end.store(true, Relaxed);
+    }
+}
+
 /// The MAC of a router's interface, as current images make it.
-pub fn router_mac(id: u16, bay: u8, unit: u8) -> [u8; 6] {
+pub const fn router_mac(id: u16, bay: u8, unit: u8) -> [u8; 6] {
     let [high, low] = id.to_be_bytes();
     [0xaa, 0xbb, 0xcc, high, low, bay | unit << 4]
 }

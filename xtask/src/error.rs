@@ -33,6 +33,12 @@ pub(crate) enum Error {
     /// No test has the name asked for.
     #[error("no test ran: none has {0:?} in its name")]
     NoSuchTest(String),
+    /// There is no such target in fuzz/fuzz_targets.
+    #[error("no fuzz target is named {0:?}: there are {1}")]
+    NoSuchTarget(String, String),
+    /// What stands in the way of a virtual machine.
+    #[error("{0}")]
+    Vm(String),
     /// ^C or SIGTERM.
     #[error("interrupted")]
     Interrupted,

@@ -1,12 +1,16 @@
-//! The project's own tasks: `cargo xtask lab`, `cargo xtask test`, `cargo xtask setup`.
+//! The project's own tasks: `cargo xtask lab`, `test`, `soak`, `fuzz` and `setup`.
 //!
 //! Each installs what is missing first, so that a fresh machine with a Rust toolchain is enough.
 
 mod error;
+mod fuzz;
 mod lab;
 mod setup;
 mod shell;
+mod soak;
+mod spec;
 mod test;
+mod vm;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -25,14 +29,21 @@ enum Task {
     Lab(lab::Options),
     /// Runs every test, the end-to-end tests as root.
     Test(test::Options),
+    /// Faults at random while frames flow in all directions, for hours.
+    Soak(soak::Options),
+    /// Feeds hostile input to every part that reads any: the targets in fuzz/, from their corpora on.
+    Fuzz(fuzz::Options),
     /// Installs what building and testing need, nothing else.
     Setup,
 }
 
 fn main() -> ExitCode {
+    fuzz::rustc();
     let outcome = match Cli::parse().task {
         Task::Lab(options) => lab::run(&options),
         Task::Test(options) => test::run(&options),
+        Task::Soak(options) => soak::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Setup => setup::install(setup::For::Tests).map(|()| true),
     };
     match outcome {

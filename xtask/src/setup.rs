@@ -5,12 +5,21 @@ use crate::shell;
 use std::process::Command;
 
 /// What the packages are for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum For {
     /// Building and the lab.
     Lab,
     /// All tests.
     Tests,
+    /// The tests in virtual machines.
+    Vm,
+}
+
+impl For {
+    /// True if something that `other` needs is to be there. Everything needs what building does.
+    fn includes(self, other: Self) -> bool {
+        other == Self::Lab || other == self
+    }
 }
 
 /// Something that must be there.
@@ -49,6 +58,8 @@ const NEEDS: &[Need] = &[
         None,
         "OSPF on the wire and behind a router; it is not started on this machine",
     ),
+    need(For::Tests, &["iperf3"], Some("iperf3"), "TCP at full speed"),
+    need(For::Tests, &["g++"], Some("g++"), "compiles the fuzzing engine"),
     need(For::Tests, &["iputils-ping"], Some("ping"), "pings"),
     need(For::Tests, &["python3"], Some("python3"), "a second process that holds a lock"),
     // Ubuntu has it in the package of the kernel's tools.
@@ -58,6 +69,11 @@ const NEEDS: &[Need] = &[
         Some("bpftool"),
         "shows what is attached to a network card",
     ),
+    need(For::Vm, &["qemu-system-x86"], Some("qemu-system-x86_64"), "emulates the machines"),
+    need(For::Vm, &["debian-archive-keyring"], None, "vouches for Debian's kernels"),
+    need(For::Vm, &["xz-utils"], Some("xz"), "unpacks kernel modules"),
+    need(For::Vm, &["binutils"], Some("strip"), "takes debug symbols out of the guest's programs"),
+    need(For::Vm, &["iputils-ping"], Some("ping"), "pings, in the guest"),
 ];
 
 /// What apt-get is run by. Some packages start a service (FRR does): a policy-rc.d that answers 101 forbids that, for
@@ -78,7 +94,7 @@ esac
 
 /// Installs what is missing for `target`: says first what and why; does and says nothing if nothing is missing.
 pub(crate) fn install(target: For) -> Result<()> {
-    let needs: Vec<_> = NEEDS.iter().filter(|need| need.target <= target).collect();
+    let needs: Vec<_> = NEEDS.iter().filter(|need| target.includes(need.target)).collect();
     let names: Vec<_> = needs.iter().flat_map(|need| need.packages).copied().collect();
     // Without dpkg this is another distribution, which has none of these packages.
     let answer = shell::stdout(
@@ -190,7 +206,10 @@ mod tests {
 
     #[test]
     fn tests_need_all_that_the_lab_needs() {
-        assert!(For::Lab < For::Tests);
+        for target in [For::Lab, For::Tests, For::Vm] {
+            assert!(target.includes(For::Lab) && target.includes(target));
+        }
+        assert!(!For::Tests.includes(For::Vm) && !For::Vm.includes(For::Tests));
         assert!(NEEDS.iter().all(|need| !need.packages.is_empty() && !need.reason.is_empty()));
     }
 

@@ -47,9 +47,14 @@ pub(crate) fn start_error(command: &Command, source: std::io::Error) -> Error {
 
 /// True if `program` can be run, by root at least.
 pub(crate) fn has_program(program: &str) -> bool {
+    find_program(program).is_some()
+}
+
+/// Where `program` is.
+pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(system).any(|dir| dir.join(program).is_file())
+    std::env::split_paths(&path).chain(system).map(|dir| dir.join(program)).find(|path| path.is_file())
 }
 
 /// True if commands can be run as root: this is root, or sudo lets us, if need be after a question on the terminal.

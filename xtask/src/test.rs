@@ -1,11 +1,14 @@
 //! Runs every test and adds the results up.
 
 use crate::error::{Error, Result};
-use crate::{setup, shell};
-use std::io::{BufRead, BufReader};
-use std::path::Path;
+use crate::{fuzz, setup, shell, spec, vm};
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{fs, ops::AddAssign};
+
+/// How long each target is fuzzed, beyond its corpus. To find something new takes hours: this finds what was just broken.
+const FUZZ_SECONDS: u32 = 5;
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -18,10 +21,19 @@ pub(crate) struct Options {
     /// Installs nothing.
     #[arg(long)]
     no_setup: bool,
+    /// Runs the checks that need another kernel or driver instead, in virtual machines that QEMU emulates; all of them, or
+    /// those of one kernel. Fetches Debian's kernels once, into target/vm. Takes some minutes.
+    #[arg(long, value_name = "KERNEL", num_args = 0..=1, require_equals = true, default_missing_value = "all",
+          value_parser = vm::names(), conflicts_with = "no_e2e")]
+    vm: Option<String>,
 }
 
 /// Runs the tests; true if all that there are ran and passed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
+    if let Some(kernel) = &options.vm {
+        let kernel = (kernel != "all").then_some(kernel.as_str());
+        return vm::run(kernel, options.filter.as_deref().unwrap_or_default(), !options.no_setup);
+    }
     if !options.no_setup {
         setup::install(if options.no_e2e { setup::For::Lab } else { setup::For::Tests })?;
     }
@@ -32,6 +44,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         let with = |more: &[&str]| shell::cargo(&[&all[..], more].concat());
         stages.tests("unit tests", with(&["--lib", "--bins", "--exclude", "testbed"]))?;
         stages.tests("examples in the documentation", with(&["--doc"]))?;
+        stages.tests("models of who sees what when", models())?;
         if options.no_e2e {
             stages.not_run.push("end-to-end tests and the test bed's own (--no-e2e)".into());
         } else if shell::can_be_root() {
@@ -54,14 +67,52 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         }
     }
     if options.filter.is_none() {
+        fuzzing(&mut stages, options)?;
         benchmarks(&mut stages, options)?;
     }
+    stages.specification(options)?;
     stages.finish()
 }
 
 /// Has cargo run what it built as root.
-fn runner() -> &'static [&'static str] {
+pub(crate) fn runner() -> &'static [&'static str] {
     if testbed::is_root() { &[] } else { &["--config", "target.'cfg(unix)'.runner = ['sudo', '-E']"] }
+}
+
+/// The rings' and the sleeping workers' protocols, in every order of loads and stores. What is compiled for that is of
+/// no other use.
+fn models() -> Command {
+    let mut command = shell::cargo(&[
+        "test",
+        "--package",
+        "af_xdp",
+        "--lib",
+        "--config",
+        "build.rustflags=['--cfg', 'loom']",
+    ]);
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::workspace().join("target"), PathBuf::from);
+    command.env("CARGO_TARGET_DIR", target.join("loom")).env_remove("RUSTFLAGS");
+    command
+}
+
+/// Runs every fuzz target over its corpus, and a few seconds from there.
+fn fuzzing(stages: &mut Stages, options: &Options) -> Result<()> {
+    if !stages.step("build of the fuzz targets", fuzz::build(None)?)? {
+        return Ok(());
+    }
+    println!("== fuzzing");
+    let root = !options.no_e2e && shell::can_be_root();
+    if !root {
+        stages.not_run.push("fuzzing of the XDP program and of workers: they need root".into());
+    }
+    for (target, passed) in fuzz::check(FUZZ_SECONDS, root)? {
+        stages.count += Count { passed: passed.into(), failed: (!passed).into(), ignored: 0 };
+        if !passed {
+            stages.failed.push(format!("fuzzing: {target}"));
+        }
+    }
+    Ok(())
 }
 
 /// Goes once through every benchmark, to see that they work. No figure counts, so they are built as the tests are.
@@ -109,6 +160,7 @@ struct Stages {
     failed: Vec<String>,
     not_run: Vec<String>,
     incomplete: bool,
+    results: spec::Results,
 }
 
 impl Stages {
@@ -130,19 +182,23 @@ impl Stages {
         let threads = self.single.then(|| "--test-threads=1".to_owned());
         command.args(separator.into_iter().chain(threads).chain(self.filter.clone()));
         let start = |source| Error::Start { program: "cargo".into(), source };
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(start)?;
+        // One pipe for both: which program a test is in stands between the results, on standard error.
+        let (output, both) = io::pipe().map_err(start)?;
+        command.stdin(Stdio::null()).stdout(both.try_clone().map_err(start)?).stderr(both);
+        let mut child = command.spawn().map_err(start)?;
+        // It keeps the pipe's other end open.
+        drop(command);
         let mut results = None;
         let mut line = Vec::new();
-        if let Some(output) = child.stdout.take() {
-            let mut output = BufReader::new(output);
-            while output.read_until(b'\n', &mut line).map_err(start)? > 0 {
-                let text = String::from_utf8_lossy(&line);
-                print!("{text}");
-                if let Some(count) = Count::read(&text) {
-                    *results.get_or_insert_default() += count;
-                }
-                line.clear();
+        let mut output = BufReader::new(output);
+        while output.read_until(b'\n', &mut line).map_err(start)? > 0 {
+            let text = String::from_utf8_lossy(&line);
+            print!("{text}");
+            self.results.read(&text);
+            if let Some(count) = Count::read(&text) {
+                *results.get_or_insert_default() += count;
             }
+            line.clear();
         }
         let success = child.wait().map_err(start)?.success() && results.is_some();
         let mut count: Count = results.unwrap_or_default();
@@ -155,6 +211,23 @@ impl Stages {
             self.not_run.push(format!("{} of the {name}, marked as ignored", count.ignored));
         }
         self.count += count;
+        Ok(())
+    }
+
+    /// Every promise has its tests; after a whole run they have passed, too.
+    fn specification(&mut self, options: &Options) -> Result<()> {
+        println!("== specification");
+        let whole = self.filter.is_none() && !options.no_e2e && !self.incomplete;
+        let wrong = spec::check(&shell::workspace(), whole.then_some(&self.results))?;
+        wrong.iter().for_each(|line| println!("{line}"));
+        if !wrong.is_empty() {
+            self.count.failed += 1;
+            self.failed.push("specification".into());
+        }
+        if !whole {
+            self.not_run
+                .push("the tests that SPECIFICATION.md names, not all of them: they are there".into());
+        }
         Ok(())
     }
 

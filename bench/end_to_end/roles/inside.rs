@@ -24,6 +24,8 @@ pub(super) fn forward(board: &Board, arguments: &[String]) -> Result<()> {
         poll: args.poll.into(),
         exclusive: args.exclusive,
         state_dir: args.state_dir,
+        blocked: args.block.unwrap_or_default(),
+        netl1_dir: args.netl1_dir,
     };
     let (stop, _never) = UnixStream::pair()?;
     let mut forwarder = Forwarder::start(plan, folders, &options)?;

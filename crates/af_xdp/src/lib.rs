@@ -14,14 +14,22 @@
 //!
 //! Source of the rules: Documentation/networking/af_xdp.rst and net/xdp/ in the kernel tree.
 
+#![cfg_attr(loom, allow(dead_code, reason = "what the models do not use"))]
+
 mod frame;
 mod mapping;
+#[cfg(all(test, loom))]
+mod model;
 mod ring;
+#[cfg(not(loom))]
 mod socket;
+mod sync;
 mod umem;
 
 pub use frame::{CHUNK, Frame, Packet};
+#[cfg(not(loom))]
 pub use socket::simulated;
+#[cfg(not(loom))]
 pub use socket::{
     Completion, Config, CopyMode, Error, Fill, Kick, Queue, RingFull, Rx, RxStatistics, Socket, Sockets, Tx,
 };

@@ -5,15 +5,26 @@
 //! acquire load, copies them out, and releases the places by a release store of `consumer`. The index of the
 //! other side is cached and read again only when the cache says full or empty.
 
+#[cfg(loom)]
+pub(crate) mod checked;
+#[cfg(not(loom))]
+mod shared;
+
+#[cfg(not(loom))]
 use crate::mapping::Mapping;
-use std::marker::PhantomData;
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
+#[cfg(not(loom))]
+use crate::socket::simulated::Word;
+use crate::sync::{Ordering, fence};
+#[cfg(loom)]
+use checked::Shared;
+#[cfg(not(loom))]
+use shared::Shared;
 
 /// Says in `flags` that the kernel sleeps on this ring (`XDP_RING_NEED_WAKEUP`).
-const NEED_WAKEUP: u32 = 1;
+pub(crate) const NEED_WAKEUP: u32 = 1;
 
 /// Where the parts of a ring lie in its mapping, in bytes from its start.
+#[cfg(not(loom))]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     pub(crate) producer: u64,
@@ -22,55 +33,11 @@ pub(crate) struct Layout {
     pub(crate) descriptors: u64,
 }
 
+#[cfg(not(loom))]
 impl Layout {
     /// Bytes that a ring of `size` descriptors of type `T` takes.
     pub(crate) fn bytes<T>(&self, size: u32) -> usize {
         self.descriptors as usize + size as usize * size_of::<T>()
-    }
-}
-
-/// A ring of descriptors `T` (plain integers and structs of them) in shared memory.
-#[derive(Debug)]
-struct Shared<T> {
-    memory: Mapping,
-    layout: Layout,
-    size: u32,
-    descriptor: PhantomData<T>,
-}
-
-impl<T: Copy> Shared<T> {
-    fn new(memory: Mapping, layout: Layout, size: u32) -> Self {
-        assert!(size.is_power_of_two(), "a ring has a power of two of places");
-        assert!(layout.bytes::<T>(size) <= memory.len(), "the ring does not fit into its mapping");
-        for at in [layout.producer, layout.consumer, layout.flags] {
-            assert!(at as usize + 4 <= memory.len() && at.is_multiple_of(4), "an index outside the mapping");
-        }
-        assert!((layout.descriptors as usize).is_multiple_of(align_of::<T>()), "misaligned descriptors");
-        Self { memory, layout, size, descriptor: PhantomData }
-    }
-
-    fn word(&self, at: u64) -> &AtomicU32 {
-        // SAFETY: `new` checked that four aligned bytes lie there. Page alignment of the base keeps alignment.
-        // The kernel accesses the word atomically, and nothing else in this process refers to it otherwise.
-        unsafe { self.memory.base().add(at as usize).cast().as_ref() }
-    }
-
-    fn producer(&self) -> &AtomicU32 {
-        self.word(self.layout.producer)
-    }
-
-    fn consumer(&self) -> &AtomicU32 {
-        self.word(self.layout.consumer)
-    }
-
-    fn needs_wakeup(&self) -> bool {
-        self.word(self.layout.flags).load(Ordering::Acquire) & NEED_WAKEUP != 0
-    }
-
-    fn place(&self, index: u32) -> NonNull<T> {
-        let place = (index & (self.size - 1)) as usize;
-        // SAFETY: place < size, and `new` checked that size descriptors lie within the mapping, aligned.
-        unsafe { self.memory.base().add(self.layout.descriptors as usize).cast::<T>().add(place) }
     }
 }
 
@@ -86,8 +53,12 @@ pub(crate) struct Producer<T> {
 }
 
 impl<T: Copy> Producer<T> {
+    #[cfg(not(loom))]
     pub(crate) fn new(memory: Mapping, layout: Layout, size: u32) -> Self {
-        let ring = Shared::new(memory, layout, size);
+        Self::on(Shared::new(memory, layout, size))
+    }
+
+    pub(crate) fn on(ring: Shared<T>) -> Self {
         let next = ring.producer().load(Ordering::Relaxed);
         let consumer = ring.consumer().load(Ordering::Acquire);
         Self { ring, next, published: next, consumer }
@@ -97,7 +68,7 @@ impl<T: Copy> Producer<T> {
     ///
     /// A consumer index that is ahead of ours is nonsense, and counts as a full ring.
     pub(crate) fn free(&mut self, wanted: u32) -> u32 {
-        let free = |consumer: u32| self.ring.size.saturating_sub(self.next.wrapping_sub(consumer));
+        let free = |consumer: u32| self.ring.size().saturating_sub(self.next.wrapping_sub(consumer));
         let known = free(self.consumer);
         if known >= wanted {
             return known;
@@ -111,8 +82,7 @@ impl<T: Copy> Producer<T> {
         if self.free(1) == 0 {
             return Err(item);
         }
-        // SAFETY: the place lies in the mapping; it is free, so the other side does not read it before `publish`.
-        unsafe { self.ring.place(self.next).write(item) };
+        self.ring.write(self.next, item);
         self.next = self.next.wrapping_add(1);
         Ok(())
     }
@@ -128,20 +98,29 @@ impl<T: Copy> Producer<T> {
     /// Published descriptors that the other side has not taken yet.
     pub(crate) fn pending(&mut self) -> u32 {
         self.consumer = self.ring.consumer().load(Ordering::Acquire);
-        self.published.wrapping_sub(self.consumer).min(self.ring.size)
+        self.published.wrapping_sub(self.consumer).min(self.ring.size())
     }
 
     /// Those of the [pending](Self::pending) descriptors, the oldest first.
     pub(crate) fn iter_pending(&mut self) -> impl Iterator<Item = T> {
         let pending = self.pending();
         let first = self.published.wrapping_sub(pending);
-        // SAFETY: the places lie in the mapping and were written by this side, which alone writes to it: the other
-        // side reads them at most. T is plain data.
-        (0..pending).map(move |n| unsafe { self.ring.place(first.wrapping_add(n)).read() })
+        // They are this side's to write, and nobody does now.
+        (0..pending).map(move |n| self.ring.read(first.wrapping_add(n)))
     }
 
+    /// True if the other side sleeps: what was published before this call it may not see by itself.
     pub(crate) fn needs_wakeup(&self) -> bool {
-        self.ring.needs_wakeup()
+        // Without the barrier the flag may be read before the index is seen: the kernel, which sets the flag and then
+        // looks at the index once more, would sleep on a ring that is not empty. src/model.rs shows it.
+        fence(Ordering::SeqCst);
+        self.ring.flags().load(Ordering::Acquire) & NEED_WAKEUP != 0
+    }
+
+    /// Sets a word of the ring, as only a kernel at fault would.
+    #[cfg(not(loom))]
+    pub(crate) fn set(&self, word: Word, value: u32) {
+        self.ring.set(word, value);
     }
 }
 
@@ -155,8 +134,12 @@ pub(crate) struct Consumer<T> {
 }
 
 impl<T: Copy> Consumer<T> {
+    #[cfg(not(loom))]
     pub(crate) fn new(memory: Mapping, layout: Layout, size: u32) -> Self {
-        let ring = Shared::new(memory, layout, size);
+        Self::on(Shared::new(memory, layout, size))
+    }
+
+    pub(crate) fn on(ring: Shared<T>) -> Self {
         let next = ring.consumer().load(Ordering::Relaxed);
         let producer = ring.producer().load(Ordering::Acquire);
         Self { ring, next, released: next, producer }
@@ -166,7 +149,7 @@ impl<T: Copy> Consumer<T> {
     ///
     /// A producer index more than a ring ahead is nonsense; what is believed of it is one ring.
     pub(crate) fn available(&mut self) -> u32 {
-        let waiting = |producer: u32| producer.wrapping_sub(self.next).min(self.ring.size);
+        let waiting = |producer: u32| producer.wrapping_sub(self.next).min(self.ring.size());
         let known = waiting(self.producer);
         if known > 0 {
             return known;
@@ -180,9 +163,7 @@ impl<T: Copy> Consumer<T> {
         if self.available() == 0 {
             return None;
         }
-        // SAFETY: the place lies in the mapping and was published by the other side, which does not write it
-        // again before `release`. T is plain data: any bytes are a valid value.
-        let item = unsafe { self.ring.place(self.next).read() };
+        let item = self.ring.read(self.next);
         self.next = self.next.wrapping_add(1);
         Some(item)
     }
@@ -194,9 +175,15 @@ impl<T: Copy> Consumer<T> {
             self.released = self.next;
         }
     }
+
+    /// Sets a word of the ring, as only a kernel at fault would.
+    #[cfg(not(loom))]
+    pub(crate) fn set(&self, word: Word, value: u32) {
+        self.ring.set(word, value);
+    }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -259,7 +246,7 @@ pub(crate) mod tests {
     fn the_wakeup_flag_is_read_fresh() {
         let (producer, consumer) = pair::<u64>(4, 0);
         assert!(!producer.needs_wakeup());
-        consumer.ring.word(LAYOUT.flags).store(NEED_WAKEUP, Ordering::Release);
+        consumer.ring.flags().store(NEED_WAKEUP, Ordering::Release);
         assert!(producer.needs_wakeup());
     }
 

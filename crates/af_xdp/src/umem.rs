@@ -2,9 +2,10 @@
 
 use crate::frame::{CHUNK, Frame, Packet};
 use crate::mapping::Mapping;
+use crate::sync::{AtomicBool, Ordering::Relaxed};
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::AtomicU32;
 
 /// Numbers the UMEMs of this process, so that a frame is refused by every UMEM but its own.
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -27,7 +28,7 @@ impl Umem {
     /// What `mmap` says, `ENOMEM` above all.
     pub fn new(chunks: u32) -> io::Result<(Self, Vec<Frame>)> {
         let memory = Mapping::anonymous(chunks as usize * CHUNK)?;
-        let tag = NEXT.fetch_add(1, Relaxed);
+        let tag = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let lent = (0..chunks).map(|_| AtomicBool::new(false)).collect();
         let frames = (0..chunks).map(|chunk| Frame { chunk, umem: tag }).collect();
         Ok((Self { memory, chunks, tag, lent }, frames))
@@ -92,6 +93,12 @@ impl Umem {
         unsafe { self.memory.base().add(frame.chunk as usize * CHUNK) }
     }
 
+    /// Whether the kernel has the chunk that `address` lies in.
+    pub(crate) fn has_lent(&self, address: u64) -> bool {
+        let chunk = usize::try_from(address / CHUNK as u64).ok();
+        chunk.and_then(|chunk| self.lent.get(chunk)).is_some_and(|lent| lent.load(Relaxed))
+    }
+
     pub(crate) fn address(&self) -> NonNull<u8> {
         self.memory.base()
     }
@@ -110,15 +117,12 @@ impl Umem {
     /// The frame at `address`, any address within its chunk, if the kernel had it. `None` is a fault of the
     /// kernel's side: an address outside the UMEM, or of a chunk that it was not given.
     ///
-    /// Plain loads and stores suffice: the rings order them, and a chunk comes back through one ring only.
+    /// An exchange, for a driver at fault might name a chunk in two rings at once. Its order does not matter: the rings'
+    /// indices order what is in the chunk.
     pub(crate) fn take_back(&self, address: u64) -> Option<Frame> {
         let chunk = u32::try_from(address / CHUNK as u64).ok()?;
         let lent = self.lent.get(chunk as usize)?;
-        if !lent.load(Relaxed) {
-            return None;
-        }
-        lent.store(false, Relaxed);
-        Some(Frame { chunk, umem: self.tag })
+        lent.swap(false, Relaxed).then_some(Frame { chunk, umem: self.tag })
     }
 }
 
@@ -134,7 +138,7 @@ fn prefetch(address: *const u8) {
     let _ = address;
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

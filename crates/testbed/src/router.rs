@@ -2,8 +2,11 @@ use crate::error::{Context, Result};
 use crate::station::readable;
 use crate::sys;
 use rustix::fs::{FlockOperation, fcntl_lock};
+use rustix::io::Errno;
+use rustix::net::{SendFlags, SocketAddrUnix, sendto};
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -43,6 +46,7 @@ pub struct Router {
     inode: u64,
     lock: Option<(File, PathBuf)>,
     buffer: Vec<u8>,
+    receives: bool,
 }
 
 impl Router {
@@ -69,7 +73,8 @@ impl Router {
         .and_then(|socket| {
             socket.set_write_timeout(Some(SEND_TIMEOUT))?;
             let inode = fs::metadata(&path)?.ino();
-            Ok(Self { socket, inode, lock, buffer: vec![0; 1 << 17], path: path.clone() })
+            let buffer = vec![0; 1 << 17];
+            Ok(Self { socket, inode, lock, buffer, path: path.clone(), receives: true })
         })
         .context(|| format!("cannot make the socket of router {id}, {}", path.display()))
     }
@@ -92,6 +97,28 @@ impl Router {
         self.socket.send_to(datagram, self.path.with_file_name(pseudo.to_string())).map(drop)
     }
 
+    /// Sends any bytes as a datagram if there is room for it at once; false if there is none, or nobody is there.
+    ///
+    /// # Errors
+    /// What else the system says.
+    pub fn try_send(&self, pseudo: u16, datagram: &[u8]) -> io::Result<bool> {
+        let to = SocketAddrUnix::new(self.path.with_file_name(pseudo.to_string()))?;
+        match sendto(&self.socket, datagram, SendFlags::DONTWAIT | SendFlags::NOSIGNAL, &to) {
+            Ok(_) => Ok(true),
+            Err(Errno::AGAIN | Errno::CONNREFUSED | Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Takes no more datagrams from now on: who sends some is told that nobody is there. What waits can still be read.
+    ///
+    /// # Errors
+    /// The system's own.
+    pub fn stop_receiving(&mut self) -> io::Result<()> {
+        self.receives = false;
+        self.socket.shutdown(Shutdown::Read)
+    }
+
     /// The next datagram, or `None` if none comes within `timeout`.
     ///
     /// # Panics
@@ -101,6 +128,9 @@ impl Router {
             return None;
         }
         let len = self.socket.recv(&mut self.buffer).expect("a router's socket can be read");
+        if len == 0 && !self.receives {
+            return None;
+        }
         let datagram = &self.buffer[..len];
         let header = *datagram.first_chunk().unwrap_or_else(|| panic!("a datagram of {len} bytes"));
         Some((header, datagram[8..].to_vec()))
@@ -194,6 +224,20 @@ mod tests {
         assert_eq!(two.recv_where(SOON, |_, frame| frame == b"third").unwrap().1, b"third");
         assert_eq!(two.recv(Duration::from_millis(10)), None);
         assert!(one.send(3, HEADER, b"").unwrap_err().to_string().contains("to 3"));
+    }
+
+    #[test]
+    fn who_takes_no_more_can_be_emptied() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, mut two) = (Router::new(dir.path(), 1).unwrap(), Router::new(dir.path(), 2).unwrap());
+        assert!(one.try_send(2, &HEADER).unwrap());
+        two.stop_receiving().unwrap();
+        assert!(one.try_send(2, &HEADER).is_err());
+        assert_eq!((two.drain(), two.drain()), (1, 0));
+        drop(two);
+        assert!(!one.try_send(2, &HEADER).unwrap());
+        let full = (0..1000).take_while(|_| one.try_send(1, &HEADER).unwrap()).count();
+        assert!((11..1000).contains(&full), "{full}");
     }
 
     #[test]

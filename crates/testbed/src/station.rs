@@ -33,6 +33,18 @@ impl Station {
     /// # Errors
     /// If there is no such interface, or without root.
     pub fn new(namespace: &Namespace, interface: &str) -> Result<Self> {
+        Self::open(namespace, interface, None)
+    }
+
+    /// One that hears untagged frames of one type alone: what else there is costs it no time.
+    ///
+    /// # Errors
+    /// As [`Station::new`].
+    pub fn of_type(namespace: &Namespace, interface: &str, ethertype: u16) -> Result<Self> {
+        Self::open(namespace, interface, Some(ethertype))
+    }
+
+    fn open(namespace: &Namespace, interface: &str, ethertype: Option<u16>) -> Result<Self> {
         let (socket, index) = namespace
             .enter(|| {
                 let bare = rustix::net::socket(
@@ -41,7 +53,7 @@ impl Station {
                     None,
                 )?;
                 let index = name_to_index(&bare, interface)?;
-                Ok::<_, io::Error>((sys::packet_socket(index, RECEIVE_BUFFER)?, index))
+                Ok::<_, io::Error>((sys::packet_socket(index, RECEIVE_BUFFER, ethertype)?, index))
             })?
             .context(|| format!("cannot open a raw socket on {interface} in {}", namespace.name()))?;
         Ok(Self { socket, interface: index, buffer: vec![0; LARGEST] })

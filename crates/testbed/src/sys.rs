@@ -54,7 +54,11 @@ fn set_option<T>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, valu
 
 /// A packet socket of the calling thread's namespace on one interface, for all frames that arrive there but none that
 /// leave, with the tag that the kernel takes out of a frame reported beside it.
-pub(crate) fn packet_socket(interface: u32, receive_buffer: libc::c_int) -> io::Result<OwnedFd> {
+pub(crate) fn packet_socket(
+    interface: u32,
+    receive_buffer: libc::c_int,
+    ethertype: Option<u16>,
+) -> io::Result<OwnedFd> {
     use std::os::fd::AsFd;
     // Protocol 0 receives nothing: not a frame of another interface before `bind`.
     // SAFETY: no pointers; the descriptor is new and nobody else's.
@@ -68,7 +72,7 @@ pub(crate) fn packet_socket(interface: u32, receive_buffer: libc::c_int) -> io::
     // SAFETY: all zeros is a valid sockaddr_ll.
     let mut address: libc::sockaddr_ll = unsafe { zeroed() };
     address.sll_family = libc::AF_PACKET as u16;
-    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_protocol = ethertype.unwrap_or(libc::ETH_P_ALL as u16).to_be();
     address.sll_ifindex = interface.cast_signed();
     // SAFETY: `address` is a sockaddr_ll of the length given.
     check(unsafe {

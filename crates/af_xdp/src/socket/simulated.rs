@@ -1,7 +1,9 @@
 //! The rings of a socket with a simulated kernel at their other side, in plain memory: what the user's side costs can
-//! be measured without a network card. For benchmarks alone: nothing else has a use for it.
+//! be measured without a network card, and a kernel can be played that puts anything there. For benchmarks and
+//! fuzzing alone: nothing else has a use for it.
 
 use super::{Completion, Fill, Rx, Socket, Tx};
+use crate::frame::CHUNK;
 use crate::mapping::Mapping;
 use crate::ring::{Consumer, Layout, Producer};
 use crate::umem::Umem;
@@ -9,6 +11,8 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::xdp::{XdpDesc, XdpDescOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 const LAYOUT: Layout = Layout { producer: 0, consumer: 64, flags: 128, descriptors: 192 };
@@ -22,6 +26,32 @@ pub struct Kernel {
     completion: Producer<u64>,
     rx: Producer<XdpDesc>,
     tx: Consumer<XdpDesc>,
+    umem: Arc<Umem>,
+    _peer: UnixDatagram,
+}
+
+/// One of a socket's rings.
+#[derive(Clone, Copy, Debug)]
+pub enum Ring {
+    /// Frames to receive into.
+    Fill,
+    /// Frames that have been sent.
+    Completion,
+    /// What arrived.
+    Rx,
+    /// What is to be sent.
+    Tx,
+}
+
+/// A word of a ring beside its descriptors.
+#[derive(Clone, Copy, Debug)]
+pub enum Word {
+    /// How far it was filled.
+    Producer,
+    /// How far it was emptied.
+    Consumer,
+    /// Whether the kernel sleeps.
+    Flags,
 }
 
 /// The rings of one socket, of `size` places each (a power of two), and their other side. The kernel never asks to be
@@ -30,12 +60,21 @@ pub struct Kernel {
 /// # Errors
 /// What the system says if it has no memory.
 pub fn rings(umem: &Arc<Umem>, size: u32) -> io::Result<(Fill, Completion, Socket, Kernel)> {
-    let fd: Arc<OwnedFd> = Arc::new(memfd_create("socket", MemfdFlags::CLOEXEC)?);
+    // Takes a few kicks, and then no more.
+    let (socket, peer) = UnixDatagram::pair()?;
+    let fd: Arc<OwnedFd> = Arc::new(socket.into());
     let (fill, kernel_fill) = pair(size)?;
     let (kernel_completion, completion) = pair(size)?;
     let (kernel_rx, rx) = pair(size)?;
     let (tx, kernel_tx) = pair(size)?;
-    let kernel = Kernel { fill: kernel_fill, completion: kernel_completion, rx: kernel_rx, tx: kernel_tx };
+    let kernel = Kernel {
+        fill: kernel_fill,
+        completion: kernel_completion,
+        rx: kernel_rx,
+        tx: kernel_tx,
+        umem: umem.clone(),
+        _peer: peer,
+    };
     let fill = Fill { ring: fill, umem: umem.clone(), fd: fd.clone() };
     let completion = Completion { ring: completion, umem: umem.clone(), faults: 0 };
     let rx = Rx { ring: rx, umem: umem.clone(), fd: fd.clone(), faults: 0 };
@@ -81,5 +120,68 @@ impl Kernel {
         self.tx.release();
         self.completion.publish();
         count
+    }
+
+    /// Takes the address of a frame to receive into.
+    pub fn take_fill(&mut self) -> Option<u64> {
+        let address = self.fill.pop();
+        self.fill.release();
+        address
+    }
+
+    /// Takes a packet to send: address and length.
+    pub fn take_tx(&mut self) -> Option<(u64, u32)> {
+        let packet = self.tx.pop();
+        self.tx.release();
+        packet.map(|packet| (packet.addr, packet.len))
+    }
+
+    /// Puts any descriptor into the RX ring; false if it is full.
+    pub fn put_rx(&mut self, addr: u64, len: u32, options: u32) -> bool {
+        let options = XdpDescOptions::from_bits_retain(options);
+        let done = self.rx.push(XdpDesc { addr, len, options }).is_ok();
+        self.rx.publish();
+        done
+    }
+
+    /// Puts any address into the completion ring; false if it is full.
+    pub fn put_completion(&mut self, address: u64) -> bool {
+        let done = self.completion.push(address).is_ok();
+        self.completion.publish();
+        done
+    }
+
+    /// Sets a word of a ring to any value.
+    pub fn set(&self, ring: Ring, word: Word, value: u32) {
+        match ring {
+            Ring::Fill => self.fill.set(word, value),
+            Ring::Completion => self.completion.set(word, value),
+            Ring::Rx => self.rx.set(word, value),
+            Ring::Tx => self.tx.set(word, value),
+        }
+    }
+
+    /// Writes `bytes` at `address`, as a card does. False, and nothing is written, unless they lie in one chunk that was
+    /// given to the kernel.
+    pub fn write(&self, address: u64, bytes: &[u8]) -> bool {
+        let Some(place) = self.place(address, bytes.len()) else { return false };
+        // SAFETY: `place` checked that the bytes lie in a chunk of the UMEM; the kernel's side has it, so there is no
+        // token by which anybody else could refer to it.
+        unsafe { place.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+        true
+    }
+
+    /// The `len` bytes at `address`, unless they do not lie in one chunk that was given to the kernel.
+    #[must_use]
+    pub fn read(&self, address: u64, len: usize) -> Option<Vec<u8>> {
+        let place = self.place(address, len)?;
+        // SAFETY: as in `write`; the copy is made before anyone can get the chunk back.
+        Some(unsafe { std::slice::from_raw_parts(place.as_ptr(), len) }.to_vec())
+    }
+
+    fn place(&self, address: u64, len: usize) -> Option<NonNull<u8>> {
+        let fits = address as usize % CHUNK + len <= CHUNK;
+        // SAFETY: a chunk that was lent is one of the UMEM's, so the address lies in its memory.
+        (fits && self.umem.has_lent(address)).then(|| unsafe { self.umem.address().add(address as usize) })
     }
 }

@@ -1,0 +1,81 @@
+//! A ring's memory: indices, flags and descriptors in a mapping that the kernel shares.
+
+use super::Layout;
+use crate::mapping::Mapping;
+use crate::socket::simulated::Word;
+use crate::sync::{AtomicU32, Ordering};
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+
+/// A ring of descriptors `T` (plain integers and structs of them) in shared memory.
+#[derive(Debug)]
+pub(crate) struct Shared<T> {
+    memory: Mapping,
+    layout: Layout,
+    size: u32,
+    descriptor: PhantomData<T>,
+}
+
+impl<T: Copy> Shared<T> {
+    pub(super) fn new(memory: Mapping, layout: Layout, size: u32) -> Self {
+        assert!(size.is_power_of_two(), "a ring has a power of two of places");
+        assert!(layout.bytes::<T>(size) <= memory.len(), "the ring does not fit into its mapping");
+        for at in [layout.producer, layout.consumer, layout.flags] {
+            assert!(at as usize + 4 <= memory.len() && at.is_multiple_of(4), "an index outside the mapping");
+        }
+        assert!((layout.descriptors as usize).is_multiple_of(align_of::<T>()), "misaligned descriptors");
+        Self { memory, layout, size, descriptor: PhantomData }
+    }
+
+    /// Number of places.
+    pub(super) fn size(&self) -> u32 {
+        self.size
+    }
+
+    pub(super) fn producer(&self) -> &AtomicU32 {
+        self.word(self.layout.producer)
+    }
+
+    pub(super) fn consumer(&self) -> &AtomicU32 {
+        self.word(self.layout.consumer)
+    }
+
+    pub(super) fn flags(&self) -> &AtomicU32 {
+        self.word(self.layout.flags)
+    }
+
+    pub(super) fn set(&self, word: Word, value: u32) {
+        let word = match word {
+            Word::Producer => self.producer(),
+            Word::Consumer => self.consumer(),
+            Word::Flags => self.flags(),
+        };
+        word.store(value, Ordering::Release);
+    }
+
+    /// Writes into place `index`, modulo the ring's size; it must be this side's.
+    pub(super) fn write(&self, index: u32, item: T) {
+        // SAFETY: the place lies in the mapping; it is free, so the other side does not read it before it is published.
+        unsafe { self.place(index).write(item) };
+    }
+
+    /// Reads place `index`, modulo the ring's size; it must be this side's.
+    pub(super) fn read(&self, index: u32) -> T {
+        // SAFETY: the place lies in the mapping and was published by the other side, which does not write it
+        // again before it is released; or this side has written it, and the other reads it at most. T is plain data:
+        // any bytes are a valid value.
+        unsafe { self.place(index).read() }
+    }
+
+    fn word(&self, at: u64) -> &AtomicU32 {
+        // SAFETY: `new` checked that four aligned bytes lie there. Page alignment of the base keeps alignment.
+        // The kernel accesses the word atomically, and nothing else in this process refers to it otherwise.
+        unsafe { self.memory.base().add(at as usize).cast().as_ref() }
+    }
+
+    fn place(&self, index: u32) -> NonNull<T> {
+        let place = (index & (self.size - 1)) as usize;
+        // SAFETY: place < size, and `new` checked that size descriptors lie within the mapping, aligned.
+        unsafe { self.memory.base().add(self.layout.descriptors as usize).cast::<T>().add(place) }
+    }
+}

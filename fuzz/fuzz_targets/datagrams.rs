@@ -1,0 +1,413 @@
+//! A whole worker: routers that send anything, a card and an XDP program that do, routers that do not read. Input: steps of
+//! an operation and its numbers. Needs root, for the MAC table lies in BPF maps.
+//!
+//! No frame comes out that did not come in by a way that is open to it, none more often, none elsewhere than where the
+//! NETMAP lets it; and no chunk is lost.
+#![no_main]
+
+use af_xdp::simulated::{Kernel, Ring, Word, rings};
+use af_xdp::{CHUNK, Umem};
+use fuzz::{Input, Paper};
+use iou_fast::checksum;
+use iou_fast::ethernet::{HEADER, SHORTEST, View};
+use iou_fast::fdb::Station;
+use iou_fast::fuzzing::turn;
+use iou_fast::iou::header::{self, Header};
+use iou_fast::iou::mac::Mac;
+use iou_fast::lan::Lan;
+use iou_fast::netmap::Netmap;
+use iou_fast::plan::{Binding, LabRequest, Plan};
+use iou_fast::stats::WorkerCounts;
+use iou_fast::steer::layout::{Copied, CopyKind, HEAD, STAMP_GROUP, Stamp};
+use iou_fast::steer::{Options, Steering, Tables};
+use iou_fast::worker::{NicPart, Order, Orders, Poll, Pool, Reports, Rings, Setup, Worker, eventfd};
+use libfuzzer_sys::fuzz_target;
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+/// Links, a shared segment, an interface on two pseudo instances' LAN, a second interface of a router.
+const NETMAP: &[u8] =
+    b"1:0/0 513:0/0\n2:0/0 513:0/1\n3:0/0 4:0/0 513:0/2\n1:0/1 513:0/3\n3:0/1 514:0/0\n2:0/1 4:0/1\n";
+const CHUNKS: u32 = 256;
+const PLACES: u32 = 32;
+/// Bytes of a datagram that find room in a chunk.
+const LONGEST: usize = CHUNK - 56;
+
+static PLAN: LazyLock<Arc<Plan>> = LazyLock::new(|| {
+    let lab = LabRequest {
+        netmap: Netmap::parse(NETMAP, Path::new("NETMAP")).expect("a NETMAP"),
+        file: "NETMAP".into(),
+        netio: "/nowhere".into(),
+        uid: 1000,
+        pseudo: "513,514".parse::<iou_fast::netmap::infer::PseudoIds>().expect("ids").0,
+        remote: HashSet::new(),
+    };
+    let binding = Binding { nic: "nic".into(), choice: None };
+    let flood = Some("2:0/0".parse().expect("an endpoint"));
+    Arc::new(Plan::new(&[lab], &[binding], 1, flood).expect("a plan"))
+});
+
+thread_local! {
+    static STEERING: Steering = {
+        let options = Options { workers: 1, queues: 1, exclusive: false, learned: 4096, predicted: 64 };
+        Steering::load(&options).expect("the XDP program can be loaded, by root")
+    };
+}
+
+fuzz_target!(|data: &[u8]| STEERING.with(|steering| {
+    let mut input = Input(data);
+    let mut bed = Bed::new(steering.tables().clone(), input.byte());
+    while !input.is_empty() {
+        bed.step(&mut input);
+    }
+    bed.end();
+}));
+
+/// Frames that may come out at one place, and how often.
+type Allowed = HashMap<Vec<u8>, usize>;
+
+struct Bed {
+    plan: Arc<Plan>,
+    lan: Arc<Lan>,
+    pool: Arc<Pool>,
+    /// `None` once it has ended.
+    worker: Option<Worker>,
+    orders: Orders,
+    kernel: Kernel,
+    copies: Paper,
+    /// Our ends of the pseudo sockets, and of the routers'.
+    pseudos: Vec<UnixDatagram>,
+    routers: Vec<Option<UnixDatagram>>,
+    connections: u64,
+    sent: Vec<u64>,
+    /// By router and header.
+    to_routers: HashMap<(usize, [u8; 8]), Allowed>,
+    to_nic: Allowed,
+    stations: HashSet<Station>,
+    /// The kernel was sane so far, so what comes out is known.
+    sane: bool,
+    /// The MTU was never changed.
+    mtu_stands: bool,
+    reports: crossbeam::channel::Receiver<iou_fast::worker::Report>,
+}
+
+impl Bed {
+    fn new(tables: Arc<Tables>, flags: u8) -> Self {
+        let plan = PLAN.clone();
+        let lan = Arc::new(Lan::new(&plan, 0, Mac([2, 0, 0, 0, 0, 1]), tables).expect("its maps"));
+        lan.up.store(flags & 1 == 0, Relaxed);
+        lan.mtu.store(1500, Relaxed);
+        let (umem, mut free) = Umem::new(CHUNKS).expect("memory");
+        let umem = Arc::new(umem);
+        let (mut fill, completion, socket, kernel) = rings(&umem, PLACES).expect("memory");
+        fill.push(&mut free, PLACES as usize);
+        let pool = Arc::new(Pool::new(umem, free));
+        let copies = Paper::new(4);
+        let wake = eventfd().expect("an eventfd");
+        let (theirs, ours): (Vec<_>, Vec<_>) = plan.pseudos.iter().map(|_| pair()).unzip();
+        let (channel, reports) = crossbeam::channel::unbounded();
+        let setup = Setup {
+            index: 0,
+            plan: plan.clone(),
+            poll: Poll::Busy,
+            nics: vec![NicPart {
+                lan: lan.clone(),
+                queues: vec![(socket, Arc::new(Rings::new(fill, completion)))],
+                tx_queues: 1,
+                copies: (copies.ring(16), Arc::into_inner(wake).expect("the only one")),
+            }],
+            pseudos: theirs.into_iter().map(OwnedFd::from).enumerate().collect(),
+            pool: pool.clone(),
+            reserve: 64,
+            counts: Arc::new(WorkerCounts::default()),
+            reports: Reports { channel, wake: eventfd().expect("an eventfd") },
+        };
+        let (worker, orders) = Worker::new(setup).expect("a worker");
+        let mut bed = Self {
+            lan,
+            pool,
+            worker: Some(worker),
+            orders,
+            kernel,
+            copies,
+            pseudos: ours,
+            routers: plan.routers.iter().map(|_| None).collect(),
+            connections: 0,
+            sent: Vec::new(),
+            to_routers: HashMap::new(),
+            to_nic: HashMap::new(),
+            stations: HashSet::new(),
+            sane: true,
+            mtu_stands: true,
+            reports,
+            plan,
+        };
+        for router in 0..bed.routers.len() {
+            bed.connect(router);
+        }
+        bed.turn();
+        bed
+    }
+
+    fn step(&mut self, input: &mut Input<'_>) {
+        let router = |bed: &Self, input: &mut Input<'_>| usize::from(input.byte()) % bed.routers.len();
+        match input.byte() % 16 {
+            0 | 1 => {
+                let port = &self.plan.ports[usize::from(input.byte()) % self.plan.ports.len()];
+                let pseudo = self.plan.links[port.link].pseudo;
+                let datagram = [&port.from_router.0, input.piece()].concat();
+                self.send(pseudo, &datagram);
+            }
+            2 => {
+                let pseudo = usize::from(input.byte()) % self.pseudos.len();
+                self.send(pseudo, input.piece());
+            }
+            3 => {
+                let port = &self.plan.ports[usize::from(input.byte()) % self.plan.ports.len()];
+                let stamp = now() & ((1 << 48) - 1) | (port.router as u64) << 48;
+                let packet = [&stamp.to_ne_bytes()[..], &port.to_router.0, input.piece()].concat();
+                self.arrive(240, &packet);
+            }
+            4 => {
+                let offset = u64::from(input.u16()) % CHUNK as u64;
+                self.arrive(offset, input.piece());
+            }
+            5 => {
+                let frame = input.piece();
+                let head = [
+                    &now().to_ne_bytes()[..],
+                    &(frame.len() as u32).to_ne_bytes(),
+                    &[input.byte() & 1, 0, 0, 0],
+                ];
+                self.copy(&[&head.concat(), frame].concat());
+            }
+            6 => self.copy(input.piece()),
+            7 => {
+                let router = router(self, input);
+                for _ in 0..input.byte() {
+                    self.read(router);
+                }
+            }
+            8 => {
+                let router = router(self, input);
+                self.connect(router);
+            }
+            9 => {
+                // Its process ends; iou-fast may hear of it by a send that fails, or by an order.
+                let router = router(self, input);
+                self.routers[router] = None;
+                if input.byte() & 1 == 1 {
+                    self.orders.give(Order::Router { router, socket: None });
+                }
+            }
+            10 => {
+                for _ in 0..input.byte() % 64 {
+                    self.transmit();
+                }
+            }
+            11 => {
+                self.mtu_stands = false;
+                self.lan.up.store(input.byte() & 1 == 0, Relaxed);
+                self.lan.mtu.store(u32::from(input.u16()), Relaxed);
+            }
+            12 => {
+                let stations: Vec<_> = self.stations.iter().copied().collect();
+                let station = stations.get(usize::from(input.byte()) % stations.len().max(1));
+                let predicted = input.byte() & 1 == 1;
+                if let Some(station) = station {
+                    let _ = self.lan.tables.remove_learned(station);
+                    self.lan.moved_to_wire(*station, predicted, Duration::from_nanos(now()));
+                }
+            }
+            13 => {
+                self.sane = false;
+                match input.byte() % 4 {
+                    0 => drop(self.kernel.put_rx(
+                        input.u64() % (300 * CHUNK as u64),
+                        input.u32() % 5000,
+                        input.u32(),
+                    )),
+                    1 => drop(self.kernel.put_completion(input.u64() % (300 * CHUNK as u64))),
+                    _ => {
+                        let ring =
+                            [Ring::Fill, Ring::Completion, Ring::Rx, Ring::Tx][usize::from(input.byte()) % 4];
+                        let word =
+                            [Word::Producer, Word::Consumer, Word::Flags][usize::from(input.byte()) % 3];
+                        self.kernel.set(ring, word, input.u32());
+                    }
+                }
+            }
+            _ => self.turn(),
+        }
+    }
+
+    /// A datagram for a pseudo socket, if that has room.
+    fn send(&mut self, pseudo: usize, datagram: &[u8]) {
+        if self.pseudos[pseudo].send(datagram).is_err() {
+            return;
+        }
+        let frame = datagram.get(header::LEN..).unwrap_or_default();
+        let Some(view) = View::read(frame) else { return };
+        self.stations.insert(view.source);
+        let header = Header::read(datagram);
+        let from = |port: &&iou_fast::plan::Port| {
+            self.plan.links[port.link].pseudo == pseudo && Some(port.from_router) == header
+        };
+        let Some(from) = self.plan.ports.iter().find(from) else { return };
+        if datagram.len() > LONGEST {
+            return;
+        }
+        for (_, port) in self.plan.ports.iter().enumerate().filter(|(n, _)| !from.neighbours.contains(n)) {
+            allow(self.to_routers.entry((port.router, port.to_router.0)).or_default(), frame.to_vec());
+        }
+        allow(&mut self.to_nic, padded(frame));
+    }
+
+    /// A packet in a chunk that the card was given.
+    fn arrive(&mut self, offset: u64, packet: &[u8]) {
+        let packet = &packet[..packet.len().min(CHUNK - offset as usize)];
+        let Some(address) = self.kernel.take_fill() else { return };
+        let written = self.kernel.write(address + offset, packet);
+        assert!(written || !self.sane);
+        if !self.kernel.put_rx(address + offset, packet.len() as u32, 0) {
+            // Lent for ever, as the kernel does not put it back; it is counted.
+            return;
+        }
+        let Some(stamp) = Stamp::read(packet).filter(|_| packet.len() > HEAD) else { return };
+        let (header, frame) = (packet[8..HEAD].try_into().expect("eight bytes"), completed(&packet[HEAD..]));
+        match usize::from(stamp.router()) {
+            router if router < self.routers.len() => {
+                allow(self.to_routers.entry((router, header)).or_default(), frame);
+            }
+            _ if stamp.router() == STAMP_GROUP => self.allow_all(&frame),
+            _ => {}
+        }
+    }
+
+    /// A record in the ring buffer of copies.
+    fn copy(&mut self, record: &[u8]) {
+        if !self.copies.put(record, 0) {
+            return;
+        }
+        let Some(copied) = Copied::read(record) else { return };
+        let frame = completed(copied.frame);
+        match copied.kind {
+            CopyKind::Group => self.allow_all(&frame),
+            CopyKind::Unknown => {
+                let port = &self.plan.ports[self.plan.lans[0].flood.expect("there is one")];
+                allow(self.to_routers.entry((port.router, port.to_router.0)).or_default(), frame);
+            }
+        }
+    }
+
+    fn allow_all(&mut self, frame: &[u8]) {
+        for port in &self.plan.ports {
+            allow(self.to_routers.entry((port.router, port.to_router.0)).or_default(), frame.to_vec());
+        }
+    }
+
+    /// Reads what a router got; false if there was nothing.
+    fn read(&mut self, router: usize) -> bool {
+        let Some(socket) = &self.routers[router] else { return false };
+        let mut datagram = [0; 1 << 16];
+        let Ok(len) = socket.recv(&mut datagram) else { return false };
+        if self.sane {
+            let (header, frame) = datagram[..len].split_at(header::LEN);
+            let header = header.try_into().expect("eight bytes");
+            let allowed =
+                self.to_routers.get_mut(&(router, header)).and_then(|allowed| allowed.get_mut(frame));
+            take(allowed, || format!("router {router}, header {header:02x?}: {frame:02x?}"));
+        }
+        true
+    }
+
+    /// The card sends a frame; false if there is none.
+    fn transmit(&mut self) -> bool {
+        let Some((address, len)) = self.kernel.take_tx() else { return false };
+        if self.sane {
+            let frame = self.kernel.read(address, len as usize).expect("it was given to the kernel");
+            take(self.to_nic.get_mut(&frame), || format!("to the card: {frame:02x?}"));
+            let tags = View::read(&frame).expect("a frame").tags;
+            assert!(frame.len() >= SHORTEST);
+            assert!(!self.mtu_stands || frame.len() <= HEADER + tags + 1500, "above the MTU");
+        }
+        self.sent.push(address);
+        while let Some(address) = self.sent.pop() {
+            if !self.kernel.put_completion(address) {
+                self.sent.push(address);
+                break;
+            }
+        }
+        true
+    }
+
+    fn connect(&mut self, router: usize) {
+        let (theirs, ours) = pair();
+        self.routers[router] = Some(ours);
+        self.connections += 1;
+        self.orders.give(Order::Router { router, socket: Some((theirs.into(), self.connections)) });
+    }
+
+    fn turn(&mut self) {
+        // An order is an event: the worker does not sleep.
+        self.orders.give(Order::Answer(crossbeam::channel::bounded(1).0));
+        assert!(!turn(self.worker.as_mut().expect("it runs")));
+        while self.reports.try_recv().is_ok() {}
+    }
+
+    fn end(mut self) {
+        self.orders.give(Order::Stop);
+        let remains = self.worker.take().expect("it runs").run();
+        assert!(!self.sane || remains.sockets.iter().all(|(_, faults)| *faults == 0));
+        for router in 0..self.routers.len() {
+            while self.read(router) {}
+        }
+        for _ in 0..2 * PLACES {
+            self.transmit();
+        }
+        assert_eq!(self.pool.len() + self.pool.umem().lent(), CHUNKS as usize, "chunks");
+        // The maps outlive this input.
+        for station in &self.stations {
+            let _ = self.lan.tables.remove_learned(station);
+        }
+    }
+}
+
+fn pair() -> (UnixDatagram, UnixDatagram) {
+    let (theirs, ours) = UnixDatagram::pair().expect("sockets");
+    ours.set_nonblocking(true).expect("not blocking");
+    (theirs, ours)
+}
+
+fn allow(allowed: &mut Allowed, frame: Vec<u8>) {
+    *allowed.entry(frame).or_default() += 1;
+}
+
+fn take(allowed: Option<&mut usize>, what: impl FnOnce() -> String) {
+    match allowed {
+        Some(times @ 1..) => *times -= 1,
+        _ => panic!("came from nowhere: {}", what()),
+    }
+}
+
+fn completed(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    checksum::complete(&mut frame);
+    frame
+}
+
+fn padded(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame.resize(frame.len().max(SHORTEST), 0);
+    frame
+}
+
+fn now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}

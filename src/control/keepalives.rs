@@ -1,0 +1,171 @@
+//! L1 keepalives: a router's interface follows the carrier of its network card.
+//!
+//! A router started with `-l` sends one a second for each interface that is up, and takes an interface down some ten
+//! seconds after the last that it received. So none is answered: they are sent, one a second to each bridged interface,
+//! as long as its card has carrier. An interface that went down would else never come up again, for it is silent itself.
+//!
+//! Who uses them is told by the folder: `/tmp/netl1<uid>` is there, and in it a socket of the router's.
+
+use crate::iou::InstanceId;
+use crate::iou::header;
+use crate::iou::socket::{Folder, PseudoSocket, bind_keepalives, keepalive_path};
+use crate::lan::Lan;
+use crate::plan::Plan;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// How often each interface gets one.
+const PERIOD: Duration = Duration::from_secs(1);
+/// How often what the routers send is read while they do: a queue of the kernel's default length, 11, is not to fill, or
+/// routers would wait for room.
+const READ: Duration = Duration::from_millis(100);
+/// Routers that were silent for so long need not be read as often.
+const SILENT: Duration = Duration::from_secs(15);
+/// Datagrams read from one socket at a time.
+const READ_MOST: usize = 512;
+
+/// The keepalives of all labs.
+pub(super) struct Keepalives {
+    labs: Vec<Lab>,
+    /// Which LANs had carrier when they were last sent.
+    up: Vec<bool>,
+    next: Instant,
+    next_read: Instant,
+}
+
+/// Those of one lab.
+struct Lab {
+    path: PathBuf,
+    uid: u32,
+    folder: Option<Folder>,
+    sockets: HashMap<InstanceId, PseudoSocket>,
+    heard: Option<Instant>,
+    /// What stood in the way last, so that it is said once.
+    said: String,
+}
+
+impl Keepalives {
+    /// For the labs of `plan`, in `folder` if that is given.
+    pub(super) fn new(plan: &Plan, folder: Option<&Path>) -> Self {
+        let path = |lab: &crate::plan::Lab| {
+            folder.map_or_else(|| keepalive_path(&lab.netio, lab.uid), Path::to_path_buf)
+        };
+        let labs = plan.labs.iter().map(|lab| Lab {
+            path: path(lab),
+            uid: lab.uid,
+            folder: None,
+            sockets: HashMap::new(),
+            heard: None,
+            said: String::new(),
+        });
+        let now = Instant::now();
+        Self { labs: labs.collect(), up: Vec::new(), next: now, next_read: now }
+    }
+
+    /// How long until [`turn`](Self::turn) is due.
+    pub(super) fn due(&self) -> Duration {
+        self.next.min(self.next_read).saturating_duration_since(Instant::now())
+    }
+
+    /// Reads what routers sent, and sends what is due; at once when a card got its carrier back.
+    pub(super) fn turn(&mut self, plan: &Plan, lans: &[Arc<Lan>]) {
+        let now = Instant::now();
+        if now >= self.next_read {
+            let mut wait = PERIOD;
+            for lab in &mut self.labs {
+                lab.read(now);
+                if lab.heard.is_some_and(|heard| now.duration_since(heard) < SILENT) {
+                    wait = READ;
+                }
+            }
+            self.next_read = now + wait;
+        }
+        let up: Vec<bool> = lans.iter().map(|lan| lan.up.load(Relaxed)).collect();
+        let risen = up.iter().enumerate().any(|(n, up)| *up && self.up.get(n) == Some(&false));
+        self.up = up;
+        if risen || now >= self.next {
+            // In step with the clock, not with how long this takes.
+            let late = risen || now >= self.next + PERIOD;
+            self.next = if late { now } else { self.next } + PERIOD;
+            for (index, lab) in self.labs.iter_mut().enumerate() {
+                lab.follow(plan, index);
+                lab.send(plan, index, &self.up);
+            }
+        }
+    }
+}
+
+impl Lab {
+    /// Opens the folder when it appears, and binds a socket in it for each pseudo instance.
+    fn follow(&mut self, plan: &Plan, index: usize) {
+        if self.folder.as_ref().is_some_and(|folder| !folder.is_in_place()) {
+            self.sockets.clear();
+            self.folder = None;
+        }
+        if self.folder.is_none() {
+            match Folder::open_keepalives(&self.path, self.uid) {
+                Ok(folder) => self.folder = folder,
+                Err(error) => self.say(error.to_string()),
+            }
+        }
+        let Some(folder) = &self.folder else { return };
+        let ids = || plan.pseudos.iter().filter(|pseudo| pseudo.lab == index).map(|pseudo| pseudo.id);
+        self.sockets.retain(|id, socket| socket.is_in_place() && ids().any(|other| other == *id));
+        let mut failed = None;
+        for id in ids() {
+            let Entry::Vacant(place) = self.sockets.entry(id) else { continue };
+            match bind_keepalives(folder, id) {
+                Ok(socket) => {
+                    place.insert(socket);
+                }
+                Err(error) => failed = Some(error.to_string()),
+            }
+        }
+        match failed {
+            Some(error) => self.say(format!("L1 keepalives: {error}")),
+            None => self.said.clear(),
+        }
+    }
+
+    fn say(&mut self, error: String) {
+        if self.said != error {
+            tracing::warn!("{error}");
+            self.said = error;
+        }
+    }
+
+    /// One to each interface whose card is among those that are `up`.
+    fn send(&self, plan: &Plan, index: usize, up: &[bool]) {
+        for port in plan.ports.iter().filter(|port| plan.routers[port.router].lab == index) {
+            let link = &plan.links[port.link];
+            let Some(socket) = self.sockets.get(&plan.pseudos[link.pseudo].id) else { continue };
+            if up.get(link.lan) == Some(&true)
+                && let Err(error) =
+                    socket.send_to(plan.routers[port.router].id, &port.to_router.keepalive().0)
+            {
+                tracing::debug!("no keepalive to {}: {error}", port.endpoint);
+            }
+        }
+    }
+
+    /// Takes in what the routers sent. There is nothing in it that the NETMAP does not say.
+    fn read(&mut self, now: Instant) {
+        let mut datagram = [0; header::LEN];
+        let mut any = false;
+        for socket in self.sockets.values() {
+            let read =
+                || rustix::net::recv(&socket.fd, &mut datagram, rustix::net::RecvFlags::DONTWAIT).is_ok();
+            any |= std::iter::repeat_with(read).take(READ_MOST).take_while(|read| *read).count() > 0;
+        }
+        if any && self.heard.replace(now).is_none() {
+            tracing::info!(
+                "{}: routers use L1 keepalives: their interfaces follow the carrier of their network cards",
+                self.path.display()
+            );
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! `SPECIFICATION.md`: each promise in one line, with the tests that enforce it. A promise without a test, or with one
+//! that is not there, did not run or failed, is a failure of the whole run.
+
+use crate::error::{Context, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// The file, in the workspace's folder.
+const FILE: &str = "SPECIFICATION.md";
+
+/// Results of single tests, out of what cargo and libtest write.
+#[derive(Default)]
+pub(crate) struct Results {
+    /// Name of the test program, without the hash: of a crate for its unit tests, of a file in `tests` otherwise.
+    program: String,
+    /// The test whose result stands on a later line, for something else was written in between.
+    pending: Option<String>,
+    /// Whether it passed, by program and name.
+    passed: BTreeMap<(String, String), bool>,
+}
+
+impl Results {
+    /// Takes in the next line.
+    pub(crate) fn read(&mut self, line: &str) {
+        let line = line.trim_end();
+        if let Some((_, path)) = line.trim_start().strip_prefix("Running ").and_then(|l| l.split_once(" (")) {
+            let name = Path::new(path.trim_end_matches(')')).file_name().unwrap_or_default();
+            let name = name.to_string_lossy();
+            self.program = name.rsplit_once('-').map_or(&*name, |(name, _)| name).into();
+            self.pending = None;
+        } else if let Some((name, result)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ...")) {
+            let name = name.trim_end_matches(" - should panic").to_owned();
+            match result.trim() {
+                result if result.starts_with("ignored") => {}
+                "ok" => self.note(name, true),
+                "FAILED" => self.note(name, false),
+                _ => self.pending = Some(name),
+            }
+        } else if let Some(name) = self.pending.take() {
+            match line {
+                _ if line.ends_with("FAILED") => self.note(name, false),
+                _ if line.ends_with("ok") => self.note(name, true),
+                _ => self.pending = Some(name),
+            }
+        }
+    }
+
+    fn note(&mut self, name: String, passed: bool) {
+        let all = self.passed.entry((self.program.clone(), name)).or_insert(true);
+        *all &= passed;
+    }
+
+    fn of(&self, test: &Test) -> Option<bool> {
+        self.passed.get(&(test.program.clone(), test.name.clone())).copied()
+    }
+}
+
+/// What is wrong with the specification, a line each. Whether each test has run and passed is asked only if `results`
+/// are those of a whole run.
+pub(crate) fn check(workspace: &Path, results: Option<&Results>) -> Result<Vec<String>> {
+    let text = fs::read_to_string(workspace.join(FILE)).context(|| FILE.into())?;
+    let mut wrong = Vec::new();
+    let mut promises = BTreeSet::new();
+    for (line, number) in text.lines().zip(1..) {
+        let Some(promise) = line.strip_prefix("- ") else { continue };
+        let mut say = |what: String| wrong.push(format!("{FILE}:{number}: {what}"));
+        let (tests, commands) = references(promise);
+        if tests.is_empty() && commands == 0 {
+            say("a promise without a test".into());
+        }
+        if !promises.insert(promise) {
+            say("stands there twice".into());
+        }
+        for reference in tests {
+            let Some(test) = Test::find(reference) else {
+                say(format!("{reference} names no test of this workspace"));
+                continue;
+            };
+            let source = fs::read_to_string(workspace.join(&test.file)).unwrap_or_default();
+            if !has_test(&source, test.function()) {
+                say(format!("there is no test {reference}"));
+            } else if let Some(results) = results {
+                match results.of(&test) {
+                    Some(true) => {}
+                    Some(false) => say(format!("{reference} has failed")),
+                    None => say(format!("{reference} has not run")),
+                }
+            }
+        }
+    }
+    if promises.is_empty() {
+        wrong.push(format!("{FILE} promises nothing"));
+    }
+    Ok(wrong)
+}
+
+/// The tests that a line names, `file.rs::name` in backticks, and how many commands that show what no test of an
+/// ordinary run can.
+fn references(line: &str) -> (Vec<&str>, usize) {
+    let quoted = || line.split('`').skip(1).step_by(2);
+    let tests = quoted().filter(|text| text.contains(".rs::")).collect();
+    (tests, quoted().filter(|text| text.starts_with("cargo xtask ")).count())
+}
+
+/// A test, as the specification names it and as libtest does.
+#[derive(PartialEq, Eq, Debug)]
+struct Test {
+    file: String,
+    program: String,
+    name: String,
+}
+
+impl Test {
+    fn find(reference: &str) -> Option<Self> {
+        let (file, name) = reference.split_once("::")?;
+        let path = file.strip_suffix(".rs")?;
+        let (package, path) = match path.strip_prefix("crates/") {
+            Some(rest) => rest.split_once('/')?,
+            None => match path.strip_prefix("xtask/") {
+                Some(rest) => ("xtask", rest),
+                None => ("iou_fast", path),
+            },
+        };
+        let (program, modules) = if let Some(path) = path.strip_prefix("tests/") {
+            let (program, modules) = path.split_once('/').unwrap_or((path, ""));
+            (program.to_owned(), modules)
+        } else if let Some(program) = path.strip_prefix("src/bin/") {
+            (program.replace('-', "_"), "")
+        } else {
+            (package.to_owned(), path.strip_prefix("src/")?)
+        };
+        let modules = modules.split('/').filter(|part| !["", "mod", "lib", "main"].contains(part));
+        let name = modules.chain([name]).collect::<Vec<_>>().join("::");
+        Some(Self { file: file.into(), program, name })
+    }
+
+    fn function(&self) -> &str {
+        self.name.rsplit("::").next().unwrap_or_default()
+    }
+}
+
+/// True if `source` has a test function of this name that is not left out.
+fn has_test(source: &str, name: &str) -> bool {
+    let lines: Vec<_> = source.lines().map(str::trim_start).collect();
+    let head = format!("fn {name}(");
+    lines.iter().enumerate().filter(|(_, line)| line.starts_with(&head)).any(|(at, _)| {
+        let above =
+            || lines[..at].iter().rev().take_while(|line| line.starts_with("#[") || line.starts_with("//"));
+        above().any(|line| *line == "#[test]") && !above().any(|line| line.starts_with("#[ignore"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(reference: &str) -> (String, String) {
+        let test = Test::find(reference).unwrap();
+        (test.program, test.name)
+    }
+
+    #[test]
+    fn tests_have_the_names_that_libtest_gives_them() {
+        let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(found("tests/restarts.rs::again"), pair("restarts", "again"));
+        assert_eq!(found("tests/soak/main.rs::all"), pair("soak", "all"));
+        assert_eq!(found("tests/soak/flow.rs::one"), pair("soak", "flow::one"));
+        assert_eq!(found("src/worker/mod.rs::tests::x"), pair("iou_fast", "worker::tests::x"));
+        assert_eq!(found("src/fdb.rs::tests::x"), pair("iou_fast", "fdb::tests::x"));
+        assert_eq!(found("src/bin/iou-sim.rs::tests::x"), pair("iou_sim", "tests::x"));
+        assert_eq!(found("crates/af_xdp/src/ring.rs::tests::x"), pair("af_xdp", "ring::tests::x"));
+        assert_eq!(found("xtask/src/spec.rs::tests::x"), pair("xtask", "spec::tests::x"));
+        assert_eq!(Test::find("docs/design.md"), None);
+    }
+
+    #[test]
+    fn results_belong_to_their_program_also_when_something_is_written_in_between() {
+        let mut results = Results::default();
+        let output = "     Running unittests src/lib.rs (/t/debug/deps/iou_fast-0123abcd)\n\
+                      test fdb::tests::x ... ok\ntest fdb::tests::y ... FAILED\n\
+                      \x20    Running tests/restarts.rs (target/debug/deps/restarts-89ef)\n\
+                      test x ... a word on the way\nanother\nok\ntest y ... ignored, slow\ntest z - should panic ... ok\n";
+        output.lines().for_each(|line| results.read(line));
+        let of = |reference| results.of(&Test::find(reference).unwrap());
+        assert_eq!(of("src/fdb.rs::tests::x"), Some(true));
+        assert_eq!(of("src/fdb.rs::tests::y"), Some(false));
+        assert_eq!(of("tests/restarts.rs::x"), Some(true));
+        assert_eq!(of("tests/restarts.rs::y"), None);
+        assert_eq!(of("tests/restarts.rs::z"), Some(true));
+        assert_eq!(of("tests/forward.rs::x"), None);
+    }
+
+    #[test]
+    fn the_specification_names_tests_that_are_there() {
+        assert_eq!(check(&crate::shell::workspace(), None).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn a_promise_needs_a_test_that_is_there_and_has_passed() {
+        let folder = std::env::temp_dir().join(format!("iouf-spec-{}", std::process::id()));
+        fs::create_dir_all(folder.join("tests")).unwrap();
+        let write = |file: &str, text: &str| fs::write(folder.join(file), text).unwrap();
+        write("tests/a.rs", "#[test]\nfn one() {}\n\n#[test]\n#[ignore]\nfn two() {}\nfn three() {}\n");
+        let promises = "# Promises\n- One. `tests/a.rs::one`\n- Two. `tests/a.rs::two`\n- Three. `tests/a.rs::three`\n\
+                        - Nothing.\n- By hand. `cargo xtask soak`\n- None. `elsewhere/a.rs::one`\n";
+        write(FILE, promises);
+        let wrong = check(&folder, None).unwrap();
+        assert_eq!(wrong.len(), 4, "{wrong:?}");
+        for (line, what) in
+            wrong.iter().zip([":3: there is no test", ":4: ", ":5: a promise without", ":7: "])
+        {
+            assert!(line.contains(what), "{line}");
+        }
+        write(FILE, "- One. `tests/a.rs::one`\n");
+        let mut results = Results::default();
+        assert_eq!(
+            check(&folder, Some(&results)).unwrap(),
+            [format!("{FILE}:1: tests/a.rs::one has not run")]
+        );
+        results.read("Running tests/a.rs (a-0)");
+        results.read("test one ... ok");
+        assert!(check(&folder, Some(&results)).unwrap().is_empty());
+        results.read("test one ... FAILED");
+        assert_eq!(
+            check(&folder, Some(&results)).unwrap(),
+            [format!("{FILE}:1: tests/a.rs::one has failed")]
+        );
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

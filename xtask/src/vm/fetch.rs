@@ -1,0 +1,176 @@
+//! Debian's kernels: fetched by apt with lists, sources and a cache of our own, so that those of this machine stay as
+//! they are, and unpacked without being installed.
+
+use super::Kernel;
+use crate::error::{Context, Error, Result};
+use crate::shell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Debian's keys, in the package of the same name.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// The package that leads to the newest kernel of a suite. The cloud kernels have virtio and little else.
+const PACKAGE: &str = "linux-image-cloud-amd64";
+
+/// An unpacked kernel.
+pub(super) struct Files {
+    /// As `uname -r` will print it.
+    pub(super) release: String,
+    /// The kernel itself.
+    pub(super) vmlinuz: PathBuf,
+    /// The folder of its modules.
+    pub(super) modules: PathBuf,
+}
+
+/// Fetches the kernel unless it is in `folder` already.
+pub(super) fn kernel(kernel: &Kernel, folder: &Path) -> Result<Files> {
+    let root = folder.join("root");
+    if !root.exists() {
+        let apt = Apt::new(folder.join("apt"), kernel.sources)?;
+        let packages = folder.join("packages");
+        let half_done = folder.join("root.new");
+        for path in [&packages, &half_done] {
+            if path.exists() {
+                fs::remove_dir_all(path).context(|| format!("folder {}", path.display()))?;
+            }
+            fs::create_dir_all(path).context(|| format!("folder {}", path.display()))?;
+        }
+        println!("fetching it from {}", kernel.sources.join(", "));
+        apt.run("apt-get", &["--quiet", "--quiet", "update"], folder)?;
+        let depends = apt.stdout("apt-cache", &["depends", "--recurse", "--important", PACKAGE])?;
+        let names = kernel_packages(&depends);
+        if names.is_empty() {
+            return Err(Error::Vm(format!("there is no {PACKAGE} in {}", kernel.sources.join(", "))));
+        }
+        apt.run("apt-get", &[&["--quiet", "--quiet", "download"], &names[..]].concat(), &packages)?;
+        for entry in fs::read_dir(&packages).context(|| format!("folder {}", packages.display()))?.flatten() {
+            shell::run(Command::new("dpkg-deb").arg("--extract").arg(entry.path()).arg(&half_done))?;
+        }
+        fs::rename(&half_done, &root).context(|| format!("folder {}", root.display()))?;
+        // The lists and the packages are of no more use.
+        for path in [&apt.folder, &packages] {
+            fs::remove_dir_all(path).context(|| format!("folder {}", path.display()))?;
+        }
+    }
+    let files = files(&root)?;
+    if !files.release.starts_with(kernel.release) {
+        return Err(Error::Vm(format!(
+            "{} has Linux {}, and {}* is what is to be checked here; the folder {} holds it",
+            kernel.sources.join(", "),
+            files.release,
+            kernel.release,
+            folder.display()
+        )));
+    }
+    Ok(files)
+}
+
+/// apt with a folder of its own in place of what is below /etc/apt, /var/lib/apt and /var/cache/apt.
+struct Apt {
+    folder: PathBuf,
+}
+
+impl Apt {
+    fn new(folder: PathBuf, sources: &[&str]) -> Result<Self> {
+        for path in ["lists/partial", "cache/archives/partial", "empty"] {
+            let path = folder.join(path);
+            fs::create_dir_all(&path).context(|| format!("folder {}", path.display()))?;
+        }
+        let list: String =
+            sources.iter().map(|source| format!("deb [signed-by={KEYRING} arch=amd64] {source}\n")).collect();
+        for (name, text) in [("sources.list", &*list), ("preferences", "")] {
+            let path = folder.join(name);
+            fs::write(&path, text).context(|| format!("file {}", path.display()))?;
+        }
+        Ok(Self { folder })
+    }
+
+    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        let ours = [
+            ("Dir::Etc::sourcelist", "sources.list"),
+            ("Dir::Etc::sourceparts", "empty"),
+            ("Dir::Etc::preferences", "preferences"),
+            ("Dir::Etc::preferencesparts", "empty"),
+            ("Dir::State::Lists", "lists"),
+            ("Dir::Cache", "cache"),
+        ];
+        for (option, path) in ours {
+            command.arg("-o").arg(format!("{option}={}", self.folder.join(path).display()));
+        }
+        // The user that apt would change to may not be able to enter our folder.
+        let user = if testbed::is_root() { "root" } else { "" };
+        command.args(["-o", &format!("APT::Sandbox::User={user}"), "-o", "Acquire::Languages=none"]);
+        command.args(arguments).env("LC_ALL", "C");
+        command
+    }
+
+    fn run(&self, program: &str, arguments: &[&str], folder: &Path) -> Result<()> {
+        shell::run(self.command(program, arguments).current_dir(folder))
+    }
+
+    fn stdout(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        shell::stdout(&mut self.command(program, arguments))
+    }
+}
+
+/// The packages that make up the kernel, of those that `apt-cache depends --recurse` prints: each begins a line, and what
+/// it needs follows with blanks in front. Those without a version in their name hold nothing.
+fn kernel_packages(depends: &str) -> Vec<&str> {
+    let has_version = |name: &str| name.split('-').any(|part| part.starts_with(|c: char| c.is_ascii_digit()));
+    let is_kernel =
+        |line: &&str| line.starts_with("linux-") && line.ends_with("-cloud-amd64") && has_version(line);
+    depends.lines().filter(is_kernel).collect()
+}
+
+/// Finds the parts of an unpacked kernel. Up to 6.x they are in /boot and /lib/modules, later all below /usr/lib/modules.
+fn files(root: &Path) -> Result<Files> {
+    let missing = || Error::Vm(format!("{} holds no whole kernel: remove it and run again", root.display()));
+    for folder in ["usr/lib/modules", "lib/modules"] {
+        for entry in fs::read_dir(root.join(folder)).into_iter().flatten().flatten() {
+            let (modules, release) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            let candidates = [modules.join("vmlinuz"), root.join("boot").join(format!("vmlinuz-{release}"))];
+            if let Some(vmlinuz) = candidates.into_iter().find(|path| path.is_file()) {
+                return Ok(Files { release, vmlinuz, modules });
+            }
+        }
+    }
+    Err(missing())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_packages_of_a_kernel() {
+        let depends = "linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-56-cloud-amd64\n\
+                       linux-image-6.1.0-56-cloud-amd64\n  Depends: kmod\n  Depends: linux-base\n \
+                       |Depends: initramfs-tools\nkmod\n  Depends: libc6\n<linux-initramfs-tool>\n  dracut\n\
+                       linux-base\nlinux-modules-7.2.12+deb13-cloud-amd64\n";
+        let names = ["linux-image-6.1.0-56-cloud-amd64", "linux-modules-7.2.12+deb13-cloud-amd64"];
+        assert_eq!(kernel_packages(depends), names);
+        assert!(kernel_packages("N: Unable to locate package linux-image-cloud-amd64\n").is_empty());
+    }
+
+    #[test]
+    fn a_kernel_is_found_in_either_layout() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(files(root.path()).is_err());
+        let write = |path: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        };
+        write("lib/modules/6.1.0-56-cloud-amd64/modules.builtin");
+        assert!(files(root.path()).is_err());
+        write("boot/vmlinuz-6.1.0-56-cloud-amd64");
+        assert_eq!(files(root.path()).unwrap().release, "6.1.0-56-cloud-amd64");
+        write("usr/lib/modules/7.2.12+deb13-cloud-amd64/vmlinuz");
+        let found = files(root.path()).unwrap();
+        assert_eq!(found.release, "7.2.12+deb13-cloud-amd64");
+        assert_eq!(found.vmlinuz, found.modules.join("vmlinuz"));
+    }
+}

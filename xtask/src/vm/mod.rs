@@ -1,0 +1,174 @@
+//! `cargo xtask test --vm`: the real programs on kernels and drivers that this machine does not have, in virtual machines
+//! that QEMU emulates (no KVM is needed).
+//!
+//! ```text
+//! Debian's servers ──► target/vm/NAME/apt, *.deb ──► target/vm/NAME/root (vmlinuz, modules)
+//!                                                          │
+//! target/debug (iou-fast, iou-sim, xtask), tests/vm ──► target/vm/NAME/initramfs ──► QEMU ──► lines on the console
+//! ```
+//!
+//! What the checks are stands in `tests/vm`. Nothing but `target/vm` is written to; the network between the virtual cards
+//! is QEMU's, and a bridge in a network namespace that ends with QEMU.
+
+mod fetch;
+mod image;
+mod modules;
+mod report;
+mod run;
+
+use crate::error::{Error, Result};
+use crate::{setup, shell};
+use report::Report;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+/// A kernel, and what is checked on it.
+struct Kernel {
+    /// What the user, the guest and `target/vm` call it.
+    name: &'static str,
+    /// Where it comes from: lines of an apt source without what stands before the address.
+    sources: &'static [&'static str],
+    /// What its release begins with; anything if empty.
+    release: &'static str,
+    /// What is shown by it.
+    reason: &'static str,
+}
+
+const KERNELS: &[Kernel] = &[
+    // Debian 12's own backports end with 6.12.
+    Kernel {
+        name: "zero-copy",
+        sources: &["http://deb.debian.org/debian trixie-backports main"],
+        release: "",
+        reason: "zero-copy on virtio-net, which is in Linux from 6.13",
+    },
+    Kernel {
+        name: "oldest",
+        sources: &[
+            "http://deb.debian.org/debian bookworm main",
+            "http://deb.debian.org/debian-security bookworm-security main",
+        ],
+        release: "6.1.",
+        reason: "the oldest kernel that will do, Debian 12's",
+    },
+    Kernel {
+        name: "too-old",
+        sources: &[
+            "http://deb.debian.org/debian bullseye main",
+            "http://deb.debian.org/debian-security bullseye-security main",
+        ],
+        release: "5.10.",
+        reason: "the refusal of an older one, Debian 11's",
+    },
+];
+
+/// What `--vm=` takes.
+pub(crate) fn names() -> Vec<&'static str> {
+    std::iter::once("all").chain(KERNELS.iter().map(|kernel| kernel.name)).collect()
+}
+
+/// Runs the checks with `filter` in their names on the kernel called `name`, or on all; true if all passed.
+pub(crate) fn run(name: Option<&str>, filter: &str, with_setup: bool) -> Result<bool> {
+    if std::env::consts::ARCH != "x86_64" {
+        return Err(Error::Vm(format!(
+            "the virtual machines are x86-64, this is {}",
+            std::env::consts::ARCH
+        )));
+    }
+    if with_setup {
+        setup::install(setup::For::Vm)?;
+    }
+    if !shell::can_be_root() {
+        return Err(Error::NoRoot("the virtual machines' network (a bridge in a namespace of its own)"));
+    }
+    let programs = build()?;
+    let folder = folder(&programs)?;
+    let mut reports = Vec::new();
+    for kernel in KERNELS.iter().filter(|kernel| name.is_none_or(|name| name == kernel.name)) {
+        println!("== {}: {}", kernel.name, kernel.reason);
+        let folder = folder.join(kernel.name);
+        let files = fetch::kernel(kernel, &folder)?;
+        let image = image::build(&files, &programs, &folder)?;
+        let outcome = run::boot(kernel, &files, &image, filter, &folder)?;
+        let report = Report { kernel: kernel.name, release: files.release, outcome };
+        print!("{}", report.text());
+        reports.push(report);
+    }
+    println!();
+    if reports.len() > 1 {
+        reports.iter().for_each(|report| print!("{}", report.table()));
+    }
+    let (passed, failed) =
+        reports.iter().map(Report::counts).fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+    println!("{passed} passed, {failed} failed");
+    if passed + failed == 0 {
+        return Err(Error::NoSuchTest(filter.into()));
+    }
+    Ok(failed == 0)
+}
+
+/// Builds what runs in the guest; returns the programs, the first process of the guest first.
+fn build() -> Result<Vec<PathBuf>> {
+    println!("== build");
+    shell::run(&mut shell::cargo(&["build", "--workspace", "--features", "vm", "--bins"]))?;
+    let json = ["--message-format", "json-render-diagnostics"];
+    let test = ["test", "--features", "vm", "--test", "vm", "--no-run"];
+    let mut command = shell::cargo(&[&test[..], &json].concat());
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.map_err(|source| shell::start_error(&command, source))?;
+    if !output.status.success() {
+        return Err(Error::Command { command: shell::line(&command), status: output.status });
+    }
+    let guest = executable(&String::from_utf8_lossy(&output.stdout))
+        .ok_or_else(|| Error::Vm("cargo does not tell where it has put tests/vm".into()))?;
+    let mut programs = vec![guest];
+    for name in ["iou-fast", "iou-sim", "xtask"] {
+        programs.push(testbed::Bin::find(name)?);
+    }
+    Ok(programs)
+}
+
+/// The path of the test program `vm` in cargo's messages, one JSON object a line.
+fn executable(messages: &str) -> Option<PathBuf> {
+    let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    messages
+        .filter(|message| message["target"]["name"] == "vm")
+        .find_map(|message| Some(message["executable"].as_str()?.into()))
+}
+
+/// `target/vm`, beside the folder of the programs.
+fn folder(programs: &[PathBuf]) -> Result<PathBuf> {
+    let profile = programs.last().and_then(|program| program.parent());
+    let target = profile.and_then(Path::parent).ok_or_else(|| Error::Vm("no target folder".into()))?;
+    Ok(target.join("vm"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_tells_where_the_guest_is() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"iou_fast"},"executable":null}
+{"reason":"compiler-artifact","target":{"kind":["test"],"name":"vm"},"executable":"/t/debug/deps/vm-0123"}
+{"reason":"build-finished","success":true}
+"#;
+        assert_eq!(executable(messages), Some("/t/debug/deps/vm-0123".into()));
+        assert_eq!(executable("{\"reason\":\"build-finished\"}\nnot json\n"), None);
+    }
+
+    #[test]
+    fn everything_goes_under_the_target_folder() {
+        let programs = ["/t/debug/deps/vm-0123", "/t/debug/iou-fast"].map(PathBuf::from);
+        assert_eq!(folder(&programs).unwrap(), Path::new("/t/vm"));
+    }
+
+    #[test]
+    fn each_kernel_has_a_name_and_a_source() {
+        let mut names = names();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), KERNELS.len() + 1);
+        assert!(KERNELS.iter().all(|kernel| !kernel.sources.is_empty()));
+    }
+}
