@@ -25,6 +25,7 @@ Examples:
 A NETMAP line joins a router with a pseudo endpoint, whose id no router uses:
       1:0/0   513:0/0
 Then router 1's Ethernet0/0 is on the LAN. Start the routers before or after iou-fast.
+When the NETMAP changes, or on SIGHUP, it is read again and its links come and go in place.
 
 A network card given to iou-fast goes on serving the host. The host itself and the routers
 do not meet on it, though: for that, bridge the card with one end of a veth pair and give
@@ -102,8 +103,11 @@ pub struct Args {
     pub block: Option<Blocked>,
 
     /// Where locks and the cards' former settings are kept
-    #[arg(long, value_name = "DIR", default_value = crate::nic::hold::STATE_DIR, hide = true)]
-    pub state_dir: PathBuf,
+    ///
+    /// Root's are in /run/iou-fast, those of another user in iou-fast under $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR,
+    /// else `/run/user/<uid>`.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
 }
 
 /// `--xdp-mode`
@@ -240,6 +244,7 @@ mod tests {
             "--poll",
             "--exclusive",
             "--flood-unknown",
+            "--state-dir",
             "--block",
             "Examples:",
         ] {

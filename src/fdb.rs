@@ -84,6 +84,8 @@ pub enum Refusal {
     TooMany,
     /// The very frame has just come from the wire: a loop behind the port sends it back.
     Echo,
+    /// The NETMAP has the port no more.
+    Retired,
 }
 
 /// How long a frame from the wire is remembered, ns: what a frame may wait for a router, and as much for the router.
@@ -292,6 +294,23 @@ impl Fdb {
         let port = self.forget(&station)?;
         self.may_move(station, now);
         Some(port)
+    }
+
+    /// `port` is no more. Returns the stations that were behind it: learned, and by pattern.
+    pub fn retire(&mut self, port: Port) -> (Vec<Station>, Vec<Mac>) {
+        let behind = self.by_port.remove(&port).into_iter();
+        let learned: Vec<Station> = behind.flat_map(|behind| behind.stations).collect();
+        for station in &learned {
+            self.learned.remove(station);
+        }
+        let patterns =
+            self.predicted.extract_if(|_, (owner, _)| *owner == port).map(|(mac, _)| mac).collect();
+        (learned, patterns)
+    }
+
+    /// The LAN has `ports` ports from now on. Who has more than the share of one keeps it, and displaces its own.
+    pub fn set_ports(&mut self, ports: usize) {
+        self.share = Self::share(ports);
     }
 
     /// The port of `station`, if it is behind one.
@@ -531,6 +550,24 @@ mod tests {
         assert!(matches!(fdb.learn(untagged(HSRP), 1, at(10)), Learned::Moved { from: 0, .. }));
     }
 
+    #[test]
+    fn a_retired_port_leaves_nothing_and_another_may_have_its_patterns() {
+        let mut fdb = Fdb::new(NIC, 2);
+        let pattern = Mac([0xaa, 0xbb, 0xcc, 0, 1, 0]);
+        assert!(fdb.predict(pattern, 0));
+        fdb.learn(untagged(HSRP), 0, at(0));
+        let other = untagged(Mac([2, 0, 0, 0, 0, 7]));
+        fdb.learn(other, 1, at(0));
+        assert_eq!(fdb.retire(0), (vec![untagged(HSRP)], vec![pattern]));
+        assert_eq!(fdb.lookup(&untagged(HSRP)), None);
+        assert_eq!(fdb.lookup(&untagged(pattern)), None);
+        assert_eq!(fdb.lookup(&other), Some(1));
+        assert_eq!(fdb.retire(0), (vec![], vec![]));
+        assert!(fdb.predict(pattern, 1));
+        assert_eq!(fdb.lookup(&untagged(pattern)), Some(1));
+        assert_eq!(fdb.learn(untagged(HSRP), 1, at(0)), new_station());
+    }
+
     proptest! {
         /// Bounded, and consistent with its index by port, whatever happens.
         #[test]
@@ -539,6 +576,7 @@ mod tests {
             for (mac, port, what, now) in events {
                 let station = untagged(Mac([0, 0, 0, 0, 1, mac]));
                 if what == 0 { fdb.moved_to_wire(station, false, at(now)); }
+                else if now == 59 { fdb.retire(port); }
                 else { fdb.learn(station, port, at(now)); }
                 let indexed: usize = fdb.by_port.values().map(|behind| behind.stations.len()).sum();
                 prop_assert_eq!(indexed, fdb.learned());

@@ -9,9 +9,9 @@ use crate::plan::Plan;
 use crate::ration::Ration;
 use crate::steer::layout::{PortEntry, RouterState};
 use crate::steer::{Error, Tables};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 /// A LAN.
@@ -24,7 +24,8 @@ pub struct Lan {
     pub up: AtomicBool,
     /// The NIC's MTU, bytes.
     pub mtu: AtomicU32,
-    entries: HashMap<Port, PortEntry>,
+    /// Changed under the lock of `fdb` only.
+    entries: RwLock<HashMap<Port, PortEntry>>,
     fdb: Mutex<Fdb>,
     echoes: Echoes,
     generation: AtomicU64,
@@ -38,44 +39,73 @@ impl Lan {
     /// # Errors
     /// If a BPF map cannot be written.
     pub fn new(plan: &Plan, index: usize, mac: Mac, tables: Arc<Tables>) -> Result<Self, Error> {
-        let lan = &plan.lans[index];
-        let mut fdb = Fdb::new(mac, lan.ports.len());
-        let mut entries = HashMap::new();
-        for port in &lan.ports {
-            let entry = plan.entry(*port as Port);
-            entries.insert(*port as Port, entry);
-            for pattern in plan.predicted(*port) {
-                if fdb.predict(pattern, *port as Port) {
-                    tables.insert_predicted(pattern, &entry)?;
-                } else {
-                    tracing::warn!("{}: {pattern} is not steered to {}", lan.nic, plan.ports[*port].endpoint);
-                }
-            }
-        }
-        Ok(Self {
-            nic: lan.nic.clone(),
+        let planned = &plan.lans[index];
+        let lan = Self {
+            nic: planned.nic.clone(),
             tables,
             up: AtomicBool::new(false),
             mtu: AtomicU32::new(0),
-            entries,
-            fdb: Mutex::new(fdb),
+            entries: RwLock::default(),
+            fdb: Mutex::new(Fdb::new(mac, planned.ports.len())),
             echoes: Echoes::default(),
             generation: AtomicU64::new(0),
             moves: Mutex::default(),
             warned_of_spanning_tree: AtomicBool::new(false),
-        })
+        };
+        let mut fdb = lan.lock();
+        for port in &planned.ports {
+            lan.add(plan, *port as Port, &mut fdb)?;
+        }
+        drop(fdb);
+        Ok(lan)
+    }
+
+    /// The LAN is number `index` of `plan` from now on, which follows the plan before: ports that it has no more go with
+    /// all stations behind them, new ones come with their MAC patterns, the others stay as they are.
+    pub fn follow(&self, plan: &Plan, index: usize) {
+        let ports: HashSet<Port> = plan.lans[index].ports.iter().map(|port| *port as Port).collect();
+        let mut fdb = self.lock();
+        fdb.set_ports(ports.len());
+        let known: HashSet<Port> = self.entries().keys().copied().collect();
+        let failed =
+            |error: Error| tracing::warn!("{}: the XDP program is not up to date: {error}", self.nic);
+        for port in known.difference(&ports) {
+            self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(port);
+            let (stations, patterns) = fdb.retire(*port);
+            let learned = stations.iter().map(|station| self.tables.remove_learned(station));
+            let predicted = patterns.iter().map(|mac| self.tables.remove_predicted(*mac));
+            learned.chain(predicted).filter_map(Result::err).for_each(failed);
+        }
+        for port in ports.difference(&known) {
+            self.add(plan, *port, &mut fdb).unwrap_or_else(failed);
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    fn add(&self, plan: &Plan, port: Port, fdb: &mut Fdb) -> Result<(), Error> {
+        let entry = plan.entry(port);
+        self.entries.write().unwrap_or_else(PoisonError::into_inner).insert(port, entry);
+        for pattern in plan.predicted(port as usize) {
+            if fdb.predict(pattern, port) {
+                self.tables.insert_predicted(pattern, &entry)?;
+            } else {
+                let endpoint = plan.ports[port as usize].endpoint;
+                tracing::warn!("{}: {pattern} is not steered to {endpoint}", self.nic);
+            }
+        }
+        Ok(())
     }
 
     /// The router's interface at `port`, as users write it.
     pub fn name(&self, port: Port) -> String {
-        let endpoint = self.entries.get(&port).and_then(|entry| entry.header.destination());
+        let endpoint = self.entries().get(&port).and_then(|entry| entry.header.destination());
         endpoint.map_or_else(|| format!("port {port}"), |endpoint| endpoint.to_string())
     }
 
     /// Whether a frame from `port` whose source was refused like this goes nowhere: it speaks as the host or as another
     /// router. That a router's own interfaces, and what is behind them, may share addresses is its own affair.
     pub fn is_spoofed(&self, refusal: Refusal, port: Port) -> bool {
-        let router = |port: Port| self.entries.get(&port).map(|entry| entry.router);
+        let router = |port: Port| self.entries().get(&port).map(|entry| entry.router);
         match refusal {
             Refusal::Nic => true,
             Refusal::Predicted(owner) => router(owner) != router(port),
@@ -102,6 +132,10 @@ impl Lan {
     /// steered.
     pub fn learn(&self, station: Station, port: Port, frame: &[u8], now: u64) -> Learned {
         let mut fdb = self.lock();
+        // A worker that has not yet heard of a change of the NETMAP.
+        let Some(entry) = self.entries().get(&port).copied() else {
+            return Learned::Refused(Refusal::Retired);
+        };
         if let Some(why) = fdb.forbidden(&station, port) {
             return Learned::Refused(why);
         }
@@ -115,10 +149,9 @@ impl Lan {
             Learned::New { evicted } | Learned::Moved { evicted, .. } => evicted,
             Learned::Known | Learned::Refused(_) => return learned,
         };
-        let written = evicted.map_or(Ok(()), |old| self.tables.remove_learned(&old)).and_then(|()| {
-            let entry = self.entries.get(&port).ok_or(Error::Missing("entry for this port"))?;
-            self.tables.insert_learned(&station, entry)
-        });
+        let written = evicted
+            .map_or(Ok(()), |old| self.tables.remove_learned(&old))
+            .and_then(|()| self.tables.insert_learned(&station, &entry));
         if let Err(error) = written {
             tracing::warn!("{}: {} cannot be steered: {error}", self.nic, station.mac);
         }
@@ -187,6 +220,10 @@ impl Lan {
         }
     }
 
+    fn entries(&self) -> RwLockReadGuard<'_, HashMap<Port, PortEntry>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Fdb> {
         // A database is consistent between its methods; a panic elsewhere does not change that.
         self.fdb.lock().unwrap_or_else(PoisonError::into_inner)
@@ -201,6 +238,7 @@ pub fn explain(refusal: Refusal) -> &'static str {
         Refusal::Nic => "it is the network card's own address",
         Refusal::Predicted(_) => "it is the address of another router's interface",
         Refusal::Echo => "its frame came from the wire before: is there a loop behind this port?",
+        Refusal::Retired => "the NETMAP has its interface no more",
         Refusal::TooMany => "too many new addresses at once behind this port",
         Refusal::Unsteady => "it moves back and forth: is there a loop?",
     }

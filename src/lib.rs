@@ -9,6 +9,8 @@
 //!                               router ─► pseudo socket ─► worker::to_nics ─► AF_XDP ─► wire
 //!                               lan, fdb: which station is behind which port
 //!                               stats: what happened
+//!
+//!   privileges: what each of these threads may do, and that the rest is given up
 //! ```
 //!
 //! The life of a frame is in `bpf/steer.bpf.c` and [`worker`]. [`netmap`], [`iou::header`], [`iou::mac`], [`plan`],
@@ -32,6 +34,7 @@ pub mod lan;
 pub mod netmap;
 pub mod nic;
 pub mod plan;
+pub mod privileges;
 pub mod ration;
 pub mod stats;
 pub mod steer;

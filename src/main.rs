@@ -3,6 +3,8 @@
 use clap::Parser;
 use iou_fast::cli::Args;
 use iou_fast::control::{Forwarder, Options, labs};
+use iou_fast::nic::hold;
+use iou_fast::privileges::{self, Role};
 use std::io::{IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -25,34 +27,40 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+    privileges::report_panics();
+    let users = labs::users(args)?;
+    privileges::begin(users.lab, users.caller)?;
     let cpus = args.cpus.as_ref().map_or_else(Vec::new, |list| list.0.clone());
-    let labs::Prepared { plan, folders, remarks } = labs::prepare(args, cpus.len().max(1))?;
-    for remark in remarks {
+    let prepared = labs::prepare(args, cpus.len().max(1))?;
+    for remark in &prepared.remarks {
         eprintln!("{remark}");
     }
     // Before anything is taken: a signal from here on ends in a clean stop.
     let (stop, signalled) = UnixStream::pair()?;
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::low_level::pipe::register(signal, signalled.try_clone()?)?;
     }
+    let (again, signalled) = UnixStream::pair()?;
+    signal_hook::low_level::pipe::register(signal_hook::consts::SIGHUP, signalled)?;
     let options = Options {
         cpus,
         xdp_mode: args.xdp_mode.into(),
         copy_mode: args.copy_mode.into(),
         poll: args.poll.into(),
         exclusive: args.exclusive,
+        state_dir: args.state_dir.clone().unwrap_or_else(hold::state_dir),
         blocked: args.block.unwrap_or_default(),
-        state_dir: args.state_dir.clone(),
         netl1_dir: args.netl1_dir.clone(),
     };
-    let mut forwarder = Forwarder::start(plan, folders, &options)?;
+    let mut forwarder = Forwarder::start(prepared, &options)?;
+    privileges::confine(Role::Control)?;
     // Nobody has to read what we print: a closed pipe does not end a running lab.
     let mut out = std::io::stdout();
     for line in forwarder.describe() {
         let _ = writeln!(out, "{line}");
     }
     let _ = writeln!(out, "ready").and_then(|()| out.flush());
-    let result = forwarder.run(&stop);
+    let result = forwarder.run(&stop, &again);
     let summary = forwarder.stop();
     let _ = writeln!(out, "{summary}").and_then(|()| out.flush());
     Ok(result?)

@@ -134,7 +134,9 @@ const VLAN_20: &[Tag] = &[Tag::vlan(20)];
 fn a_router_is_reached_by_its_address_pattern_before_it_has_said_a_word() {
     let scene = Scene::silent(&["eth0"], &VethOptions { mtu: 1508, ..VethOptions::default() });
     scene.netmap("300:1/2 501:0/0\n");
+    scene.give_netio(70000);
     let mut router = scene.deep_router(300);
+    std::os::unix::fs::chown(router.path(), Some(70000), None).unwrap();
     // 70000 = 0x011170.
     let iou_fast = scene.start(&["-i", "eth0", "-p", "501", "--uid", "70000"]);
     let wire = scene.station();

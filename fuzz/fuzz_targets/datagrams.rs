@@ -9,6 +9,7 @@ use af_xdp::simulated::{Kernel, Ring, Word, rings};
 use af_xdp::{CHUNK, Umem};
 use fuzz::{Input, Paper};
 use iou_fast::checksum;
+use iou_fast::control_frames::{self, Blocked};
 use iou_fast::ethernet::{HEADER, SHORTEST, View};
 use iou_fast::fdb::Station;
 use iou_fast::fuzzing::turn;
@@ -33,6 +34,7 @@ use std::time::Duration;
 /// Links, a shared segment, an interface on two pseudo instances' LAN, a second interface of a router.
 const NETMAP: &[u8] =
     b"1:0/0 513:0/0\n2:0/0 513:0/1\n3:0/0 4:0/0 513:0/2\n1:0/1 513:0/3\n3:0/1 514:0/0\n2:0/1 4:0/1\n";
+const NIC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const CHUNKS: u32 = 256;
 const PLACES: u32 = 32;
 /// Bytes of a datagram that find room in a chunk.
@@ -91,6 +93,8 @@ struct Bed {
     stations: HashSet<Station>,
     /// The kernel was sane so far, so what comes out is known.
     sane: bool,
+    /// Control frames are kept off the wire.
+    blocks: bool,
     /// The MTU was never changed.
     mtu_stands: bool,
     reports: crossbeam::channel::Receiver<iou_fast::worker::Report>,
@@ -99,7 +103,7 @@ struct Bed {
 impl Bed {
     fn new(tables: Arc<Tables>, flags: u8) -> Self {
         let plan = PLAN.clone();
-        let lan = Arc::new(Lan::new(&plan, 0, Mac([2, 0, 0, 0, 0, 1]), tables).expect("its maps"));
+        let lan = Arc::new(Lan::new(&plan, 0, NIC, tables).expect("its maps"));
         lan.up.store(flags & 1 == 0, Relaxed);
         lan.mtu.store(1500, Relaxed);
         let (umem, mut free) = Umem::new(CHUNKS).expect("memory");
@@ -115,6 +119,7 @@ impl Bed {
             index: 0,
             plan: plan.clone(),
             poll: Poll::Busy,
+            blocked: if flags & 2 == 0 { Blocked::default() } else { "all".parse().expect("a list") },
             nics: vec![NicPart {
                 lan: lan.clone(),
                 queues: vec![(socket, Arc::new(Rings::new(fill, completion)))],
@@ -143,6 +148,7 @@ impl Bed {
             to_nic: HashMap::new(),
             stations: HashSet::new(),
             sane: true,
+            blocks: flags & 2 != 0,
             mtu_stands: true,
             reports,
             plan,
@@ -259,7 +265,10 @@ impl Bed {
             self.plan.links[port.link].pseudo == pseudo && Some(port.from_router) == header
         };
         let Some(from) = self.plan.ports.iter().find(from) else { return };
-        if datagram.len() > LONGEST {
+        // Nobody speaks as the host, nor as another router.
+        let owns = |port: usize| self.plan.predicted(port).contains(&view.source.mac);
+        let others = (0..self.plan.ports.len()).filter(|port| self.plan.ports[*port].router != from.router);
+        if datagram.len() > LONGEST || view.source.mac == NIC || others.into_iter().any(owns) {
             return;
         }
         for (_, port) in self.plan.ports.iter().enumerate().filter(|(n, _)| !from.neighbours.contains(n)) {
@@ -334,6 +343,7 @@ impl Bed {
             take(self.to_nic.get_mut(&frame), || format!("to the card: {frame:02x?}"));
             let tags = View::read(&frame).expect("a frame").tags;
             assert!(frame.len() >= SHORTEST);
+            assert!(!self.blocks || control_frames::protocol(&frame, tags).is_none(), "a control frame");
             assert!(!self.mtu_stands || frame.len() <= HEADER + tags + 1500, "above the MTU");
         }
         self.sent.push(address);

@@ -1,6 +1,7 @@
 //! The view of a frame, the IOU header in front of it, and the addresses that routers make. Input: a datagram.
 #![no_main]
 
+use iou_fast::control_frames::{self, Blocked};
 use iou_fast::ethernet::{HEADER, View};
 use iou_fast::iou::header::{self, Header};
 use iou_fast::iou::mac::{self, Mac};
@@ -37,6 +38,10 @@ fuzz_target!(|datagram: &[u8]| {
     assert!(view.tags == 8 || view.source.inner_vid == 0);
     // What is behind the tags and the type decides nothing, and what the XDP program is told is what it tells.
     assert_eq!(View::read(&frame[..HEADER + view.tags]), Some(view));
+    if let Some(protocol) = control_frames::protocol(frame, view.tags) {
+        assert!(control_frames::may_be(view.destination.mac.0) && view.destination.mac.is_group());
+        assert!("all".parse::<Blocked>().is_ok_and(|blocked| blocked.has(protocol)));
+    }
     let mut moved = [0; 16];
     moved[..12].copy_from_slice(&station_key(&view.source));
     assert_eq!(read_moved(&moved), Some((view.source, false)));

@@ -120,6 +120,7 @@ impl Bench {
 
         let tables = self.steering.tables().clone();
         let shared = &tables.shared;
+        shared.largest.store(MAX_STEERED as u32, SeqCst);
         shared.live.store(u32::from(flags & 1 == 0), SeqCst);
         shared.nic_mac.store(mac_word(nic), SeqCst);
         shared.group_workers.store(u64::from(group & 3), SeqCst);

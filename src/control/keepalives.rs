@@ -113,7 +113,8 @@ impl Lab {
             }
         }
         let Some(folder) = &self.folder else { return };
-        let ids = || plan.pseudos.iter().filter(|pseudo| pseudo.lab == index).map(|pseudo| pseudo.id);
+        let pseudos = || plan.pseudos.iter().filter(|pseudo| pseudo.lab == index && pseudo.live);
+        let ids = || pseudos().map(|pseudo| pseudo.id);
         self.sockets.retain(|id, socket| socket.is_in_place() && ids().any(|other| other == *id));
         let mut failed = None;
         for id in ids() {
@@ -140,7 +141,7 @@ impl Lab {
 
     /// One to each interface whose card is among those that are `up`.
     fn send(&self, plan: &Plan, index: usize, up: &[bool]) {
-        for port in plan.ports.iter().filter(|port| plan.routers[port.router].lab == index) {
+        for port in plan.ports.iter().filter(|port| port.live && plan.routers[port.router].lab == index) {
             let link = &plan.links[port.link];
             let Some(socket) = self.sockets.get(&plan.pseudos[link.pseudo].id) else { continue };
             if up.get(link.lan) == Some(&true)

@@ -1,11 +1,12 @@
 //! From the command line to a plan: the NETMAP is read, pseudo ids are found, hosts looked up.
 
 use crate::cli::Args;
-use crate::iou::InstanceId;
-use crate::iou::socket::{Folder, default_path, default_uid};
-use crate::netmap::infer::infer;
+use crate::iou::socket::{Folder, IdState, default_path, default_uid};
+use crate::iou::{Endpoint, InstanceId};
+use crate::netmap::infer::{PseudoIds, infer};
 use crate::netmap::{Netmap, hosts, ranges};
-use crate::plan::{LabRequest, Plan};
+use crate::plan::{Binding, LabRequest, Plan};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,6 +35,55 @@ pub struct Prepared {
     pub folders: Vec<Folder>,
     /// What the user should know of how the request was understood.
     pub remarks: Vec<String>,
+    /// To do it again when the NETMAP changes.
+    pub request: Request,
+    /// The NETMAP file that was read.
+    pub seen: Option<Signature>,
+}
+
+/// What a plan is made of: a NETMAP, and the options that say how to read it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The NETMAP.
+    pub file: PathBuf,
+    pseudo: Option<PseudoIds>,
+    interfaces: Vec<Binding>,
+    flood: Option<Endpoint>,
+    workers: usize,
+}
+
+/// What tells one state of a file from another: device, inode, size and time of its last change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Signature(u64, u64, u64, i64, i64);
+
+impl Signature {
+    /// That of `file`, if there is one.
+    #[must_use]
+    pub fn of(file: &Path) -> Option<Self> {
+        let file = file.metadata().ok()?;
+        Some(Self(file.dev(), file.ino(), file.size(), file.mtime(), file.mtime_nsec()))
+    }
+}
+
+/// Who has a say in a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Users {
+    /// The user who runs the routers.
+    pub lab: u32,
+    /// Who called through sudo, if somebody did.
+    pub caller: Option<u32>,
+}
+
+/// The users that `args` and the environment name.
+///
+/// # Errors
+/// [`Error::Socket`] if `SUDO_UID` decides and is no number.
+pub fn users(args: &Args) -> Result<Users, Error> {
+    let own = rustix::process::getuid();
+    let lab = default_uid(args.uid, |name| std::env::var_os(name), own.as_raw())?;
+    // Only root can have been called through sudo, whatever the environment says.
+    let sudo = std::env::var("SUDO_UID").ok().filter(|_| own.is_root());
+    Ok(Users { lab, caller: sudo.and_then(|uid| uid.parse().ok()) })
 }
 
 /// Reads the NETMAP of `args` and makes the plan for `workers` workers.
@@ -41,28 +91,59 @@ pub struct Prepared {
 /// # Errors
 /// See [`Error`].
 pub fn prepare(args: &Args, workers: usize) -> Result<Prepared, Error> {
-    let file = netmap_file(args.netmap.as_deref());
-    let netmap = Netmap::read(&file)?;
-    let uid = default_uid(args.uid, |name| std::env::var_os(name), rustix::process::getuid().as_raw())?;
+    let request = Request {
+        file: netmap_file(args.netmap.as_deref()),
+        pseudo: args.pseudo.clone(),
+        interfaces: args.interfaces.clone(),
+        flood: args.flood_unknown,
+        workers,
+    };
+    let seen = Signature::of(&request.file);
+    let netmap = read(&request.file)?;
+    let uid = users(args)?.lab;
     let path = args.netio_dir.clone().unwrap_or_else(|| default_path(uid));
     let folder = Folder::open(&path, uid)?;
-    let mut remarks = Vec::new();
-    remarks.extend(folder.empty_notice());
+    if let Some(ids) = &request.pseudo {
+        // A slip, most likely. Later on such an id is one whose lines were taken out.
+        ids.check(&netmap, &request.file)?;
+    }
+    let mut remarks: Vec<String> = folder.empty_notice().into_iter().collect();
+    let plan = request.plan(netmap, &folder, &[], &mut remarks)?;
+    Ok(Prepared { plan, folders: vec![folder], remarks, request, seen })
+}
 
-    let pseudo = match &args.pseudo {
-        Some(ids) => {
-            ids.check(&netmap, &file)?;
-            ids.0.clone()
-        }
-        None => inferred(&netmap, &file, &folder, &mut remarks)?,
-    };
-    let hosts = hosts::classify(&netmap, &file, Arc::new(hosts::System), hosts::DEADLINE);
-    remarks.extend(hosts.warnings.iter().map(ToString::to_string));
-    let remote = hosts.remote.into_keys().collect();
-    let lab = LabRequest { netmap, file, netio: folder.path().to_path_buf(), uid, pseudo, remote };
-    let plan = Plan::new(&[lab], &args.interfaces, workers, args.flood_unknown)?;
-    remarks.extend(plan.notes.iter().cloned());
-    Ok(Prepared { plan, folders: vec![folder], remarks })
+impl Request {
+    /// Makes the plan of `netmap`, whose routers have their sockets in `folder`. `ours` are pseudo ids that this process
+    /// holds already.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn plan(
+        &self,
+        netmap: Netmap,
+        folder: &Folder,
+        ours: &[InstanceId],
+        remarks: &mut Vec<String>,
+    ) -> Result<Plan, Error> {
+        let file = &self.file;
+        let pseudo = match &self.pseudo {
+            Some(ids) => ids.0.clone(),
+            None => inferred(&netmap, file, folder, ours, remarks)?,
+        };
+        let hosts = hosts::classify(&netmap, file, Arc::new(hosts::System), hosts::DEADLINE);
+        remarks.extend(hosts.warnings.iter().map(ToString::to_string));
+        let remote = hosts.remote.into_keys().collect();
+        let (netio, uid) = (folder.path().to_path_buf(), folder.uid());
+        let lab = LabRequest { netmap, file: file.clone(), netio, uid, pseudo, remote };
+        let plan = Plan::new(&[lab], &self.interfaces, self.workers, self.flood)?;
+        remarks.extend(plan.notes.iter().cloned());
+        Ok(plan)
+    }
+}
+
+/// Reads a NETMAP with the rights of who named it. Root's are not lent: faults are shown with the text of their lines.
+pub(super) fn read(file: &Path) -> Result<Netmap, crate::netmap::Error> {
+    crate::privileges::as_caller(|| Netmap::read(file))
 }
 
 fn netmap_file(option: Option<&Path>) -> PathBuf {
@@ -75,9 +156,12 @@ fn inferred(
     netmap: &Netmap,
     file: &Path,
     folder: &Folder,
+    ours: &[InstanceId],
     remarks: &mut Vec<String>,
 ) -> Result<Vec<InstanceId>, Error> {
-    let inferred = infer(netmap, file, folder.probe())?;
+    let mut probe = folder.probe();
+    let probe = |id| if ours.contains(&id) { IdState::Free } else { probe(id) };
+    let inferred = infer(netmap, file, probe)?;
     for (id, why) in &inferred.in_use {
         remarks.push(format!("{id} looks like a pseudo id and is left alone: {why}"));
     }

@@ -1,32 +1,42 @@
 //! The control thread: brings everything up, looks after it, takes it down.
 //!
-//! Frames do not come by here. It connects routers as they come and go ([`routers`]), follows the state of the
-//! network cards, and carries news from the XDP programs into the forwarding databases.
+//! Frames do not come by here. It connects routers as they come and go ([`routers`]), keeps our own sockets in their
+//! folders ([`pseudos`]), follows the NETMAP ([`netmap`]) and the state of the network cards, and carries news from the
+//! XDP programs into the forwarding databases.
 
 mod keepalives;
 pub mod labs;
+mod netmap;
 mod nics;
+mod pseudos;
 mod routers;
 
 use crate::control_frames::Blocked;
 use crate::fdb::Port;
-use crate::iou::socket::{Folder, PseudoSocket};
 use crate::lan::Lan;
 use crate::nic;
 use crate::nic::attach::XdpModeChoice;
 use crate::nic::watch::LinkWatch;
 use crate::plan::Plan;
+use crate::privileges::{self, Role};
 use crate::stats::{Summary, WorkerCounts};
 use crate::steer;
 use crate::steer::layout::{Count, RouterState, read_moved};
-use crate::worker::{self, NicPart, Order, Orders, Poll, Pool, Remains, Report, Reports, Setup, Worker};
+use crate::worker::{
+    self, Change, NicPart, Order, Orders, Poll, Pool, Remains, Report, Reports, Setup, Worker,
+};
 use af_xdp::{CopyMode, Umem};
 use core_affinity::CoreId;
 use crossbeam::channel;
 use keepalives::Keepalives;
+use labs::Prepared;
+use netmap::Next;
 use nics::Card;
+use pseudos::Pseudos;
 use routers::Connections;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::RecvFlags;
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -99,7 +109,8 @@ pub enum Error {
 /// A running forwarder.
 pub struct Forwarder {
     plan: Arc<Plan>,
-    pseudos: Vec<PseudoSocket>,
+    pseudos: Pseudos,
+    netmap: netmap::Watch,
     cards: Vec<Card>,
     lans: Vec<Arc<Lan>>,
     connections: Connections,
@@ -113,8 +124,6 @@ pub struct Forwarder {
     cpus: Vec<usize>,
     poll: Poll,
     faults: [u64; 2],
-    /// Pseudo sockets whose files are gone.
-    missing_pseudos: usize,
     last_check: Instant,
     /// Workers read datagrams of several chunks.
     large: bool,
@@ -130,15 +139,16 @@ struct Running {
 const SWEEP: Duration = Duration::from_secs(1);
 
 impl Forwarder {
-    /// Brings everything up: when this returns, frames flow. `folders` are the netio folders, one a lab.
+    /// Brings everything up: when this returns, frames flow.
     ///
     /// # Errors
     /// See [`Error`]. Workers that run already end with the process, which is not to go on then.
-    pub fn start(plan: Plan, folders: Vec<Folder>, options: &Options) -> Result<Self, Error> {
+    pub fn start(prepared: Prepared, options: &Options) -> Result<Self, Error> {
         nic::kernel::require_minimum()?;
         let cpus = check_cpus(&options.cpus)?;
+        let Prepared { plan, folders, remarks, request, seen } = prepared;
         let plan = Arc::new(plan);
-        let pseudos = bind_pseudos(&plan, &folders)?;
+        let pseudos = Pseudos::new(&plan, pseudos::bind(&plan, None, &folders)?);
 
         let mut cards = Vec::new();
         for index in 0..plan.lans.len() {
@@ -167,6 +177,7 @@ impl Forwarder {
             keepalives: Keepalives::new(&plan, options.netl1_dir.as_deref()),
             plan: plan.clone(),
             pseudos,
+            netmap: netmap::Watch::new(request, seen, remarks),
             cards,
             lans,
             workers: Vec::new(),
@@ -178,7 +189,6 @@ impl Forwarder {
             cpus,
             poll: options.poll,
             faults: [0; 2],
-            missing_pseudos: 0,
             last_check: Instant::now(),
             large: false,
         };
@@ -192,7 +202,10 @@ impl Forwarder {
                 poll: options.poll,
                 blocked: options.blocked,
                 nics,
-                pseudos: forwarder.pseudos_of(index)?,
+                pseudos: forwarder
+                    .pseudos
+                    .of_worker(index)
+                    .map_err(|error| Error::System("a pseudo socket", error))?,
                 pool: pool.clone(),
                 reserve,
                 large: forwarder.large,
@@ -201,9 +214,7 @@ impl Forwarder {
             };
             forwarder.start_worker(setup, counts)?;
         }
-        forwarder
-            .connections
-            .connect_all(&forwarder.workers.iter().map(|worker| &worker.orders).collect::<Vec<_>>());
+        forwarder.connections.connect_all(&orders(&forwarder.workers));
         forwarder.await_workers();
         for lan in &forwarder.lans {
             lan.tables.shared.live.store(1, Relaxed);
@@ -243,14 +254,15 @@ impl Forwarder {
         self.workers.iter().map(|worker| worker.counts.clone()).collect()
     }
 
-    /// Looks after everything until something can be read from `stop`.
+    /// Looks after everything until something can be read from `stop`. What can be read from `again`, a socket, asks for
+    /// the NETMAP to be read again.
     ///
     /// # Errors
     /// What `poll` says.
-    pub fn run(&mut self, stop: impl AsFd) -> std::io::Result<()> {
+    pub fn run(&mut self, stop: impl AsFd, again: impl AsFd) -> std::io::Result<()> {
         loop {
-            let timeout = self.connections.next_retry().map_or(SWEEP, |due| due.min(SWEEP));
-            let timeout = timeout.min(self.keepalives.due());
+            let due = [self.connections.next_retry(), self.pseudos.due_in(), self.netmap.due_in()];
+            let timeout = due.into_iter().flatten().fold(SWEEP, Duration::min).min(self.keepalives.due());
             let timeout =
                 Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
             let ready = {
@@ -258,20 +270,21 @@ impl Forwarder {
                     PollFd::new(&stop, PollFlags::IN),
                     PollFd::new(&self.watch, PollFlags::IN),
                     PollFd::new(&self.wake, PollFlags::IN),
+                    PollFd::new(&again, PollFlags::IN),
                 ];
                 let moves = self.cards.iter().filter_map(Card::moves_fd);
                 descriptors.extend(moves.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
                 let first_folder = descriptors.len();
-                let folders = self.connections.descriptors();
+                let folders = self.connections.descriptors().chain(self.netmap.descriptor());
                 descriptors.extend(folders.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
                 match poll(&mut descriptors, Some(&timeout)) {
                     Ok(_) | Err(rustix::io::Errno::INTR) => {}
                     Err(errno) => return Err(errno.into()),
                 }
                 let ready = |n: usize| !descriptors[n].revents().is_empty();
-                [ready(0), ready(1), ready(2), (first_folder..descriptors.len()).any(ready)]
+                [ready(0), ready(1), ready(2), ready(3), (first_folder..descriptors.len()).any(ready)]
             };
-            let [stopped, link, reported, folder] = ready;
+            let [stopped, link, reported, asked, folder] = ready;
             if stopped {
                 return Ok(());
             }
@@ -279,20 +292,40 @@ impl Forwarder {
                 self.follow_links();
             }
             self.follow_moves();
+            if asked {
+                while rustix::net::recv(&again, &mut [0u8; 16], RecvFlags::DONTWAIT).is_ok_and(|(_, n)| n > 0)
+                {
+                }
+                self.netmap.ask();
+            }
+            if let Some(next) = self.netmap.next() {
+                self.follow_netmap(next);
+            }
             self.keepalives.turn(&self.plan, &self.lans);
-            let orders: Vec<&Orders> = self.workers.iter().map(|worker| &worker.orders).collect();
+            let orders = orders(&self.workers);
             if reported {
                 worker::woken(&self.wake);
                 while let Ok(Report::RouterGone { router, connection }) = self.reports.try_recv() {
                     self.connections.gone(router, connection, &orders);
                 }
             }
-            if folder {
-                self.connections.follow_folders(&orders);
-            }
             let sweep = self.last_check.elapsed() >= SWEEP;
+            let mut ours = false;
+            if folder {
+                ours = self.connections.follow_folders(&orders);
+                self.netmap.follow_folder();
+            }
+            // When files of ours went, the folder may have gone with them.
+            let look = sweep || self.pseudos.due_in() == Some(Duration::ZERO);
+            if ours | self.connections.follow_paths(look, &orders) {
+                self.pseudos.look_soon();
+            }
             self.connections.retry(sweep, &orders);
+            self.pseudos.restore(sweep, &self.connections, &orders);
+            let rooms = || self.cards.iter().map(Card::room).collect();
+            self.netmap.read(&self.plan, || (self.connections.folders(), rooms()), &self.wake);
             if sweep {
+                self.netmap.sweep();
                 self.last_check = Instant::now();
                 self.follow_links();
                 let moved: Vec<u64> = self.cards.iter().map(Card::moves).collect();
@@ -301,7 +334,6 @@ impl Forwarder {
                 for ((card, lan), moved) in self.cards.iter_mut().zip(&self.lans).zip(moved) {
                     card.check_moves(moved, lan, now);
                 }
-                self.check_pseudos();
                 if self.workers.iter().any(|worker| worker.thread.is_finished()) {
                     return Err(std::io::Error::other(
                         "a worker has ended by itself: its routers are cut off",
@@ -354,20 +386,35 @@ impl Forwarder {
         summary
     }
 
-    fn pseudos_of(&self, worker: usize) -> Result<Vec<(usize, OwnedFd)>, Error> {
-        let mut sockets = Vec::new();
-        for (index, pseudo) in
-            self.plan.pseudos.iter().enumerate().filter(|(_, pseudo)| pseudo.worker == worker)
-        {
-            let socket = self.pseudos.iter().find(|socket| {
-                socket.id == pseudo.id && socket.path.parent() == Some(&self.plan.labs[pseudo.lab].netio)
-            });
-            let Some(socket) = socket else { continue };
-            let descriptor =
-                socket.fd.try_clone().map_err(|error| Error::System("a pseudo socket", error))?;
-            sockets.push((index, descriptor));
+    /// Goes over to another plan: what is in both does not notice.
+    fn follow_netmap(&mut self, next: Next) {
+        let Next { plan, sockets, .. } = next;
+        let (plan, before) = (Arc::new(plan), self.plan.clone());
+        let mut given: Vec<Vec<(usize, OwnedFd)>> = self.workers.iter().map(|_| Vec::new()).collect();
+        for (number, socket) in &sockets {
+            match socket.fd.try_clone() {
+                Ok(descriptor) => given[plan.pseudos[*number].worker].push((*number, descriptor)),
+                Err(error) => return tracing::error!("the NETMAP is not followed: a pseudo socket: {error}"),
+            }
         }
-        Ok(sockets)
+        // First the files of ids that are no longer ours: nobody is to send there any more.
+        self.pseudos.follow(&plan, sockets);
+        // A router that comes to a LAN has no socket until its worker says so.
+        for (lan, router) in on_lans(&plan).difference(&on_lans(&before)) {
+            self.lans[*lan].set_router_state(*router, RouterState::Down);
+        }
+        for (index, (lan, card)) in self.lans.iter().zip(&self.cards).enumerate() {
+            lan.follow(&plan, index);
+            card.share(&plan, index);
+        }
+        for ((index, worker), sockets) in self.workers.iter().enumerate().zip(given) {
+            worker.orders.give(Order::Plan(Box::new(Change::new(&plan, index, sockets))));
+        }
+        self.connections.follow_plan(&plan);
+        self.connections.connect_all(&orders(&self.workers));
+        self.plan = plan;
+        // Before numbers that are free now may be given to others.
+        self.await_workers();
     }
 
     /// Waits until every worker has carried out its orders. Only then are the routers that are there connected: to
@@ -393,6 +440,10 @@ impl Forwarder {
                     && !core_affinity::set_for_current(CoreId { id })
                 {
                     tracing::warn!("worker {index} cannot be pinned to CPU {id}");
+                }
+                if let Err(error) = privileges::confine(Role::Worker) {
+                    tracing::error!("worker {index}: {error}");
+                    std::process::exit(1);
                 }
                 worker.run()
             })
@@ -437,21 +488,6 @@ impl Forwarder {
         }
     }
 
-    /// A pseudo socket whose file was taken away cannot be reached by routers: said once.
-    fn check_pseudos(&mut self) {
-        let missing = self.pseudos.iter().filter(|pseudo| !pseudo.is_in_place()).count();
-        if missing > self.missing_pseudos
-            && let Some(pseudo) = self.pseudos.iter().find(|pseudo| !pseudo.is_in_place())
-        {
-            tracing::error!(
-                "{} was removed: routers cannot send through it, nor through {} others; start iou-fast again",
-                pseudo.path.display(),
-                missing - 1
-            );
-        }
-        self.missing_pseudos = missing;
-    }
-
     /// What must not happen is reported, once a second at most.
     fn report_faults(&mut self) {
         let [mut surplus, mut no_ring] = [0, 0];
@@ -475,18 +511,17 @@ impl Forwarder {
     }
 }
 
-fn bind_pseudos(plan: &Plan, folders: &[Folder]) -> Result<Vec<PseudoSocket>, Error> {
-    let mut sockets = Vec::new();
-    for (lab, folder) in folders.iter().enumerate() {
-        let ids: Vec<_> =
-            plan.pseudos.iter().filter(|pseudo| pseudo.lab == lab).map(|pseudo| pseudo.id).collect();
-        let bound = crate::iou::socket::bind_pseudo(folder, &ids)?;
-        if let Some(warning) = bound.warning {
-            tracing::warn!("{warning}");
-        }
-        sockets.extend(bound.sockets);
-    }
-    Ok(sockets)
+fn orders(workers: &[Running]) -> Vec<&Orders> {
+    workers.iter().map(|worker| &worker.orders).collect()
+}
+
+/// Which routers are on which LAN: LAN, router.
+fn on_lans(plan: &Plan) -> HashSet<(usize, usize)> {
+    let ports = |(lan, planned): (usize, &crate::plan::Lan)| {
+        planned.ports.iter().map(move |port| (lan, *port)).collect::<Vec<_>>()
+    };
+    let ports = plan.lans.iter().enumerate().flat_map(ports);
+    ports.map(|(lan, port)| (lan, plan.ports[port].router)).collect()
 }
 
 fn check_cpus(wanted: &[usize]) -> Result<Vec<usize>, Error> {

@@ -2,6 +2,7 @@
 
 use super::{Error, Options, all_down};
 use crate::ethernet;
+use crate::fdb::Fdb;
 use crate::lan::Lan;
 use crate::nic::attach::{Attachment, XdpMode, XdpModeChoice, attach};
 use crate::nic::hold::Hold;
@@ -54,6 +55,17 @@ fn binding(choice: CopyMode, attachment: Option<&Attachment>, large: bool) -> (C
     }
 }
 
+/// Ports of a LAN that its BPF maps have room for at least. Their size is fixed when they are made, while the NETMAP may
+/// grow; a place that is not used costs 16 bytes.
+const ROOM: usize = 4096;
+/// MAC patterns of a port.
+const PATTERNS: usize = 3;
+
+/// Ports that a LAN may come to have which starts with `ports`.
+fn room(ports: usize) -> usize {
+    ROOM.max(2 * ports)
+}
+
 /// A NIC in use. Fields are dropped in this order: the program goes before the offloads come back, for some
 /// drivers refuse to change them under XDP; the hold goes last.
 pub(super) struct Card {
@@ -99,8 +111,8 @@ impl Card {
             workers: plan.workers,
             queues: nic.rx_queues() as usize,
             exclusive: options.exclusive,
-            learned: crate::fdb::Fdb::capacity(ports),
-            predicted: 3 * ports,
+            learned: Fdb::capacity(2 * room(ports)),
+            predicted: PATTERNS * room(ports),
         };
         let steer_error = |source| Error::Steer { nic: lan.nic.clone(), source };
         let steering = Steering::load(&steer_options).map_err(steer_error)?;
@@ -188,7 +200,8 @@ impl Card {
             Lan::new(plan, index, self.nic.mac(), self.steering.tables().clone()).map_err(steer_error)?,
         );
         all_down(plan, &lan, index);
-        self.share(plan, index, sizes);
+        self.share(plan, index);
+        self.steering.tables().shared.lane_share.store(sizes.share as u32, Relaxed);
         let mut queues: Vec<Vec<_>> = parts.iter().map(|_| Vec::new()).collect();
         for (number, queue) in sockets.queues.into_iter().enumerate() {
             let rings = Arc::new(Rings::new(queue.fill, queue.completion));
@@ -214,19 +227,23 @@ impl Card {
         Ok(lan)
     }
 
+    /// Ports that the LAN may have, without starting again.
+    pub(super) fn room(&self) -> usize {
+        self.options.predicted / PATTERNS
+    }
+
     /// Writes what the XDP program is to know of the LAN.
-    fn share(&self, plan: &Plan, index: usize, sizes: &Sizes) {
+    pub(super) fn share(&self, plan: &Plan, index: usize) {
         let shared = &self.steering.tables().shared;
         shared.largest.store(self.largest() as u32, Relaxed);
         let workers = plan.workers_on(index);
         shared.group_workers.store(workers, Relaxed);
         shared.group_owner.store(workers.trailing_zeros() % 64, Relaxed);
-        shared.lane_share.store(sizes.share as u32, Relaxed);
         shared.nic_mac.store(mac_word(self.nic.mac()), Relaxed);
         if let Some(port) = plan.lans[index].flood {
             shared.flood_worker.store(plan.router_of(port).worker as u32, Relaxed);
-            shared.flood_unknown.store(1, Relaxed);
         }
+        shared.flood_unknown.store(u32::from(plan.lans[index].flood.is_some()), Relaxed);
     }
 
     fn mode(&self) -> Option<XdpMode> {

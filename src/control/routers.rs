@@ -1,7 +1,7 @@
 //! Routers come and go: their sockets are connected when they appear, again when they are replaced, and handed to
 //! the workers.
 //!
-//! A netio folder is watched by inotify. A router that restarts makes a new socket file while the old process may
+//! A netio folder is watched by inotify; one that is removed or replaced is followed to its successor. A router that restarts makes a new socket file while the old process may
 //! still hold the old socket: a connected socket then goes on sending to the old one. So files are told apart by
 //! inode.
 
@@ -10,6 +10,7 @@ use crate::iou::socket::{ConnectError, Folder, connect_router};
 use crate::plan::Plan;
 use crate::worker::{Order, Orders};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::io::Errno;
 use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
@@ -20,6 +21,22 @@ use std::time::{Duration, Instant};
 /// up to this.
 const LAST_RETRY: Duration = Duration::from_millis(64);
 
+/// How long a folder may be gone before it is made again: others, a router for one, may want to make it themselves.
+const MAKE_AFTER: Duration = Duration::from_secs(1);
+/// While it is gone, this often it is looked for.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What a folder's watch tells of. ATTRIB: a router that changes its socket's mode after bind is tried again then.
+fn events() -> WatchFlags {
+    let files = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVE | WatchFlags::ATTRIB;
+    files | WatchFlags::MOVE_SELF | WatchFlags::ONLYDIR
+}
+
+/// No descriptors are left, to this process or to all.
+fn is_exhaustion(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    [Errno::MFILE, Errno::NFILE].iter().any(|full| errno == Some(full.raw_os_error()))
+}
 /// What happened in a folder is read in portions of so many events.
 const EVENTS: usize = 1024;
 
@@ -28,18 +45,40 @@ pub(super) struct Connections {
     folders: Vec<Watched>,
     routers: Vec<Router>,
     retries: Vec<Retry>,
+    /// A router could not be connected for want of descriptors: reported once for all.
+    exhausted: bool,
+    /// That was so in this sweep, too.
+    still_exhausted: bool,
 }
 
 struct Watched {
     folder: Folder,
     inotify: OwnedFd,
-    /// By file name.
-    routers: HashMap<Vec<u8>, usize>,
+    /// The number of the watch on it; `None` if it could not be set: then the sweep finds what changes.
+    watch: Option<i32>,
+    names: HashMap<Vec<u8>, Name>,
+    /// It may no longer be the one of its path.
+    doubted: bool,
+    /// Since when it is not.
+    gone: Option<Instant>,
+    /// When to look for its successor.
+    next_look: Instant,
+    /// What stands in the way; reported.
+    trouble: Option<String>,
+}
+
+/// Whose a file in a netio folder is.
+#[derive(Clone, Copy)]
+enum Name {
+    Router(usize),
+    Ours,
 }
 
 struct Router {
     lab: usize,
     id: InstanceId,
+    /// The NETMAP has it.
+    live: bool,
     /// Inode of the socket file that the workers' sockets are connected to.
     connected: Option<u64>,
     /// Number of that connection: counts up, so that news of an older one are known as such.
@@ -60,29 +99,78 @@ struct Retry {
 impl Connections {
     /// Watches the netio folders.
     pub(super) fn new(plan: &Plan, folders: Vec<Folder>) -> io::Result<Self> {
-        let routers: Vec<Router> = plan
-            .routers
-            .iter()
-            .map(|router| Router {
-                lab: router.lab,
-                id: router.id,
-                connected: None,
-                connection: 0,
-                renewed: false,
-                reported: false,
-            })
-            .collect();
         let mut watched = Vec::new();
-        for (lab, folder) in folders.into_iter().enumerate() {
+        for folder in folders {
             let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-            // ATTRIB: a router that changes its socket's mode after bind is tried again then.
-            let events = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ATTRIB | WatchFlags::ONLYDIR;
-            inotify::add_watch(&inotify, folder.path(), events)?;
-            let names = routers.iter().enumerate().filter(|(_, router)| router.lab == lab);
-            let routers = names.map(|(index, router)| (router.id.to_string().into_bytes(), index)).collect();
-            watched.push(Watched { folder, inotify, routers });
+            let watch = Some(folder.watch(inotify.as_fd(), events())?);
+            let names = HashMap::new();
+            let now = Instant::now();
+            watched.push(Watched {
+                folder,
+                inotify,
+                watch,
+                names,
+                doubted: false,
+                gone: None,
+                next_look: now,
+                trouble: None,
+            });
         }
-        Ok(Self { folders: watched, routers, retries: Vec::new() })
+        let mut connections = Self {
+            folders: watched,
+            routers: Vec::new(),
+            retries: Vec::new(),
+            exhausted: false,
+            still_exhausted: false,
+        };
+        connections.follow_plan(plan);
+        Ok(connections)
+    }
+
+    /// Goes over to another plan. New routers are connected by [`connect_all`](Self::connect_all); of those that it has no
+    /// more the workers know already.
+    pub(super) fn follow_plan(&mut self, plan: &Plan) {
+        for (index, router) in plan.routers.iter().enumerate() {
+            if index == self.routers.len() {
+                self.routers.push(Router {
+                    lab: router.lab,
+                    id: router.id,
+                    live: true,
+                    connected: None,
+                    connection: 0,
+                    renewed: false,
+                    reported: false,
+                });
+            }
+            let known = &mut self.routers[index];
+            known.live = router.live;
+            if !router.live {
+                (known.connected, known.renewed, known.reported) = (None, false, false);
+            }
+        }
+        self.retries.retain(|retry| self.routers[retry.router].live);
+        for (lab, watched) in self.folders.iter_mut().enumerate() {
+            watched.names.clear();
+            for pseudo in plan.pseudos.iter().filter(|pseudo| pseudo.lab == lab && pseudo.live) {
+                let name = pseudo.id.to_string();
+                watched.names.insert(format!("{name}.lck").into_bytes(), Name::Ours);
+                watched.names.insert(name.into_bytes(), Name::Ours);
+            }
+            let routers = self.routers.iter().enumerate();
+            for (index, router) in routers.filter(|(_, router)| router.lab == lab && router.live) {
+                watched.names.insert(router.id.to_string().into_bytes(), Name::Router(index));
+            }
+        }
+    }
+
+    /// The folder of a lab, if it has one just now.
+    pub(super) fn folder(&self, lab: usize) -> Option<&Folder> {
+        self.folders.get(lab).filter(|watched| watched.gone.is_none()).map(|watched| &watched.folder)
+    }
+
+    /// The folders as they were last.
+    pub(super) fn folders(&self) -> Vec<Folder> {
+        self.folders.iter().map(|watched| watched.folder.clone()).collect()
     }
 
     /// What to wait on, one a folder.
@@ -97,40 +185,116 @@ impl Connections {
         }
     }
 
-    /// Reads what happened in the folders.
-    pub(super) fn follow_folders(&mut self, orders: &[&Orders]) {
-        let mut seen = Vec::new();
-        let mut overflow = false;
-        for watched in &self.folders {
+    /// Reads what happened in the folders. True if something happened to our own files there.
+    pub(super) fn follow_folders(&mut self, orders: &[&Orders]) -> bool {
+        use inotify::ReadFlags as Events;
+        let (mut seen, mut ours, mut overflow) = (Vec::new(), false, false);
+        for watched in &mut self.folders {
             let mut buffer = [MaybeUninit::uninit(); 4096];
             let mut reader = inotify::Reader::new(&watched.inotify, &mut buffer);
             // Whoever may make files here can make them faster than they are read: what is left waits for the next turn.
             for _ in 0..EVENTS {
                 let Ok(event) = reader.next() else { break };
                 let events = event.events();
-                overflow |= events.contains(inotify::ReadFlags::QUEUE_OVERFLOW);
-                let name = event.file_name().map(|name| name.to_bytes());
-                if let Some(router) = name.and_then(|name| watched.routers.get(name)) {
-                    let new = inotify::ReadFlags::CREATE | inotify::ReadFlags::MOVED_TO;
-                    self.routers[*router].renewed |= events.intersects(new);
-                    seen.push(*router);
+                overflow |= events.contains(Events::QUEUE_OVERFLOW);
+                if Some(event.wd()) != watched.watch {
+                    continue; // of a folder before
+                }
+                watched.doubted |= events.intersects(Events::MOVE_SELF | Events::IGNORED);
+                if events.contains(Events::IGNORED) {
+                    watched.watch = None;
+                }
+                match event.file_name().and_then(|name| watched.names.get(name.to_bytes())) {
+                    Some(Name::Router(router)) => {
+                        self.routers[*router].renewed |= events.intersects(Events::CREATE | Events::MOVED_TO);
+                        seen.push(*router);
+                    }
+                    Some(Name::Ours) => ours = true,
+                    None => {}
                 }
             }
         }
         if overflow {
+            ours = true;
             seen = (0..self.routers.len()).collect();
             self.routers.iter_mut().for_each(|router| router.renewed = true);
+            self.folders.iter_mut().for_each(|watched| watched.doubted = true);
         }
         seen.sort_unstable();
         seen.dedup();
         for router in seen {
             self.check(router, Duration::from_millis(1), orders);
         }
+        ours
+    }
+
+    /// Looks whether the folders are still those of their paths, with `sweep` all of them, and goes over to their
+    /// successors. True if there is one. (The kernel tells when a folder is moved, but not that it is removed while we
+    /// hold it open.)
+    pub(super) fn follow_paths(&mut self, sweep: bool, orders: &[&Orders]) -> bool {
+        let now = Instant::now();
+        let mut any = false;
+        for lab in 0..self.folders.len() {
+            let watched = &mut self.folders[lab];
+            let path = watched.folder.path().display().to_string();
+            if watched.gone.is_none() {
+                let looked = sweep || std::mem::take(&mut watched.doubted);
+                if !looked || watched.folder.is_in_place() {
+                    if sweep && watched.watch.is_none() {
+                        // None could be had before.
+                        watched.watch = watched.folder.watch(watched.inotify.as_fd(), events()).ok();
+                    }
+                    continue;
+                }
+                tracing::warn!("the netio folder {path} was taken away: routers that start are not found");
+                (watched.gone, watched.next_look) = (Some(now), now);
+            }
+            if now < watched.next_look {
+                continue;
+            }
+            let make = watched.gone.is_some_and(|gone| now >= gone + MAKE_AFTER);
+            let folder = match watched.folder.again(make) {
+                Ok(folder) => folder,
+                Err(error) => {
+                    watched.next_look = now + if error.is_absent() { LOOK } else { MAKE_AFTER };
+                    let why = error.to_string();
+                    if !error.is_absent() && watched.trouble.as_ref() != Some(&why) {
+                        tracing::error!("{why}; it is tried again");
+                        watched.trouble = Some(why);
+                    }
+                    continue;
+                }
+            };
+            if let Some(old) = watched.watch.take() {
+                // It is gone by itself if the folder is.
+                let _ = inotify::remove_watch(&watched.inotify, old);
+            }
+            watched.watch = match folder.watch(watched.inotify.as_fd(), events()) {
+                Ok(watch) => Some(watch),
+                Err(error) => {
+                    tracing::warn!(
+                        "the netio folder {path} cannot be watched, routers are found late: {error}"
+                    );
+                    None
+                }
+            };
+            watched.folder = folder;
+            (watched.gone, watched.trouble, watched.doubted) = (None, None, false);
+            tracing::info!("the netio folder {path} is there again");
+            any = true;
+            for router in 0..self.routers.len() {
+                if self.routers[router].lab == lab {
+                    self.routers[router].renewed = true;
+                    self.check(router, Duration::from_millis(1), orders);
+                }
+            }
+        }
+        any
     }
 
     /// A worker found a router's socket gone.
     pub(super) fn gone(&mut self, router: usize, connection: u64, orders: &[&Orders]) {
-        if self.routers[router].connection != connection {
+        if self.routers[router].connection != connection || !self.routers[router].live {
             return; // it is back already, and connected
         }
         self.routers[router].connected = None;
@@ -144,7 +308,11 @@ impl Connections {
 
     /// How long until a retry is due.
     pub(super) fn next_retry(&self) -> Option<Duration> {
-        self.retries.iter().map(|retry| retry.due.saturating_duration_since(Instant::now())).min()
+        let now = Instant::now();
+        let retries = self.retries.iter().map(|retry| retry.due);
+        let folders =
+            self.folders.iter().filter(|watched| watched.gone.is_some()).map(|watched| watched.next_look);
+        retries.chain(folders).map(|due| due.saturating_duration_since(now)).min()
     }
 
     /// Tries again what is due; with `sweep`, every router whose socket file is another than the connected one.
@@ -155,8 +323,13 @@ impl Connections {
             self.check(router, delay * 2, orders);
         }
         if sweep {
+            self.still_exhausted = false;
             for router in 0..self.routers.len() {
                 self.check(router, LAST_RETRY, orders);
+            }
+            if self.exhausted && !self.still_exhausted {
+                self.exhausted = false;
+                tracing::info!("there are descriptors again: all routers that are there are connected");
             }
         }
     }
@@ -164,8 +337,11 @@ impl Connections {
     /// Connects a router if its socket file is another than the one it is connected to. If that cannot be
     /// connected, it is tried again after `delay`.
     fn check(&mut self, router: usize, delay: Duration, orders: &[&Orders]) {
-        let Router { lab, id, connected, renewed, .. } = self.routers[router];
+        let Router { lab, id, live, connected, renewed, .. } = self.routers[router];
         let folder = &self.folders[lab].folder;
+        if !live {
+            return;
+        }
         let inode = folder.inode(id);
         if inode.is_none() || inode == connected && !renewed {
             return;
@@ -188,7 +364,16 @@ impl Connections {
             // Replaced between one worker's socket and the next.
             Ok(_) => self.try_later(router, delay),
             Err(ConnectError::Absent | ConnectError::Refused) => self.try_later(router, delay),
-            Err(ConnectError::Other(error)) => {
+            Err(ConnectError::Other(error)) if is_exhaustion(&error) => {
+                self.still_exhausted = true;
+                if !std::mem::replace(&mut self.exhausted, true) {
+                    tracing::error!(
+                        "router {id} and maybe others cannot be reached: {error}; raise the limit with prlimit --nofile, it is tried again"
+                    );
+                }
+                self.try_later(router, delay);
+            }
+            Err(error @ (ConnectError::Foreign(_) | ConnectError::Other(_))) => {
                 if !std::mem::replace(&mut self.routers[router].reported, true) {
                     tracing::warn!("router {id} cannot be reached: {error}");
                 }

@@ -136,11 +136,18 @@ impl Lock {
     }
 }
 
+impl Lock {
+    /// True while the lock file in `folder` is the one that is locked.
+    pub(super) fn is_in(&self, folder: BorrowedFd<'_>) -> bool {
+        let named = fs::statat(folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        named.is_ok_and(|named| key(&named) == self.key)
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         let mut held = held();
-        let named = fs::statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
-        if named.is_ok_and(|named| key(&named) == self.key) {
+        if self.is_in(self.folder.as_fd()) {
             // If the rights are gone by now the file stays, and the next one takes it over.
             let _ = fs::unlinkat(&self.folder, &self.name, AtFlags::empty());
         }

@@ -7,8 +7,10 @@
 
 use super::InstanceId;
 use super::lock::{self, Holder, Lock};
+use crate::privileges::{self, Role};
 use crate::sys;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
+use crossbeam::channel;
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, inotify};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, Rlimit, Uid};
@@ -17,7 +19,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,9 @@ const LONGEST_PATH: usize = 107;
 /// How long an id may be in use before that is believed: a process killed just now lets go of its locks and sockets
 /// some time after the `kill` (up to 62 ms were measured).
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What [`Error::System`] says if a socket was bound, but cannot be given to the user.
+const HAND_OVER: &str = "hand over to the IOU user";
 
 /// How often to look in that time.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -90,6 +95,18 @@ pub enum Error {
         uid: u32,
         /// The other folders there are.
         others: Vec<OtherFolder>,
+    },
+    /// Other users may change what is in the folder.
+    #[error(
+        "the netio folder {} is writable for {whom}, who could put sockets of their own in the place of routers': \
+         `chmod go-w {}`",
+        path.display(), path.display()
+    )]
+    OpenFolder {
+        /// The folder.
+        path: PathBuf,
+        /// For whom.
+        whom: String,
     },
     /// The folder can be neither opened nor made.
     #[error("cannot {action} the netio folder {}: {source}{}", path.display(), also(others))]
@@ -162,6 +179,14 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// True if the folder is just not there.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Folder { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 /// Why a router cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -171,6 +196,9 @@ pub enum ConnectError {
     /// Its socket is there but nobody reads it: it was killed, or is about to start.
     #[error("nobody reads the router's socket")]
     Refused,
+    /// Somebody else put it there.
+    #[error("its socket belongs to user {0}, who is neither the routers' user nor root: remove it")]
+    Foreign(u32),
     /// The system refuses.
     #[error("cannot connect to the router's socket: {0}")]
     Other(io::Error),
@@ -219,7 +247,7 @@ pub struct PseudoSocket {
     file: (u64, u64),
     folder: Folder,
     /// Let go after the file is removed. For keepalives there is none: the one for frames is ours already.
-    _lock: Option<Lock>,
+    lock: Option<Lock>,
 }
 
 /// A socket connected to a router's.
@@ -300,9 +328,21 @@ impl Folder {
     /// Opens the netio folder `path` of user `uid`, and makes it if there is none.
     ///
     /// # Errors
-    /// If it is a symbolic link or no folder, belongs to another user than `uid` and root, or cannot be opened or
-    /// made.
+    /// If it is a symbolic link or no folder, belongs to another user than `uid` and root, lets other users replace
+    /// what is in it, or cannot be opened or made.
     pub fn open(path: &Path, uid: u32) -> Result<Self, Error> {
+        Self::open_or_make(path, uid, true)
+    }
+
+    /// Opens the folder that has this one's path now; if there is none, `make`s it.
+    ///
+    /// # Errors
+    /// As [`Folder::open`]; [`Error::is_absent`] if there is none and it is not to be made.
+    pub fn again(&self, make: bool) -> Result<Self, Error> {
+        Self::open_or_make(&self.path, self.uid(), make)
+    }
+
+    fn open_or_make(path: &Path, uid: u32, make: bool) -> Result<Self, Error> {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         // Without a slash at the end, which would follow a link.
         let path: PathBuf = path.components().filter(|c| *c != Component::CurDir).collect();
@@ -313,7 +353,7 @@ impl Folder {
         };
 
         let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
-        let made = match fs::mkdir(&path, mode) {
+        let made = match if make { fs::mkdir(&path, mode) } else { Err(Errno::EXIST) } {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
             Err(other) => return Err(fail("make")(other)),
@@ -326,7 +366,8 @@ impl Folder {
             }
             other => fail("open")(other),
         })?;
-        let owner = fs::fstat(&dir).map_err(fail("open"))?.st_uid;
+        let stat = fs::fstat(&dir).map_err(fail("open"))?;
+        let owner = stat.st_uid;
         let uid = Uid::from_raw(uid);
         if made && owner == rustix::process::geteuid().as_raw() {
             // The mode in spite of any umask: routers of the user must get in.
@@ -339,6 +380,8 @@ impl Folder {
             })?;
         } else if ![uid.as_raw(), 0].contains(&owner) {
             return Err(Error::ForeignFolder { owner, uid: uid.as_raw(), others: others(), path });
+        } else if let Some(whom) = open_to(&stat) {
+            return Err(Error::OpenFolder { path, whom });
         }
         Ok(Self { path, uid, dir: Arc::new(dir), prefix: "" })
     }
@@ -356,11 +399,20 @@ impl Folder {
             Err(Errno::NOTDIR | Errno::LOOP) => return Err(fail("is no folder, or a symbolic link".into())),
             Err(other) => return Err(fail(format!("cannot be opened: {other}"))),
         };
-        let owner = fs::fstat(&dir).map_err(|error| fail(format!("cannot be opened: {error}")))?.st_uid;
+        let stat = fs::fstat(&dir).map_err(|error| fail(format!("cannot be opened: {error}")))?;
+        let owner = stat.st_uid;
         if ![uid, 0].contains(&owner) {
             return Err(fail(format!("belongs to user {owner}, not to user {uid}")));
         }
+        if let Some(whom) = open_to(&stat) {
+            return Err(fail(format!("is writable for {whom}: `chmod go-w {}`", path.display())));
+        }
         Ok(Some(Self { path: path.to_owned(), uid: Uid::from_raw(uid), dir: Arc::new(dir), prefix: "L1" }))
+    }
+
+    /// Whether what has this owner may be a router of this folder's user.
+    fn is_own(&self, owner: u32) -> bool {
+        [self.uid.as_raw(), 0].contains(&owner)
     }
 
     /// True while its path leads to it.
@@ -405,6 +457,16 @@ impl Folder {
             also(&others)
         );
         (instances(&self.path) == 0).then_some(none)
+    }
+
+    /// Has `inotify` tell of `events` in the folder; returns the number of the watch.
+    ///
+    /// # Errors
+    /// What `inotify_add_watch` says.
+    pub fn watch(&self, inotify: BorrowedFd<'_>, events: inotify::WatchFlags) -> io::Result<i32> {
+        // Through the descriptor: the path may lead to another folder by now.
+        let path = format!("/proc/self/fd/{}", self.dir.as_raw_fd());
+        Ok(inotify::add_watch(inotify, path, events)?)
     }
 
     /// The inode of the socket file of `id`, or `None` if there is none.
@@ -521,8 +583,7 @@ pub fn answers(folder: &Folder, id: InstanceId) -> bool {
 /// If one of the ids is in use or the system refuses. Then none is bound.
 pub fn bind_pseudo(folder: &Folder, ids: &[InstanceId]) -> Result<Bound, Error> {
     raise_file_limit();
-    let made = deep_sockets(ids.len()).map_err(|source| Error::Sockets { count: ids.len(), source })?;
-    let (fds, warning) = made;
+    let (fds, warning) = make_sockets(ids.len())?;
     let mut patience = Patience::default();
     let mut sockets = Vec::with_capacity(ids.len());
     for (&id, fd) in ids.iter().zip(fds) {
@@ -534,16 +595,28 @@ pub fn bind_pseudo(folder: &Folder, ids: &[InstanceId]) -> Result<Bound, Error> 
             }
         };
         let path = folder.socket(id);
-        sockets.push(PseudoSocket { id, fd, path, file, folder: folder.clone(), _lock: Some(lock) });
+        sockets.push(PseudoSocket { id, fd, path, file, folder: folder.clone(), lock: Some(lock) });
     }
     Ok(Bound { sockets, warning })
 }
 
+/// Makes `count` sockets to bind under pseudo ids.
+///
+/// # Errors
+/// [`Error::Sockets`].
+pub fn make_sockets(count: usize) -> Result<(Vec<OwnedFd>, Option<ShortQueue>), Error> {
+    deep_sockets(count).map_err(|source| Error::Sockets { count, source })
+}
+
 /// Takes the lock of `id` and binds `socket`. Returns with the lock the device and inode of the socket file.
 fn bind(folder: &Folder, id: InstanceId, socket: BorrowedFd<'_>) -> Result<(Lock, (u64, u64)), Error> {
-    let lock = Lock::take_in(&folder.dir, &folder.socket(id), folder.name(id).into(), folder.uid);
-    let lock = lock.map_err(|source| Error::Lock { id, source })?;
+    let lock = take_lock(folder, id)?;
     Ok((lock, put_in_place(folder, id, socket)?))
+}
+
+fn take_lock(folder: &Folder, id: InstanceId) -> Result<Lock, Error> {
+    let lock = Lock::take_in(&folder.dir, &folder.socket(id), folder.name(id).into(), folder.uid);
+    lock.map_err(|source| Error::Lock { id, source })
 }
 
 /// Binds the socket on which routers' L1 keepalives for pseudo id `id` arrive, whose lock in the netio folder is ours.
@@ -556,7 +629,7 @@ pub fn bind_keepalives(folder: &Folder, id: InstanceId) -> Result<PseudoSocket, 
         |source: Errno| Error::System { id, path: path.clone(), action: "make", source: source.into() };
     let fd = datagram_socket().map_err(fail)?;
     let file = put_in_place(folder, id, fd.as_fd())?;
-    Ok(PseudoSocket { id, fd, path, file, folder: folder.clone(), _lock: None })
+    Ok(PseudoSocket { id, fd, path, file, folder: folder.clone(), lock: None })
 }
 
 /// Binds `socket`, whose id nobody else may use. Returns device and inode of the socket file.
@@ -584,11 +657,10 @@ fn put_in_place(folder: &Folder, id: InstanceId, socket: BorrowedFd<'_>) -> Resu
     // The file gets the socket's mode less the umask: so it never is open to others, not for a moment.
     fs::fchmod(socket, Mode::RUSR | Mode::WUSR).map_err(fail("set the mode of"))?;
     net::bind(socket, &folder.address(id).map_err(fail("name"))?).map_err(fail("bind"))?;
-    let file = hand_over(folder, &name).map_err(|source| {
+    hand_over(folder, &name).map_err(|source| {
         let _ = fs::unlinkat(&folder.dir, &name, AtFlags::empty());
-        fail("hand over to the IOU user")(source)
-    })?;
-    Ok(file)
+        fail(HAND_OVER)(source)
+    })
 }
 
 /// Gives the socket file just bound to the IOU user, whose routers write to it. Returns its device and inode.
@@ -625,7 +697,8 @@ impl PseudoSocket {
             Err(Errno::NOENT) => return Ok(false),
             file => file?,
         };
-        if !is_socket(&fs::fstat(&file)?) {
+        let stat = fs::fstat(&file)?;
+        if !is_socket(&stat) || !self.folder.is_own(stat.st_uid) {
             return Ok(false);
         }
         let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
@@ -634,6 +707,47 @@ impl PseudoSocket {
             Ok(_) => Ok(true),
             Err(Errno::NOENT | Errno::CONNREFUSED | Errno::AGAIN) => Ok(false),
             Err(other) => Err(other),
+        }
+    }
+
+    /// True while `folder`, which is the lab's now, has the socket file that was bound and its lock file.
+    #[must_use]
+    pub fn is_whole(&self, folder: &Folder) -> bool {
+        folder.stat(self.id).is_ok_and(|stat| key(&stat) == self.file) && self.has_lock(folder)
+    }
+
+    fn has_lock(&self, folder: &Folder) -> bool {
+        self.lock.as_ref().is_none_or(|lock| lock.is_in(folder.dir.as_fd()))
+    }
+
+    /// Takes the lock in `folder` again if its file is gone, and binds one of the `fresh` sockets if the socket's file
+    /// is. True if it has another socket now, from which alone is to be read from now on.
+    ///
+    /// # Errors
+    /// As [`bind_pseudo`], but at once. What has been got by then is kept: try again.
+    pub fn restore(&mut self, folder: &Folder, fresh: &mut Vec<OwnedFd>) -> Result<bool, Error> {
+        if !self.has_lock(folder) {
+            self.lock = Some(take_lock(folder, self.id)?);
+        }
+        if folder.stat(self.id).is_ok_and(|stat| key(&stat) == self.file) {
+            return Ok(false);
+        }
+        let socket = match fresh.pop() {
+            Some(socket) => socket,
+            None => make_sockets(1)?.0.remove(0),
+        };
+        match put_in_place(folder, self.id, socket.as_fd()) {
+            Ok(file) => {
+                (self.fd, self.file, self.folder) = (socket, file, folder.clone());
+                Ok(true)
+            }
+            Err(error) => {
+                // One that was bound already is of no more use.
+                if !matches!(error, Error::System { action: HAND_OVER, .. }) {
+                    fresh.push(socket);
+                }
+                Err(error)
+            }
         }
     }
 }
@@ -660,6 +774,10 @@ pub fn connect_router(folder: &Folder, id: InstanceId) -> Result<RouterSocket, C
     };
     loop {
         let before = folder.stat(id).map_err(fail)?;
+        // In a folder with the sticky bit others may make sockets, though not replace any.
+        if !folder.is_own(before.st_uid) {
+            return Err(ConnectError::Foreign(before.st_uid));
+        }
         let fd = datagram_socket().map_err(fail)?;
         if sockopt::set_socket_send_buffer_size_force(&fd, SEND_BUFFER).is_err() {
             // Without CAP_NET_ADMIN: as much as net.core.wmem_max allows.
@@ -709,26 +827,64 @@ fn pseudo_sockets(count: usize) -> io::Result<Vec<OwnedFd>> {
     (0..count).map(socket).collect()
 }
 
+/// Where the queue length of sockets to be made is set; each thread is shown its own network namespace's.
+const SETTING: &str = "/proc/sys/net/unix/max_dgram_qlen";
+
 /// Makes `count` sockets with deep queues, or, where that is not permitted, with those the system gives, and says so.
 ///
 /// A socket's queue is as deep as `max_dgram_qlen` of the network namespace in which it is made, and works from any
 /// other. So a thread makes them in a namespace of its own; the host's setting stays as it is.
 fn deep_sockets(count: usize) -> io::Result<(Vec<OwnedFd>, Option<ShortQueue>)> {
-    const SETTING: &str = "/proc/sys/net/unix/max_dgram_qlen";
-    let deep = thread::Builder::new().name("pseudo-sockets".to_owned()).spawn(move || {
-        sys::unix::leave_network()?;
-        // /proc/sys/net shows each thread its own namespace.
-        std::fs::write(SETTING, QUEUE.to_string())?;
-        Ok(pseudo_sockets(count))
-    })?;
-    match deep.join().unwrap_or_else(|_| Err(io::Error::other("the thread that makes them ended"))) {
+    let made = socket_maker().and_then(|maker| {
+        let (answer, answers) = channel::bounded(1);
+        let ended = |_| "the thread that makes them ended".to_owned();
+        maker.send((count, answer)).map_err(|_| ended(channel::RecvError))?;
+        answers.recv().map_err(ended)
+    });
+    match made {
         Ok(sockets) => Ok((sockets?, None)),
         Err(reason) => {
             let setting = std::fs::read_to_string(SETTING).ok().and_then(|s| s.trim().parse::<u32>().ok());
-            let warning = ShortQueue { datagrams: setting.unwrap_or(10) + 1, reason: reason.to_string() };
+            let warning = ShortQueue { datagrams: setting.unwrap_or(10) + 1, reason };
             Ok((pseudo_sockets(count)?, Some(warning)))
         }
     }
+}
+
+/// How many sockets, and where to.
+type SocketOrder = (usize, channel::Sender<io::Result<Vec<OwnedFd>>>);
+
+/// The thread that makes deep sockets, one a process. Its namespace takes CAP_SYS_ADMIN, which is given up when all is
+/// up; so it is started then, and stays there, without any capability, for sockets that are made again later.
+fn socket_maker() -> Result<channel::Sender<SocketOrder>, String> {
+    static MAKER: OnceLock<Result<channel::Sender<SocketOrder>, String>> = OnceLock::new();
+    let start = || {
+        let (orders, received) = channel::unbounded::<SocketOrder>();
+        let (ready, settled) = channel::bounded(1);
+        let make = move || {
+            let prepared = leave_for_deep_queues();
+            let in_vain = prepared.is_err();
+            let _ = ready.send(prepared);
+            if in_vain {
+                return;
+            }
+            for (count, answer) in received {
+                let _ = answer.send(pseudo_sockets(count));
+            }
+        };
+        let thread = thread::Builder::new().name("pseudo-sockets".to_owned());
+        thread.spawn(make).map_err(|error| error.to_string())?;
+        settled.recv().map_err(|error| error.to_string())??;
+        Ok(orders)
+    };
+    MAKER.get_or_init(start).clone()
+}
+
+/// Takes the calling thread into a network namespace whose sockets get deep queues, and its other rights away.
+fn leave_for_deep_queues() -> Result<(), String> {
+    sys::unix::leave_network().map_err(|error| error.to_string())?;
+    std::fs::write(SETTING, QUEUE.to_string()).map_err(|error| error.to_string())?;
+    privileges::confine(Role::SocketMaker).map_err(|error| error.to_string())
 }
 
 /// Raises this process' limit of open files as far as it may; usual are 1024 to begin with, and 524,288 allowed.
@@ -737,6 +893,21 @@ fn raise_file_limit() {
     if limit.current != limit.maximum {
         // If it fails, opening too many says what is missing.
         let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    }
+}
+
+/// Who besides its owner, root, and the members of this process's own group may remove and replace what is in a folder.
+/// With the sticky bit nobody may.
+fn open_to(folder: &Stat) -> Option<String> {
+    let mode = Mode::from_raw_mode(folder.st_mode);
+    let group = folder.st_gid;
+    if mode.contains(Mode::SVTX) {
+        None
+    } else if mode.contains(Mode::WOTH) {
+        Some("every user".to_owned())
+    } else {
+        let foreign = mode.contains(Mode::WGRP) && group != rustix::process::getegid().as_raw();
+        foreign.then(|| format!("group {group}"))
     }
 }
 

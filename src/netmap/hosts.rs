@@ -169,6 +169,9 @@ fn lookup_all(
         let (queue, sender, resolver) = (queue.clone(), sender.clone(), resolver.clone());
         // A thread that cannot be had leaves its name unanswered, which is reported.
         let _ = thread::Builder::new().name("lookup".to_owned()).spawn(move || {
+            if crate::privileges::forgo().is_err() {
+                return;
+            }
             while let Some(name) = next(&queue) {
                 let answer = lookup(&*resolver, &name);
                 // Nobody listens any more once the deadline is over.

@@ -51,7 +51,7 @@ pub struct End {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file cannot be read.
-    #[error("cannot read the NETMAP {}: {source}; name another with -n FILE or in NETIO_NETMAP", file.display())]
+    #[error("cannot read the NETMAP {}: {source}; {}name another with -n FILE or in NETIO_NETMAP", file.display(), rights(source))]
     Read {
         /// The file.
         file: PathBuf,
@@ -85,6 +85,28 @@ pub struct Fault {
     pub expected: String,
 }
 
+/// Whose rights it is read with is not what a user of sudo expects.
+fn rights(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "it is read with the rights of the user who runs the routers, and under sudo of who called it: let that \
+             user read it, or "
+        }
+        _ => "",
+    }
+}
+
+/// Opens a plain file for reading. Nothing else in its place, a FIFO or a terminal, holds us up.
+fn open_plain(file: &Path) -> io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let opened = std::fs::File::options().read(true).custom_flags(flags).open(file)?;
+    if !opened.metadata()?.is_file() {
+        return Err(io::Error::other("it is no plain file"));
+    }
+    Ok(opened)
+}
+
 impl Netmap {
     /// Reads and parses `file`.
     ///
@@ -93,7 +115,8 @@ impl Netmap {
     pub fn read(file: &Path) -> Result<Self, Error> {
         let fail = |source| Error::Read { file: file.to_owned(), source };
         let mut text = Vec::new();
-        std::fs::File::open(file).and_then(|f| f.take(LARGEST + 1).read_to_end(&mut text)).map_err(fail)?;
+        let opened = open_plain(file).map_err(fail)?;
+        opened.take(LARGEST + 1).read_to_end(&mut text).map_err(fail)?;
         if text.len() as u64 > LARGEST {
             return Err(fail(io::Error::other("it is larger than 16 MiB, so it cannot be a NETMAP")));
         }

@@ -349,8 +349,22 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_file_is_refused() {
-        assert!(Netmap::read(Path::new("/dev/zero")).unwrap_err().to_string().contains("larger than 16 MiB"));
+    fn only_a_plain_file_of_some_size_is_read() {
+        let refused = |file: &Path, why: &str| {
+            let said = Netmap::read(file).unwrap_err().to_string();
+            assert!(said.contains(why), "{said}");
+        };
+        refused(Path::new("/dev/zero"), "no plain file");
+        let folder = tempfile::tempdir().unwrap();
+        refused(folder.path(), "no plain file");
+        // Nobody writes to it: opening it in the usual way would wait for that.
+        let fifo = folder.path().join("fifo");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
+        refused(&fifo, "no plain file");
+        let huge = folder.path().join("huge");
+        std::fs::File::create(&huge).unwrap().set_len(1 << 40).unwrap();
+        refused(&huge, "larger than 16 MiB");
     }
 
     /// Ten times the text may take twenty times the time, not a hundred; 10,000 lines take milliseconds.

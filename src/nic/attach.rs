@@ -200,7 +200,7 @@ impl Occupant {
                 && matches!(&link.info, LinkTypeInfo::Xdp(xdp) if xdp.ifindex == nic.index())
         };
         occupant.link = LinkInfoIter::default().find(holds_it).map(|link| link.id);
-        occupant.process = occupant.link.and_then(link_holder);
+        occupant.process = crate::privileges::as_starter(|| occupant.link.and_then(link_holder));
         Some(occupant)
     }
 }

@@ -1,8 +1,10 @@
 //! One iou-fast a network card: the lock that says so, and the folder of locks and records.
 
 use super::{Error, Nic};
+use crate::privileges::as_starter;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +12,26 @@ use std::time::{Duration, Instant};
 
 /// Where the locks are, and what must outlive a SIGKILL but not a boot.
 pub const STATE_DIR: &str = "/run/iou-fast";
+
+/// Where the locks and records of this process are: [`STATE_DIR`] for root. Another user, who got his rights as file
+/// capabilities or from systemd, has them where his sessions or his service keep such things.
+#[must_use]
+pub fn state_dir() -> PathBuf {
+    let own = rustix::process::getuid();
+    folder_of(own.as_raw(), |name| std::env::var_os(name))
+}
+
+fn folder_of(uid: u32, environment: impl Fn(&str) -> Option<OsString>) -> PathBuf {
+    if uid == 0 {
+        return STATE_DIR.into();
+    }
+    // systemd.exec(5): several folders are separated by colons; and it is made for this service alone.
+    let service =
+        environment("RUNTIME_DIRECTORY").filter(|folder| !folder.as_encoded_bytes().contains(&b':'));
+    let session = || environment("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
+    let session = || session().map_or_else(|| format!("/run/user/{uid}").into(), PathBuf::from);
+    service.map_or_else(|| session().join("iou-fast"), PathBuf::from)
+}
 
 /// A killed process keeps its locks until the kernel has taken it down, seen to last up to 62 ms; so long may a
 /// lock be held before its holder counts as alive.
@@ -50,6 +72,10 @@ impl Hold {
     /// # Errors
     /// As for [`take`](Self::take).
     pub fn take_in(nic: &Nic, path: &Path) -> Result<Self, Error> {
+        as_starter(|| Self::take_as_starter(nic, path))
+    }
+
+    fn take_as_starter(nic: &Nic, path: &Path) -> Result<Self, Error> {
         let directory = open_directory(path)?;
         let stem = format!("net{}-if{}", nic.namespace, nic.index);
         let file = lock_name(&stem);
@@ -101,11 +127,15 @@ impl Hold {
             rustix::fs::renameat(directory, &draft, directory, &record)?;
             rustix::fs::fsync(directory)
         };
-        write().map_err(|source| self.record_error("write", source))
+        as_starter(write).map_err(|source| self.record_error("write", source))
     }
 
     /// The record that lies beside the lock; `None` if there is none.
     pub(super) fn read_record(&self) -> Result<Option<Vec<u8>>, Error> {
+        as_starter(|| self.read_as_starter())
+    }
+
+    fn read_as_starter(&self) -> Result<Option<Vec<u8>>, Error> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.0.directory, self.record_name(), flags, Mode::empty()) {
             Ok(file) => file,
@@ -124,7 +154,8 @@ impl Hold {
 
     /// Removes the record that lies beside the lock; one that is not there is no error.
     pub(super) fn remove_record(&self) -> Result<(), Error> {
-        match rustix::fs::unlinkat(&self.0.directory, self.record_name(), AtFlags::empty()) {
+        let directory = &self.0.directory;
+        match as_starter(|| rustix::fs::unlinkat(directory, self.record_name(), AtFlags::empty())) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(source) => Err(self.record_error("remove", source)),
         }
@@ -147,7 +178,8 @@ impl Hold {
 impl Drop for Inner {
     fn drop(&mut self) {
         // While still locked: afterwards it might be the next holder's. A file that stays is no lock.
-        let _ = rustix::fs::unlinkat(&self.directory, lock_name(&self.stem), AtFlags::empty());
+        let lock = lock_name(&self.stem);
+        let _ = as_starter(|| rustix::fs::unlinkat(&self.directory, lock, AtFlags::empty()));
     }
 }
 
@@ -166,7 +198,7 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(fail("open this folder"))?;
     let status = rustix::fs::fstat(&directory).map_err(fail("examine this folder"))?;
-    let uid = rustix::process::geteuid().as_raw();
+    let uid = rustix::process::getuid().as_raw();
     let others_may_write = Mode::from_raw_mode(status.st_mode).intersects(Mode::WGRP | Mode::WOTH);
     if status.st_uid != uid || others_may_write {
         return Err(Error::StateDirUnsafe { path: path.to_owned(), uid });
@@ -207,6 +239,18 @@ mod tests {
         assert_eq!(parse_pid(b"12\n45\n"), Some(12));
         assert_eq!(parse_pid(b""), None);
         assert_eq!(parse_pid(b"\n"), None);
+    }
+
+    #[test]
+    fn every_user_has_a_folder_of_his_own() {
+        let of = |uid, set: &'static [(&str, &str)]| {
+            let value = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
+            folder_of(uid, value).display().to_string()
+        };
+        assert_eq!(of(0, &[("XDG_RUNTIME_DIR", "/tmp/trap"), ("RUNTIME_DIRECTORY", "/tmp/trap")]), STATE_DIR);
+        assert_eq!(of(1000, &[("XDG_RUNTIME_DIR", "/run/user/1000")]), "/run/user/1000/iou-fast");
+        assert_eq!(of(1000, &[("RUNTIME_DIRECTORY", "/run/iou-fast"), ("XDG_RUNTIME_DIR", "/x")]), STATE_DIR);
+        assert_eq!(of(1000, &[]), "/run/user/1000/iou-fast");
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub enum Error {
         pid: Option<u32>,
     },
     /// The folder for locks and records cannot be used.
-    #[error("{}: cannot {what}: {source}; it holds the locks of network cards in use, run as root", path.display())]
+    #[error("{}: cannot {what}: {source}; it holds the locks of network cards in use: run as root, or name a folder of your own with --state-dir", path.display())]
     StateDir {
         /// The folder or the file in it.
         path: PathBuf,

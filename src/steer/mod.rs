@@ -25,7 +25,7 @@ pub const COPY_BATCH: usize = 32;
 pub enum Error {
     /// The kernel refused the program.
     #[error(
-        "the kernel does not load the XDP program: {0}. It needs CAP_BPF and CAP_NET_ADMIN (or root), kernel 6.1 or newer, and no lockdown"
+        "the kernel does not load the XDP program: {0}. It needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (or root), kernel 6.1 or newer, and no lockdown"
     )]
     Load(libbpf_rs::Error),
     /// A map could not be made or changed.
@@ -131,6 +131,8 @@ impl Steering {
             copy_rings.push(ring);
         }
         let tables = Arc::new(Tables { learned, predicted, counters, shared });
+        // libbpf reads the number of CPUs from a file, once: now, while there is a descriptor for it.
+        tables.counts()?;
         Ok(Self { object, rings, directory, copy_rings, tables })
     }
 
@@ -246,6 +248,15 @@ impl Tables {
     pub fn insert_predicted(&self, mac: Mac, entry: &PortEntry) -> Result<(), Error> {
         self.predicted
             .update(&mac_word(mac).to_ne_bytes(), &entry.bytes(), MapFlags::ANY)
+            .map_err(|source| Error::Map { map: "predicted", source })
+    }
+
+    /// `mac` is forgotten. That it is gone already is no error.
+    ///
+    /// # Errors
+    /// [`Error::Map`].
+    pub fn remove_predicted(&self, mac: Mac) -> Result<(), Error> {
+        forget(self.predicted.delete(&mac_word(mac).to_ne_bytes()))
             .map_err(|source| Error::Map { map: "predicted", source })
     }
 

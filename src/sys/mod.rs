@@ -13,4 +13,5 @@ pub mod shared;
 #[cfg(feature = "lab")]
 pub mod tap;
 pub(crate) mod unix;
+pub mod violation;
 pub mod xdp_attach;

@@ -20,7 +20,7 @@ pub(crate) fn stamp_arrivals(socket: BorrowedFd<'_>) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Puts the calling thread alone into a new network namespace. It is for threads that end soon after.
+/// Puts the calling thread alone into a new network namespace, for good.
 pub(crate) fn leave_network() -> io::Result<()> {
     // SAFETY: only `UnshareFlags::FILES` can make descriptors of other threads unusable; it is not among the flags.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }?;

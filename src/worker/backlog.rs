@@ -98,6 +98,12 @@ impl<T> Backlog<T> {
         self.pop()
     }
 
+    /// True if the XDP program was told to drop.
+    #[must_use]
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused
+    }
+
     /// What the XDP program was told holds no more: it has been told to steer.
     pub(super) fn forget_pause(&mut self) {
         self.paused = false;

@@ -37,6 +37,7 @@ use af_xdp::{Completion, Fill, Packet, Rx, RxStatistics, Socket};
 use pace::Pace;
 use poller::{Events, Poller, Token};
 use pool::Stock;
+use rustc_hash::FxHashMap;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
@@ -56,8 +57,15 @@ const ARRIVALS: usize = 8 * BATCH;
 const AHEAD: usize = 8;
 /// Datagrams with group frames sent before unicast gets its turn again: one group frame is one for each router.
 const GROUP_SENDS: usize = 128;
-/// Datagrams read from a pseudo socket at the end at most: its queue holds no more, and who still sends is not waited
-/// for.
+/// How long a worker waits for a card that is behind, before it looks again: 64 of the smallest frames take 43 us at
+/// 1 Gbit/s.
+const CARD_PAUSE: Duration = Duration::from_micros(50);
+/// How long the cards have at the end for what is in their rings, ns: 2048 frames of 1514 bytes take 25 ms at 1 Gbit/s.
+const LAST_MOMENT: u64 = 500_000_000;
+/// The same when a pseudo socket is closed while others go on.
+const CLOSING: u64 = 10_000_000;
+/// Datagrams read from a pseudo socket before it is closed at most: its queue holds no more, and who still sends is not
+/// waited for.
 const LAST_READ: usize = 8192;
 /// How much later than asked a worker's timer may end, ns.
 const TIMER_SLACK: Option<NonZeroU64> = NonZeroU64::new(1000);
@@ -127,10 +135,96 @@ pub enum Order {
         /// A connected datagram socket, and the number of the connection.
         socket: Option<(OwnedFd, u64)>,
     },
+    /// The plan is another from now on; it follows the one before. What goes with it was made beforehand.
+    Plan(Box<Change>),
+    /// A pseudo instance's socket is this one from now on.
+    Pseudo {
+        /// Index in the plan.
+        pseudo: usize,
+        /// The socket.
+        socket: OwnedFd,
+    },
     /// The worker is to answer: it has carried out every order before this one.
     Answer(crossbeam::channel::Sender<()>),
     /// The worker ends.
     Stop,
+}
+
+/// What another plan means for a worker: [`Order::Plan`].
+#[derive(Debug)]
+pub struct Change {
+    lans: Vec<LanPorts>,
+    members: Vec<Membership>,
+    /// The pseudo instances that it reads, ascending: index in the plan, id, what leads to them.
+    pseudos: Vec<(usize, u16, Ways)>,
+    /// Sockets of those that are new.
+    sockets: Vec<(usize, OwnedFd)>,
+}
+
+impl Change {
+    /// What `plan` means for `worker`. `sockets` are those of the pseudo instances that it comes to read: index in the
+    /// plan, socket.
+    #[must_use]
+    pub fn new(plan: &Plan, worker: usize, sockets: Vec<(usize, OwnedFd)>) -> Self {
+        let own = |(_, pseudo): &(usize, &crate::plan::Pseudo)| pseudo.live && pseudo.worker == worker;
+        let pseudos = plan.pseudos.iter().enumerate().filter(own);
+        Self {
+            lans: (0..plan.lans.len()).map(|lan| LanPorts::new(plan, lan, worker)).collect(),
+            members: memberships(plan, worker),
+            pseudos: pseudos
+                .map(|(index, pseudo)| (index, pseudo.id.get(), Ways::new(plan, index)))
+                .collect(),
+            sockets,
+        }
+    }
+}
+
+/// The ports of a LAN, as a worker sees them.
+#[derive(Debug)]
+struct LanPorts {
+    /// All of them.
+    all: Vec<GroupPort>,
+    /// Where among them the one is that gets unicast to unknown stations.
+    flood: Option<usize>,
+    /// Those whose router is this worker's.
+    own: Vec<GroupPort>,
+    /// The one of those that gets unicast to unknown stations.
+    own_flood: Option<GroupPort>,
+}
+
+impl LanPorts {
+    fn new(plan: &Plan, lan: usize, worker: usize) -> Self {
+        let planned = &plan.lans[lan];
+        let all: Vec<GroupPort> = planned.ports.iter().map(|port| group_port(plan, *port)).collect();
+        let flood = planned.flood.and_then(|flood| all.iter().position(|port| port.port == flood));
+        let own = |port: &&GroupPort| plan.routers[port.router].worker == worker;
+        Self {
+            flood,
+            own: all.iter().filter(own).copied().collect(),
+            own_flood: flood.map(|at| all[at]).filter(|port| own(&port)),
+            all,
+        }
+    }
+}
+
+/// What leads to a pseudo instance: its links, and which interface is whose.
+#[derive(Debug)]
+struct Ways {
+    by_interface: Box<[u16; 256]>,
+    links: Vec<PseudoLink>,
+}
+
+impl Ways {
+    fn new(plan: &Plan, pseudo: usize) -> Self {
+        let mut by_interface = Box::new([0u16; 256]);
+        let mut links = Vec::new();
+        for link in plan.pseudos[pseudo].links.iter().map(|link| &plan.links[*link]) {
+            let sources = link.ports.iter().map(|port| Source::new(plan, *port));
+            links.push(PseudoLink { nic: link.lan, sources: sources.collect() });
+            by_interface[usize::from(link.endpoint.interface.0)] = links.len() as u16;
+        }
+        Self { by_interface, links }
+    }
 }
 
 /// What a worker tells the control thread.
@@ -299,7 +393,8 @@ pub struct Worker {
     blocked: Blocked,
     arrivals: Vec<Arrival>,
     nics: Vec<NicSide>,
-    pseudos: Vec<Pseudo>,
+    /// By index in the plan; `None`: another worker's, or retired.
+    pseudos: Vec<Option<Pseudo>>,
     delivery: Delivery,
     stock: Stock,
     receiver: Receiver,
@@ -320,6 +415,8 @@ pub struct Worker {
     relieved: usize,
     /// Datagrams read from routers in this turn.
     read: usize,
+    /// A socket was not read in this turn, because a card is behind.
+    held_back: bool,
     /// The XDP programs were told to wake this worker.
     sleeping: bool,
 }
@@ -341,11 +438,7 @@ impl Worker {
         let mut arrivals = Vec::new();
         let mut sides = Vec::new();
         for (lan_index, nic) in nics.into_iter().enumerate() {
-            let ports: Vec<GroupPort> =
-                plan.lans[lan_index].ports.iter().map(|port| group_port(&plan, *port)).collect();
-            let flood = plan.lans[lan_index].flood;
-            let flood_at = flood.and_then(|flood| ports.iter().position(|port| port.port == flood));
-            let own = |port: &&GroupPort| plan.routers[port.router].worker == index;
+            let ports = LanPorts::new(&plan, lan_index, index);
             poller.watch_edge(nic.copies.1.as_fd(), Token::Ring)?;
             // Frames leave by one queue, so that their order is kept; workers spread over the queues.
             let tx_queue = index % nic.queues.len().clamp(1, nic.tx_queues.max(1));
@@ -363,16 +456,18 @@ impl Worker {
                 lan: nic.lan.clone(),
                 queues,
                 copies: nic.copies.0,
-                ports: ports.iter().filter(own).copied().collect(),
-                flood: flood_at.map(|at| ports[at]).filter(|port| own(&port)),
+                ports: ports.own,
+                flood: ports.own_flood,
             });
-            sides.push(NicSide::new(nic.lan, tx, nic.scatter, rings, ports, flood_at));
+            sides.push(NicSide::new(nic.lan, tx, nic.scatter, rings, ports.all, ports.flood));
         }
 
-        let mut own_pseudos = Vec::new();
-        for (plan_index, socket) in pseudos {
-            poller.watch(socket.as_fd(), Token::Pseudo(own_pseudos.len()))?;
-            own_pseudos.push(pseudo(&plan, plan_index, socket));
+        let mut own_pseudos: Vec<Option<Pseudo>> = plan.pseudos.iter().map(|_| None).collect();
+        for (number, socket) in pseudos {
+            poller.watch(socket.as_fd(), Token::Pseudo(number))?;
+            let (id, Ways { by_interface, links }) =
+                (plan.pseudos[number].id.get(), Ways::new(&plan, number));
+            own_pseudos[number] = Some(Pseudo { socket, id, by_interface, links, most: BATCH });
         }
 
         let mut stock = Stock::new(pool);
@@ -382,8 +477,7 @@ impl Worker {
         if frames.len() < BATCH {
             return Err(io::Error::other("too few chunks for a worker"));
         }
-        let members = (0..plan.routers.len()).map(|router| membership(&plan, router, index));
-        let delivery = Delivery::new(members, lans, counts.clone(), reserve, reports);
+        let delivery = Delivery::new(memberships(&plan, index), lans, counts.clone(), reserve, reports);
         let mut worker = Self {
             index,
             poll,
@@ -407,6 +501,7 @@ impl Worker {
             moved: 0,
             relieved: 0,
             read: 0,
+            held_back: false,
             sleeping: false,
         };
         if large && !worker.enlarge() {
@@ -484,6 +579,10 @@ impl Worker {
     /// In dense traffic, lets some frames gather; in a conversation, and when told to poll busily, does not.
     fn nap(&mut self) {
         let (arrived, read) = (std::mem::take(&mut self.moved), std::mem::take(&mut self.read));
+        // The sockets stay readable: without a pause the loop would spin until the card has room.
+        if std::mem::take(&mut self.held_back) && self.poll != Poll::Busy {
+            return clock::sleep(CARD_PAUSE);
+        }
         // Where frames wait, most are both: they arrive in one turn, and are taken in a later one.
         let moved = arrived.max(std::mem::take(&mut self.relieved));
         // Routers that send as fast as they can fill batches by themselves; they would only find a full queue.
@@ -660,8 +759,23 @@ impl Worker {
         true
     }
 
+    /// Reads what routers send, unless a card they send to is behind: their queue in the kernel is the better place.
     fn read(&mut self, pseudo: usize) {
-        self.turns.saw(Way::FromRouter, clock::monotonic());
+        let now = clock::monotonic();
+        let Some(links) = self.pseudos.get(pseudo).and_then(Option::as_ref).map(|pseudo| &pseudo.links)
+        else {
+            return;
+        };
+        if links.iter().any(|link| self.nics[link.nic].is_behind(now)) {
+            self.held_back = true;
+        } else {
+            self.read_now(pseudo, now);
+        }
+    }
+
+    fn read_now(&mut self, pseudo: usize, now: u64) {
+        let Some(pseudo) = self.pseudos.get_mut(pseudo).and_then(Option::as_mut) else { return };
+        self.turns.saw(Way::FromRouter, now);
         let mut reading = Reading {
             nics: &mut self.nics,
             receiver: &mut self.receiver,
@@ -674,7 +788,20 @@ impl Worker {
             blocked: self.blocked,
             copies: 0,
         };
-        self.read += reading.read(&mut self.pseudos[pseudo]);
+        self.read += reading.read(pseudo);
+    }
+
+    /// Reads what waits in the socket of a pseudo instance that is to be closed. Cards have until `until` for it.
+    fn read_out(&mut self, pseudo: usize, until: u64) {
+        let start = self.read;
+        while self.read < start + LAST_READ {
+            let before = self.read;
+            self.read_now(pseudo, clock::monotonic());
+            self.finish_sending(until);
+            if self.read == before {
+                break;
+            }
+        }
     }
 
     /// How long to wait for events. Before a real wait the XDP programs are told to wake this worker for group
@@ -766,6 +893,8 @@ impl Worker {
                         );
                     }
                 }
+                Order::Plan(change) => self.follow(*change),
+                Order::Pseudo { pseudo, socket } => self.replace(pseudo, socket),
                 Order::Answer(to) => {
                     let _ = to.send(());
                 }
@@ -775,20 +904,57 @@ impl Worker {
         false
     }
 
+    /// Goes over to another plan. Routers that stay keep their sockets and what waits for them.
+    fn follow(&mut self, change: Change) {
+        let Change { lans, members, pseudos, sockets } = change;
+        for index in 0..self.pseudos.len() {
+            let stays = pseudos.binary_search_by_key(&index, |(stays, ..)| *stays).is_ok();
+            if self.pseudos[index].is_some() && !stays {
+                self.read_out(index, clock::monotonic() + CLOSING);
+                if let Some(pseudo) = self.pseudos[index].take() {
+                    self.poller.forget(pseudo.socket.as_fd());
+                }
+            }
+        }
+        for ((arrival, side), ports) in self.arrivals.iter_mut().zip(&mut self.nics).zip(lans) {
+            (arrival.ports, arrival.flood) = (ports.own, ports.own_flood);
+            side.set_ports(ports.all, ports.flood);
+        }
+        self.delivery.follow(members, &mut self.stock, &self.poller);
+        let mut sockets: FxHashMap<usize, OwnedFd> = sockets.into_iter().collect();
+        for (index, id, Ways { by_interface, links }) in pseudos {
+            if self.pseudos.len() <= index {
+                self.pseudos.resize_with(index + 1, || None);
+            }
+            match (&mut self.pseudos[index], sockets.remove(&index)) {
+                (Some(pseudo), _) => (pseudo.by_interface, pseudo.links) = (by_interface, links),
+                (none, Some(socket)) => {
+                    watch_pseudo(&self.poller, index, id, &socket);
+                    *none = Some(Pseudo { socket, id, by_interface, links, most: BATCH });
+                }
+                (None, None) => tracing::error!("pseudo id {id} has no socket: its links are cut off"),
+            }
+        }
+    }
+
+    /// A pseudo instance has another socket: what routers sent to the one before is read.
+    fn replace(&mut self, index: usize, socket: OwnedFd) {
+        self.read_out(index, clock::monotonic() + CLOSING);
+        if let Some(pseudo) = self.pseudos.get_mut(index).and_then(Option::as_mut) {
+            self.poller.forget(pseudo.socket.as_fd());
+            watch_pseudo(&self.poller, index, pseudo.id, &socket);
+            pseudo.socket = socket;
+        }
+    }
+
     /// Delivers what has arrived already, and gives everything back.
     fn end(mut self) -> Remains {
         for nic in 0..self.arrivals.len() {
             while self.arrive(nic) {}
         }
+        let until = clock::monotonic() + LAST_MOMENT;
         for pseudo in 0..self.pseudos.len() {
-            self.read = 0;
-            while self.read < LAST_READ {
-                let before = self.read;
-                self.read(pseudo);
-                if self.read == before {
-                    break;
-                }
-            }
+            self.read_out(pseudo, until);
         }
         self.delivery.drain(&mut self.stock);
         for nic in &mut self.nics {
@@ -817,6 +983,18 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// Lets the cards send what is in their rings, until `until` at most: it goes with the sockets.
+    fn finish_sending(&mut self, until: u64) {
+        for nic in &mut self.nics {
+            while nic.is_sending() && clock::monotonic() < until {
+                transmit(nic, &mut self.stock, &self.counts, &mut self.latencies.to_nics);
+                clock::sleep(CARD_PAUSE);
+            }
+        }
+    }
+}
+
 fn asleep(lan: &Lan, worker: usize) -> &AtomicU32 {
     &lan.tables.shared.asleep[worker]
 }
@@ -825,24 +1003,29 @@ fn group_port(plan: &Plan, port: usize) -> GroupPort {
     GroupPort { port, router: plan.ports[port].router, header: plan.ports[port].to_router.0 }
 }
 
-fn membership(plan: &Plan, router: usize, worker: usize) -> Membership {
-    let on = |lan: &usize| plan.lans[*lan].ports.iter().any(|port| plan.ports[*port].router == router);
-    Membership {
-        owned: plan.routers[router].worker == worker,
-        lans: (0..plan.lans.len()).filter(on).collect(),
+/// What `worker` has to do with each router.
+fn memberships(plan: &Plan, worker: usize) -> Vec<Membership> {
+    let member = |router: &crate::plan::Router| Membership {
+        live: router.live,
+        owned: router.worker == worker,
+        lans: Vec::new(),
+    };
+    let mut members: Vec<Membership> = plan.routers.iter().map(member).collect();
+    for (number, lan) in plan.lans.iter().enumerate() {
+        for port in &lan.ports {
+            let lans = &mut members[plan.ports[*port].router].lans;
+            if lans.last() != Some(&number) {
+                lans.push(number);
+            }
+        }
     }
+    members
 }
 
-fn pseudo(plan: &Plan, index: usize, socket: OwnedFd) -> Pseudo {
-    let planned = &plan.pseudos[index];
-    let mut by_interface = Box::new([0u16; 256]);
-    let mut links = Vec::new();
-    for link in planned.links.iter().map(|link| &plan.links[*link]) {
-        let sources = link.ports.iter().map(|port| Source::new(plan, *port));
-        links.push(PseudoLink { nic: link.lan, sources: sources.collect() });
-        by_interface[usize::from(link.endpoint.interface.0)] = links.len() as u16;
+fn watch_pseudo(poller: &Poller, index: usize, id: u16, socket: &OwnedFd) {
+    if let Err(error) = poller.watch(socket.as_fd(), Token::Pseudo(index)) {
+        tracing::error!("pseudo id {id} cannot be watched, its links are cut off: {error}");
     }
-    Pseudo { socket, id: planned.id.get(), by_interface, links, most: BATCH }
 }
 
 /// Chunks that no backlog may take: what the RX rings of `workers` workers can hold of `queues` queues, and two

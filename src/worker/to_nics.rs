@@ -30,6 +30,8 @@ const SOURCE_GOOD_FOR: u64 = 1_000_000_000;
 const REMEMBERED: usize = 4096;
 /// Kicks in a row that may bring nothing before what is left stays for the next turn.
 const IDLE_KICKS: usize = 64;
+/// How long routers wait for a card that takes nothing, ns; then what they send is thrown away and counted.
+const PATIENCE: u64 = 1_000_000_000;
 
 /// One of our pseudo instances: a socket that routers send to.
 pub(super) struct Pseudo {
@@ -44,6 +46,7 @@ pub(super) struct Pseudo {
 }
 
 /// A link of a pseudo instance.
+#[derive(Debug)]
 pub(super) struct PseudoLink {
     /// Index into the worker's NICs.
     pub(super) nic: usize,
@@ -51,6 +54,7 @@ pub(super) struct PseudoLink {
 }
 
 /// A router's interface, as a sender.
+#[derive(Debug)]
 pub(super) struct Source {
     /// Index of the port in the plan.
     pub(super) port: usize,
@@ -69,7 +73,7 @@ pub(super) struct Source {
 }
 
 /// The last source address of a port, which then needs no look-up for a while.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Checked {
     station: Option<Station>,
     generation: u64,
@@ -127,6 +131,8 @@ pub(super) struct NicSide {
     remembered: Remembered,
     /// Something is in the TX ring that the kernel has not taken.
     pub(super) unsent: bool,
+    /// Since when that is so although the kernel was told, ns; 0 if it is not.
+    behind_since: u64,
     /// Frames and bytes put into the TX ring since it was last empty, and how many of them the driver threw away.
     pushed: (u64, u64),
     refused: u64,
@@ -147,24 +153,43 @@ impl NicSide {
         ports: Vec<GroupPort>,
         flood: Option<usize>,
     ) -> Self {
-        let port_at = ports.iter().enumerate().map(|(at, port)| (port.port as u32, at)).collect();
-        Self {
+        let mut side = Self {
             lan,
             tx,
             scatter,
             rings,
-            ports,
-            port_at,
-            flood,
+            ports: Vec::new(),
+            port_at: FxHashMap::default(),
+            flood: None,
             times: Vec::with_capacity(BATCH),
             remembered: Remembered {
                 generation: u64::MAX,
                 places: StationMap::with_capacity_and_hasher(REMEMBERED, Default::default()),
             },
             unsent: false,
+            behind_since: 0,
             pushed: (0, 0),
             refused: 0,
-        }
+        };
+        side.set_ports(ports, flood);
+        side
+    }
+
+    /// The LAN has these ports from now on.
+    pub(super) fn set_ports(&mut self, ports: Vec<GroupPort>, flood: Option<usize>) {
+        self.port_at = ports.iter().enumerate().map(|(at, port)| (port.port as u32, at)).collect();
+        (self.ports, self.flood) = (ports, flood);
+    }
+
+    /// True if the card is slower than the routers: what they send waits in their sockets rather than be thrown away.
+    pub(super) fn is_behind(&self, now: u64) -> bool {
+        self.unsent && self.lan.up.load(Relaxed) && now < self.behind_since + PATIENCE
+    }
+
+    /// True if something of the TX ring is still to be sent; [`transmit`] then goes on with it.
+    pub(super) fn is_sending(&mut self) -> bool {
+        self.unsent |= self.tx.pending() > 0;
+        self.unsent && self.lan.up.load(Relaxed)
     }
 
     /// A frame of so many bytes, which came into its queue at `time`, was put into the TX ring.
@@ -233,7 +258,7 @@ impl Reading<'_> {
                 BATCH.min(most * 2)
             };
             copies += self.copies;
-            if count < most || copies >= GROUP_SENDS {
+            if count < most || copies >= GROUP_SENDS || self.nics.iter().any(|nic| nic.unsent) {
                 break;
             }
         }
@@ -282,6 +307,7 @@ impl Reading<'_> {
                     return Ok(());
                 }
                 Some(port) => {
+                    // A port that is not known here came with a change of the NETMAP just now: its router is not there.
                     let port = nic.port_at.get(&port).map(|at| nic.ports[*at]).ok_or(Loss::RouterDown)?;
                     bytes[..header::LEN].copy_from_slice(&port.header);
                     let origin = Origin::Router(source.router);
@@ -498,7 +524,8 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
     for _ in 0..IDLE_KICKS {
         match nic.tx.kick() {
             Ok(Kick::Taken) => {
-                nic.unsent = false;
+                // With zero-copy the card takes them in its own time, and may be behind as well.
+                nic.unsent = nic.tx.room(BATCH) < BATCH;
                 break;
             }
             Ok(Kick::Again) => nic.rings.reap(stock),
@@ -512,7 +539,10 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
     }
     nic.rings.reap(stock);
     if !nic.unsent {
+        nic.behind_since = 0;
         settle(nic, counts);
+    } else if nic.behind_since == 0 {
+        nic.behind_since = clock::monotonic();
     }
 }
 

@@ -112,6 +112,29 @@ struct Side {
 }
 
 impl Side {
+    fn new(router: Membership) -> Self {
+        Self {
+            socket: None,
+            connection: 0,
+            run: Vec::with_capacity(BATCH),
+            backlog: Backlog::default(),
+            copies: 0,
+            between: 0,
+            from: Box::new([Held::default(); SOURCES]),
+            owned: router.owned,
+            lans: router.lans,
+        }
+    }
+
+    /// What the XDP program is to do with its frames.
+    fn state(&self) -> RouterState {
+        match &self.socket {
+            None => RouterState::Down,
+            Some(_) if self.backlog.is_paused() => RouterState::Paused,
+            Some(_) => RouterState::Ready,
+        }
+    }
+
     /// Whether the shares of `bound` leave room for a frame of this kind and so many chunks: copies of group frames, and
     /// unicast from other routers, have a share each, and a router a share of either.
     fn has_room(&self, origin: Origin, copy: bool, chunks: usize, bound: usize) -> bool {
@@ -202,33 +225,26 @@ pub(super) struct Delivery {
     pub(super) latency: Latency,
 }
 
-/// A router for [`Delivery::new`]: whether this worker owns it, and its LANs.
+/// What a worker has to do with a router.
+#[derive(Debug)]
 pub(super) struct Membership {
+    /// False for a retired one.
+    pub(super) live: bool,
+    /// This worker gets what arrives for it from the wire.
     pub(super) owned: bool,
+    /// LANs it is on.
     pub(super) lans: Vec<usize>,
 }
 
 impl Delivery {
     pub(super) fn new(
-        routers: impl Iterator<Item = Membership>,
+        routers: Vec<Membership>,
         lans: Vec<Arc<Lan>>,
         counts: Arc<WorkerCounts>,
         reserve: usize,
         reports: Reports,
     ) -> Self {
-        let sides: Vec<Side> = routers
-            .map(|router| Side {
-                socket: None,
-                connection: 0,
-                run: Vec::with_capacity(BATCH),
-                backlog: Backlog::default(),
-                copies: 0,
-                between: 0,
-                from: Box::new([Held::default(); SOURCES]),
-                owned: router.owned,
-                lans: router.lans,
-            })
-            .collect();
+        let sides: Vec<Side> = routers.into_iter().map(Side::new).collect();
         Self {
             touched: Vec::with_capacity(sides.len()),
             waiting: Vec::with_capacity(sides.len()),
@@ -611,6 +627,27 @@ impl Delivery {
         let state = if side.socket.is_some() { RouterState::Ready } else { RouterState::Down };
         self.tell(router, state);
         self.room(router, stock, poller);
+    }
+
+    /// Goes over to another plan: new routers come, without a socket as yet; those that are retired lose theirs, and what
+    /// waits for them is given back.
+    pub(super) fn follow(&mut self, routers: Vec<Membership>, stock: &mut Stock, poller: &Poller) {
+        for (router, member) in routers.into_iter().enumerate() {
+            let live = member.live;
+            match self.sides.get_mut(router) {
+                Some(side) => (side.owned, side.lans) = (member.owned, member.lans),
+                None => self.sides.push(Side::new(member)),
+            }
+            if live {
+                // It may be on another LAN than before.
+                self.tell(router, self.sides[router].state());
+            } else if self.sides[router].socket.is_some() {
+                self.set_socket(router, None, stock, poller);
+            }
+        }
+        let routers = self.sides.len();
+        self.touched.reserve(routers.saturating_sub(self.touched.len()));
+        self.waiting.reserve(routers.saturating_sub(self.waiting.len()));
     }
 
     /// Takes all datagrams back, at the end.

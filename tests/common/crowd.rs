@@ -61,6 +61,57 @@ pub fn lost_on_the_wire(scene: &Scene) -> u64 {
     String::from_utf8(text).unwrap().split_whitespace().map(|number| number.parse::<u64>().unwrap()).sum()
 }
 
+/// No single frame may take longer, however busy the machine.
+pub const WAIT: Duration = Duration::from_secs(5);
+
+/// Sends a frame to each of `ids` every millisecond while `meanwhile` runs; returns how many each was sent.
+pub fn while_frames_flow<T>(
+    station: &Station,
+    ids: std::ops::RangeInclusive<u16>,
+    meanwhile: impl FnOnce() -> T,
+) -> (u64, T) {
+    let (end, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    let result = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !end.load(Relaxed) {
+                let seq = sent.fetch_add(1, Relaxed);
+                let frames: Vec<_> = ids.clone().map(|id| to_router(id, seq)).collect();
+                station.send_batch(&frames).unwrap();
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        // Also when it panics: the sender must end for the scope to.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(meanwhile));
+        end.store(true, Relaxed);
+        result
+    });
+    (sent.into_inner(), result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+}
+
+/// Waits until frames reach router `id`, and reads those that were on their way.
+pub fn wait_until_connected(station: &Station, router: &mut Router, id: u16) {
+    let reached = wait_until(WAIT, || {
+        station.send(&to_router(id, u64::MAX)).unwrap();
+        router.recv_where(Duration::from_millis(5), |_, frame| number(frame).is_some()).is_some()
+    });
+    assert!(reached, "router {id} gets nothing");
+    while router.recv(Duration::from_millis(100)).is_some() {}
+}
+
+/// The same for all of a crowd; returns how many frames each has got by then.
+pub fn wait_until_all_connected(station: &Station, crowd: &Crowd, routers: u16) -> Vec<usize> {
+    let reached = wait_until(WAIT, || {
+        for id in (1..=routers).filter(|id| crowd.count(*id) == 0) {
+            station.send(&to_router(id, u64::MAX)).unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        (1..=routers).all(|id| crowd.count(id) > 0)
+    });
+    assert!(reached, "not every router gets frames");
+    std::thread::sleep(Duration::from_millis(100));
+    (1..=routers).map(|id| crowd.numbers(id).len()).collect()
+}
+
 /// The middle one.
 pub fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();

@@ -9,7 +9,9 @@
 #![allow(dead_code, unreachable_pub, reason = "a module of each test program, which uses a part of it")]
 
 pub mod crowd;
+pub mod users;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -49,6 +51,8 @@ impl Scene {
     pub fn between(host: Namespace, wire: Namespace) -> Self {
         // Memory-backed: an ext4 folder takes milliseconds for a socket file.
         let folder = tempfile::Builder::new().prefix("iouf").tempdir_in("/dev/shm").unwrap();
+        // For other users too, some of whom run routers.
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
         std::fs::create_dir(folder.path().join("netio")).unwrap();
         Self { host, wire, folder }
     }

@@ -136,7 +136,8 @@ pub(crate) fn build(target: Option<&str>) -> Result<Command> {
             command.arg("--bins");
         }
     }
-    let xtask = std::env::current_exe().map_err(|source| start("xtask", source))?;
+    // By name: cargo may have put another build in the place of this one meanwhile.
+    let xtask = testbed::Bin::find("xtask")?;
     command.env("RUSTC_WRAPPER", xtask).env(AS_RUSTC, "1").env_remove("RUSTFLAGS");
     Ok(command)
 }

@@ -58,6 +58,7 @@ const NEEDS: &[Need] = &[
         None,
         "OSPF on the wire and behind a router; it is not started on this machine",
     ),
+    need(For::Tests, &["libcap2-bin"], Some("setcap"), "gives a file capabilities"),
     need(For::Tests, &["iperf3"], Some("iperf3"), "TCP at full speed"),
     need(For::Tests, &["g++"], Some("g++"), "compiles the fuzzing engine"),
     need(For::Tests, &["iputils-ping"], Some("ping"), "pings"),

@@ -16,19 +16,19 @@ pub(super) fn forward(board: &Board, arguments: &[String]) -> Result<()> {
     Counting::except_this_thread();
     let args = Args::parse_from(std::iter::once("iou-fast").chain(arguments.iter().map(String::as_str)));
     let cpus = args.cpus.as_ref().map_or_else(Vec::new, |list| list.0.clone());
-    let labs::Prepared { plan, folders, .. } = labs::prepare(&args, cpus.len().max(1))?;
+    let prepared = labs::prepare(&args, cpus.len().max(1))?;
     let options = Options {
         cpus,
         xdp_mode: args.xdp_mode.into(),
         copy_mode: args.copy_mode.into(),
         poll: args.poll.into(),
         exclusive: args.exclusive,
-        state_dir: args.state_dir,
+        state_dir: args.state_dir.unwrap_or_else(iou_fast::nic::hold::state_dir),
         blocked: args.block.unwrap_or_default(),
         netl1_dir: args.netl1_dir,
     };
-    let (stop, _never) = UnixStream::pair()?;
-    let mut forwarder = Forwarder::start(plan, folders, &options)?;
+    let ((stop, _never), (again, _neither)) = (UnixStream::pair()?, UnixStream::pair()?);
+    let mut forwarder = Forwarder::start(prepared, &options)?;
     let workers = forwarder.worker_counts();
     super::ready();
     thread::scope(|scope| {
@@ -42,7 +42,7 @@ pub(super) fn forward(board: &Board, arguments: &[String]) -> Result<()> {
                 thread::sleep(Duration::from_millis(5));
             }
         });
-        forwarder.run(&stop)?;
+        forwarder.run(&stop, &again)?;
         Ok(())
     })
 }

@@ -592,7 +592,8 @@ impl Tx {
     }
 
     fn put(&mut self, packet: Packet, options: XdpDescOptions) {
-        let (offset, len) = (packet.offset() as u64, packet.len() as u32);
+        // One without bytes may begin where its chunk ends: that is the next chunk's address, which would come back for it.
+        let (offset, len) = (packet.offset().min(CHUNK - 1) as u64, packet.len() as u32);
         let addr = self.umem.lend(packet.into_frame()) + offset;
         if self.ring.push(XdpDesc { addr, len, options }).is_err() {
             unreachable!("the ring has a free place, and only this side fills it");
@@ -604,7 +605,13 @@ impl Tx {
         self.ring.publish();
     }
 
-    /// Frames that the kernel has not taken yet.
+    /// Free places, exact where they are fewer than `wanted`.
+    pub fn room(&mut self, wanted: usize) -> usize {
+        self.ring.free(wanted as u32) as usize
+    }
+
+    /// Frames that the kernel has not taken yet, or, in copy mode before Linux 6.17, has not told that it has: it tells when
+    /// it has taken all.
     pub fn pending(&mut self) -> usize {
         self.ring.iter_pending().filter(|descriptor| more(descriptor.options) == 0).count()
     }
@@ -866,6 +873,23 @@ mod tests {
         kernel.completion.set(simulated::Word::Producer, here - 1);
         assert_eq!(user.completion.reap(&mut user.free), 0);
         assert!(user.completion.faults() <= 8, "{} faults", user.completion.faults());
+    }
+
+    #[test]
+    fn a_packet_without_bytes_comes_back_as_its_own_chunk() {
+        let (umem, mut user, mut kernel) = both_sides(2, 8);
+        let frame = user.free.pop().unwrap();
+        let chunk = frame.chunk;
+        user.tx.push(Packet::new(frame, CHUNK - 1, 1).skip(1)).unwrap();
+        let other = user.free.pop().unwrap();
+        user.tx.push(Packet::new(other, 0, 60)).unwrap();
+        user.tx.publish();
+        let sent = kernel.tx.pop().unwrap();
+        assert_eq!((sent.addr / CHUNK as u64, sent.len), (u64::from(chunk), 0));
+        kernel.completion.push(sent.addr).unwrap();
+        kernel.completion.publish();
+        assert_eq!(user.completion.reap(&mut user.free), 1);
+        assert_eq!((user.free[0].chunk, umem.lent()), (chunk, 1));
     }
 
     #[test]

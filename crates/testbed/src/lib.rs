@@ -31,7 +31,7 @@ pub use bin::Bin;
 pub use error::{Error, Result};
 pub use frame::{Tag, frame};
 pub use frr::Frr;
-pub use namespace::{Namespace, is_root, reap_stale, require_root, run};
+pub use namespace::{Namespace, is_root, reap_stale, require_root, run, with_own_mounts};
 pub use process::{Process, Signal};
 pub use router::{Datagram, Router, RouterOptions};
 pub use station::Station;

@@ -19,6 +19,20 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Runs `inside` on a thread of its own in a mount namespace of its own: what is mounted there is seen there, and by
+/// processes started there, and goes when it ends, however that happens.
+///
+/// # Errors
+/// Without root. A panic inside goes on in the caller.
+pub fn with_own_mounts<T: Send>(inside: impl FnOnce() -> T + Send) -> Result<T> {
+    let on_thread = || {
+        crate::sys::unshare_mounts().context(|| "a mount namespace".into())?;
+        run("mount", ["--make-rprivate", "/"])?;
+        Ok(inside())
+    };
+    thread::scope(|scope| scope.spawn(on_thread).join()).unwrap_or_else(|panic| panic::resume_unwind(panic))
+}
+
 /// Refuses to go on without root.
 ///
 /// # Errors
@@ -253,6 +267,19 @@ mod tests {
 
     fn exists(name: &str) -> bool {
         fs::exists(format!("{FOLDER}/{name}")).unwrap()
+    }
+
+    #[test]
+    fn own_mounts_are_nobody_elses() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_str().unwrap();
+        with_own_mounts(|| {
+            run("mount", ["-t", "tmpfs", "none", path]).unwrap();
+            fs::write(folder.path().join("inside"), "").unwrap();
+            assert!(run("ls", [path]).unwrap().stdout.starts_with(b"inside"));
+        })
+        .unwrap();
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
     }
 
     #[test]

@@ -38,6 +38,14 @@ pub(crate) fn unshare_network() -> io::Result<()> {
     Ok(())
 }
 
+/// Moves the calling thread into a new mount namespace of its own.
+pub(crate) fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: no pointers; CLONE_NEWNS changes the thread's mount namespace, and parts it from the working directory and
+    // the umask that the process's threads share, both of which stay as they are.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    Ok(())
+}
+
 /// Clock ticks a second in `/proc/<pid>/stat`.
 pub(crate) fn clock_ticks() -> u64 {
     // SAFETY: no pointers.

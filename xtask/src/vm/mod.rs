@@ -112,8 +112,8 @@ fn build() -> Result<Vec<PathBuf>> {
     println!("== build");
     shell::run(&mut shell::cargo(&["build", "--workspace", "--features", "vm", "--bins"]))?;
     let json = ["--message-format", "json-render-diagnostics"];
-    let test = ["test", "--features", "vm", "--test", "vm", "--no-run"];
-    let mut command = shell::cargo(&[&test[..], &json].concat());
+    let first_process = ["build", "--features", "vm", "--example", "vm"];
+    let mut command = shell::cargo(&[&first_process[..], &json].concat());
     let output = command.stderr(Stdio::inherit()).output();
     let output = output.map_err(|source| shell::start_error(&command, source))?;
     if !output.status.success() {
@@ -128,7 +128,7 @@ fn build() -> Result<Vec<PathBuf>> {
     Ok(programs)
 }
 
-/// The path of the test program `vm` in cargo's messages, one JSON object a line.
+/// The path of the program `vm` in cargo's messages, one JSON object a line.
 fn executable(messages: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     messages

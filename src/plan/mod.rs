@@ -1,11 +1,14 @@
 //! What is to be connected with what: NETMAP and options become labs, LANs, links, ports, routers and workers.
 //!
-//! Pure: nothing is opened here. Everything later is an index into a [`Plan`].
+//! Pure: nothing is opened here. Everything later is an index into a [`Plan`]. When the NETMAP changes, the new plan
+//! is numbered like the one before ([`follow`]): an index keeps its meaning.
 //!
 //! - A *lab* is one NETMAP with its netio folder and uid.
 //! - A *link* is one pseudo endpoint with the router endpoints on its line.
 //! - A *port* is one of those router endpoints: what a MAC address is behind.
 //! - A *LAN* is a NIC with the links bound to it.
+
+pub mod follow;
 
 use crate::fdb::Port as PortIndex;
 use crate::iou::header::Header;
@@ -97,7 +100,7 @@ pub struct Lan {
 }
 
 /// A pseudo instance.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Pseudo {
     /// Its lab.
     pub lab: usize,
@@ -107,10 +110,12 @@ pub struct Pseudo {
     pub worker: usize,
     /// Its links.
     pub links: Vec<usize>,
+    /// False once the NETMAP has it no more; its number is kept.
+    pub live: bool,
 }
 
 /// A pseudo endpoint and what is on its line.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Link {
     /// Its pseudo instance.
     pub pseudo: usize,
@@ -122,10 +127,12 @@ pub struct Link {
     pub line: u32,
     /// The router endpoints on the line.
     pub ports: Vec<usize>,
+    /// False once the NETMAP has it no more; then nothing refers to it, and its number is free for another.
+    pub live: bool,
 }
 
 /// A router's interface, as reached over one link.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Port {
     /// The router.
     pub router: usize,
@@ -139,10 +146,12 @@ pub struct Port {
     pub from_router: Header,
     /// Ports that this one reaches without us, on a common NETMAP line, and itself; ascending.
     pub neighbours: Vec<usize>,
+    /// False once the NETMAP has it no more; then nothing refers to it, and its number is free for another.
+    pub live: bool,
 }
 
 /// A router.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Router {
     /// Its lab.
     pub lab: usize,
@@ -150,6 +159,8 @@ pub struct Router {
     pub id: InstanceId,
     /// The worker that sends to it.
     pub worker: usize,
+    /// False once the NETMAP has it no more; its number is kept, for frames under way bear it.
+    pub live: bool,
 }
 
 /// What is wrong with a request.
@@ -359,14 +370,14 @@ impl Plan {
                 continue;
             }
             let pseudo = *pseudos.entry(endpoint.id).or_insert_with(|| {
-                self.pseudos.push(Pseudo { lab, id: endpoint.id, worker: 0, links: Vec::new() });
+                self.pseudos.push(Pseudo { lab, id: endpoint.id, worker: 0, links: Vec::new(), live: true });
                 self.pseudos.len() - 1
             });
             let link = self.links.len();
             let mut ports = Vec::with_capacity(local.len());
             for router_end in local {
                 let router = *routers.entry(router_end.id).or_insert_with(|| {
-                    self.routers.push(Router { lab, id: router_end.id, worker: 0 });
+                    self.routers.push(Router { lab, id: router_end.id, worker: 0, live: true });
                     self.routers.len() - 1
                 });
                 ports.push(self.ports.len());
@@ -378,11 +389,12 @@ impl Plan {
                     to_router: Header::data(router_end, endpoint),
                     from_router: Header::data(endpoint, router_end),
                     neighbours: Vec::new(),
+                    live: true,
                 });
             }
             self.lans[lan].links.push(link);
             self.pseudos[pseudo].links.push(link);
-            self.links.push(Link { pseudo, endpoint, lan, line: segment.line, ports });
+            self.links.push(Link { pseudo, endpoint, lan, line: segment.line, ports, live: true });
         }
         self.join_neighbours(lab, &request.netmap);
         Ok(())

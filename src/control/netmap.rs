@@ -1,0 +1,237 @@
+//! Follows the NETMAP: read again when it changes or when asked to, in a thread of its own, for names of hosts and ids in
+//! use take their time. A file that is faulty, or asks for what cannot be had, is refused whole.
+
+use super::labs::{self, Request, Signature};
+use super::pseudos;
+use crate::iou::InstanceId;
+use crate::iou::socket::{self, Folder, PseudoSocket};
+use crate::plan::follow::Changes;
+use crate::plan::{self, Plan};
+use crate::privileges;
+use crate::worker;
+use crossbeam::channel;
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use std::ffi::OsString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long after its last change the file is read: editors write in several steps.
+const SETTLED: Duration = Duration::from_millis(200);
+
+/// Why a changed NETMAP is not followed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    /// The file, or what it asks for.
+    #[error(transparent)]
+    Lab(#[from] labs::Error),
+    /// What cannot be numbered.
+    #[error(transparent)]
+    Plan(#[from] plan::Error),
+    /// A new pseudo id.
+    #[error(transparent)]
+    Socket(#[from] socket::Error),
+    /// More than the BPF maps hold.
+    #[error("{nic}: {ports} router interfaces, there is room for {room}: start iou-fast again")]
+    Room {
+        /// The NIC.
+        nic: String,
+        /// Interfaces asked for.
+        ports: usize,
+        /// Interfaces that there is room for.
+        room: usize,
+    },
+}
+
+/// A plan that is ready to be gone over to.
+pub(super) struct Next {
+    /// It follows the running one.
+    pub(super) plan: Plan,
+    /// The new pseudo sockets, by index in the plan.
+    pub(super) sockets: Vec<(usize, PseudoSocket)>,
+    /// What is different.
+    pub(super) changes: Changes,
+    remarks: Vec<String>,
+}
+
+/// The file and the watch on it.
+pub(super) struct Watch {
+    request: Arc<Request>,
+    folder: PathBuf,
+    name: OsString,
+    /// Readable when something happens in the file's folder; `None` where that cannot be had: then the sweep finds it.
+    inotify: Option<OwnedFd>,
+    watched: bool,
+    /// The state of the file that was read last.
+    seen: Option<Signature>,
+    /// Another state, which the last sweep found.
+    found: Option<Signature>,
+    due: Option<Instant>,
+    asked: bool,
+    reading: Option<channel::Receiver<Result<Next, Refusal>>>,
+    remarks: Vec<String>,
+}
+
+impl Watch {
+    /// Watches the file of `request`, whose state `seen` was read, with these remarks.
+    pub(super) fn new(request: Request, seen: Option<Signature>, remarks: Vec<String>) -> Self {
+        let file = std::path::absolute(&request.file).unwrap_or_else(|_| request.file.clone());
+        let mut watch = Self {
+            folder: file.parent().unwrap_or(Path::new("/")).to_owned(),
+            name: file.file_name().unwrap_or_default().to_owned(),
+            request: Arc::new(request),
+            inotify: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok(),
+            watched: false,
+            seen,
+            found: None,
+            due: None,
+            asked: false,
+            reading: None,
+            remarks,
+        };
+        if let Err(error) = watch.watch() {
+            let file = watch.request.file.display();
+            tracing::warn!("{file} cannot be watched, its changes are found late: {error}");
+        }
+        watch
+    }
+
+    fn watch(&mut self) -> io::Result<()> {
+        let Some(inotify) = &self.inotify else { return Ok(()) };
+        let events =
+            WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::ONLYDIR;
+        inotify::add_watch(inotify, &self.folder, events)?;
+        self.watched = true;
+        Ok(())
+    }
+
+    /// What to wait on.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.inotify.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Reads what happened in the file's folder.
+    pub(super) fn follow_folder(&mut self) {
+        let Some(inotify) = &self.inotify else { return };
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut reader = inotify::Reader::new(inotify, &mut buffer);
+        while let Ok(event) = reader.next() {
+            let lost = event.events().contains(ReadFlags::QUEUE_OVERFLOW);
+            if lost || event.file_name().is_some_and(|name| name.to_bytes() == self.name.as_encoded_bytes()) {
+                self.due = Some(Instant::now() + SETTLED);
+            }
+            self.watched &= !event.events().contains(ReadFlags::IGNORED);
+        }
+    }
+
+    /// Reads the file again at once.
+    pub(super) fn ask(&mut self) {
+        (self.asked, self.due) = (true, Some(Instant::now()));
+    }
+
+    /// Looks at the file itself, once a second: a link may lead to it, or a mount cover it, and then its folder tells
+    /// nothing.
+    pub(super) fn sweep(&mut self) {
+        if !self.watched {
+            // The folder may be there again.
+            let _ = self.watch();
+        }
+        let now = Signature::of(&self.request.file);
+        if now == self.seen || self.due.is_some() {
+            self.found = None;
+        } else if now.is_some() && now == self.found {
+            // It has not changed since the last sweep: whoever writes it is done.
+            self.due = Some(Instant::now());
+        } else {
+            self.found = now;
+        }
+    }
+
+    /// How long until there is something to do.
+    pub(super) fn due_in(&self) -> Option<Duration> {
+        let due = self.due.filter(|_| self.reading.is_none())?;
+        Some(due.saturating_duration_since(Instant::now()))
+    }
+
+    /// Begins to read the file if it is due: what it says is to follow `plan`, in these folders, with as many ports on
+    /// each LAN as there is room for. Wakes `wake` at the end.
+    pub(super) fn read(
+        &mut self,
+        plan: &Arc<Plan>,
+        circumstances: impl FnOnce() -> (Vec<Folder>, Vec<usize>),
+        wake: &Arc<OwnedFd>,
+    ) {
+        if self.due_in() != Some(Duration::ZERO) {
+            return;
+        }
+        let (folders, rooms) = circumstances();
+        self.due = None;
+        self.seen = Signature::of(&self.request.file);
+        let (send, receive) = channel::bounded(1);
+        let (request, plan, wake) = (self.request.clone(), plan.clone(), wake.clone());
+        let read = move || {
+            if let Err(error) = privileges::forgo() {
+                return tracing::error!("{error}");
+            }
+            let _ = send.send(next(&request, &plan, &folders, &rooms));
+            worker::wake(&wake);
+        };
+        match std::thread::Builder::new().name("netmap".to_owned()).spawn(read) {
+            Ok(_) => self.reading = Some(receive),
+            Err(error) => {
+                tracing::error!("{} cannot be read again now: {error}", self.request.file.display());
+                self.due = Some(Instant::now() + Duration::from_secs(1));
+            }
+        }
+    }
+
+    /// What was read, if that is done and something is to be followed.
+    pub(super) fn next(&mut self) -> Option<Next> {
+        let result = match self.reading.as_ref()?.try_recv() {
+            Ok(result) => result,
+            Err(channel::TryRecvError::Empty) => return None,
+            Err(channel::TryRecvError::Disconnected) => {
+                self.reading = None;
+                tracing::error!("reading {} came to no end: it stays as it was", self.request.file.display());
+                return None;
+            }
+        };
+        self.reading = None;
+        let (asked, file) = (std::mem::take(&mut self.asked), self.request.file.display());
+        let next = match result {
+            Ok(next) => next,
+            Err(why) => {
+                tracing::error!("{file} is not followed, everything stays as it was:\n{why}");
+                return None;
+            }
+        };
+        for remark in next.remarks.iter().filter(|remark| !self.remarks.contains(remark)) {
+            tracing::info!("{remark}");
+        }
+        self.remarks.clone_from(&next.remarks);
+        if !next.changes.is_empty() || asked {
+            tracing::info!("{file} was read again: {}", next.changes);
+        }
+        Some(next)
+    }
+}
+
+/// Reads the file, and gets everything for going over to what it says.
+fn next(request: &Request, before: &Plan, folders: &[Folder], rooms: &[usize]) -> Result<Next, Refusal> {
+    let netmap = labs::read(&request.file).map_err(labs::Error::from)?;
+    let ours: Vec<InstanceId> =
+        before.pseudos.iter().filter(|pseudo| pseudo.live).map(|pseudo| pseudo.id).collect();
+    let mut remarks = Vec::new();
+    let plan = request.plan(netmap, &folders[0], &ours, &mut remarks)?.following(before)?;
+    for (lan, room) in plan.lans.iter().zip(rooms) {
+        if lan.ports.len() > *room {
+            return Err(Refusal::Room { nic: lan.nic.clone(), ports: lan.ports.len(), room: *room });
+        }
+    }
+    let sockets = pseudos::bind(&plan, Some(before), folders)?;
+    let changes = plan.changes(before);
+    Ok(Next { plan, sockets, changes, remarks })
+}

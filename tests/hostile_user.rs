@@ -1,0 +1,236 @@
+//! Another local user, and the lab's own user where root works for him: neither gets in, reads along, breaks anything,
+//! or has root write where he may not.
+
+mod common;
+
+use common::users::{LAB, STRANGER, as_user};
+use common::{ARRIVAL, Listener, SILENCE, SOON, Scene, header, plain, router_mac};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::io::Errno;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use testbed::{Bin, Process, VethOptions};
+
+const GATEWAY: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const LAB_OPTIONS: [&str; 6] = ["-i", "eth0", "-p", "513", "--uid", "61000"];
+
+fn lab() -> Scene {
+    let scene = Scene::silent(&["eth0"], &VethOptions::default());
+    scene.netmap("1:0/0 2:0/0 513:0/0\n");
+    scene.give_netio(LAB);
+    scene
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_stranger_reaches_neither_sockets_nor_locks_nor_the_process() {
+    let scene = lab();
+    let router = scene.router_of(LAB, 1);
+    let mut wire = scene.station();
+    let iou_fast = scene.start(&LAB_OPTIONS);
+    let (netio, state) = (scene.netio(), scene.folder().join("state"));
+    let frame = plain(GATEWAY, router_mac(1, 0, 0), 100, 1);
+    let datagram = [&header(513, 0, 1, 0)[..], &frame].concat();
+
+    let send = || UnixDatagram::unbound().unwrap().send_to(&datagram, netio.join("513"));
+    let denied = |result: std::io::Result<()>, what: &str| {
+        let error = result.expect_err(what);
+        assert!(
+            [ErrorKind::PermissionDenied, ErrorKind::NotFound].contains(&error.kind()),
+            "{what}: {error}"
+        );
+    };
+    as_user(STRANGER, || {
+        denied(send().map(drop), "a datagram to the pseudo socket");
+        denied(fs::read(netio.join("513.lck")).map(drop), "the lock");
+        denied(fs::remove_file(netio.join("513")), "the pseudo socket's file");
+        denied(fs::rename(netio.join("1"), netio.join("2")), "a router's socket");
+        denied(UnixDatagram::bind(netio.join("2")).map(drop), "a router of his own");
+        denied(fs::read_dir(&state).map(drop), "the locks of network cards");
+        let process = format!("/proc/{}", iou_fast.process.pid());
+        denied(fs::File::open(format!("{process}/mem")).map(drop), "its memory");
+        denied(fs::read(format!("{process}/environ")).map(drop), "its environment");
+        denied(fs::read_dir(format!("{process}/fd")).map(drop), "its descriptors");
+    });
+    wire.hear_nothing();
+    // It was the stranger's rights and nothing else: his routers' user gets through.
+    as_user(LAB, || send().unwrap());
+    wire.hear_this(&frame);
+    drop(router);
+    iou_fast.stop().assert_clean();
+}
+
+#[test]
+fn a_strangers_router_is_not_connected_to() {
+    let scene = lab();
+    // As some servers have it: everyone may make files here, but not remove those of others.
+    mode(&scene.netio(), 0o1777);
+    let wire = scene.station();
+    let path = scene.netio().join("2");
+    let fake = as_user(STRANGER, || {
+        let socket = UnixDatagram::bind(&path).unwrap();
+        mode(&path, 0o777);
+        socket
+    });
+    fake.set_read_timeout(Some(SILENCE)).unwrap();
+    let mut router = scene.router_of(LAB, 1);
+    let mut iou_fast = scene.start(&LAB_OPTIONS);
+    iou_fast
+        .process
+        .wait_for_line(|line| line.contains("router 2") && line.contains("user 61001"), SOON)
+        .unwrap();
+    for (number, id) in [(1, 2), (2, 1)] {
+        wire.send(&plain(router_mac(id, 0, 0), GATEWAY, 100, number)).unwrap();
+    }
+    router.hear_this(&plain(router_mac(1, 0, 0), GATEWAY, 100, 2));
+    assert_eq!(fake.recv(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    // When it is gone, the real one is taken.
+    drop(fake);
+    fs::remove_file(&path).unwrap();
+    let mut real = scene.router_of(LAB, 2);
+    let end = std::time::Instant::now() + ARRIVAL;
+    while real.recv(SILENCE).is_none() {
+        assert!(std::time::Instant::now() < end, "{}", iou_fast.process.dump());
+        wire.send(&plain(router_mac(2, 0, 0), GATEWAY, 100, 3)).unwrap();
+    }
+    iou_fast.stop();
+}
+
+#[test]
+fn a_folder_that_others_may_change_is_refused() {
+    let scene = lab();
+    for (bits, group, whom) in
+        [(0o777, LAB, "every user"), (0o775, STRANGER, "group 61001"), (0o757, LAB, "every user")]
+    {
+        chown(scene.netio(), Some(LAB), Some(group)).unwrap();
+        mode(&scene.netio(), bits);
+        let said = scene.refused(&LAB_OPTIONS);
+        assert!(said.contains(&format!("writable for {whom}")) && said.contains("chmod go-w"), "{said}");
+    }
+    // A stranger was there first; or leads us elsewhere.
+    mode(&scene.netio(), 0o755);
+    chown(scene.netio(), Some(STRANGER), None).unwrap();
+    let said = scene.refused(&LAB_OPTIONS);
+    assert!(said.contains("belongs to user 61001, not to user 61000"), "{said}");
+    let elsewhere = scene.folder().join("elsewhere");
+    fs::rename(scene.netio(), &elsewhere).unwrap();
+    chown(&elsewhere, Some(LAB), None).unwrap();
+    symlink(&elsewhere, scene.netio()).unwrap();
+    let said = scene.refused(&LAB_OPTIONS);
+    assert!(said.contains("is a symbolic link"), "{said}");
+    assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0, "nothing was put there");
+}
+
+/// The lab's user may call iou-fast as root. What he puts in the place of lock and socket changes nothing elsewhere.
+#[test]
+fn root_writes_to_no_file_of_the_users_choosing() {
+    let scene = lab();
+    let victim = scene.folder().join("victim");
+    fs::write(&victim, "root's").unwrap();
+    mode(&victim, 0o600);
+    let netio = scene.netio();
+    for name in ["513.lck", "513"] {
+        let path = netio.join(name);
+        let links: [(&str, &dyn Fn()); 3] = [
+            ("a symbolic link", &|| as_user(LAB, || symlink(&victim, &path)).unwrap()),
+            // Where the kernel does not forbid that by fs.protected_hardlinks.
+            ("a hard link", &|| fs::hard_link(&victim, &path).unwrap()),
+            ("a FIFO", &|| mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap()),
+        ];
+        for (what, make) in links {
+            make();
+            let start = std::time::Instant::now();
+            let said = scene.refused(&LAB_OPTIONS);
+            assert!(start.elapsed() < SOON, "{what} held it up");
+            assert!(said.contains(&path.display().to_string()), "{name}, {what}: {said}");
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "root's", "{name}, {what}");
+            let metadata = victim.metadata().unwrap();
+            assert_eq!((metadata.uid(), metadata.mode() & 0o7777), (0, 0o600), "{name}, {what}");
+            fs::remove_file(&path).unwrap();
+        }
+    }
+    // All of it away, it starts: nothing was left behind.
+    scene.start(&LAB_OPTIONS).stop();
+    assert_eq!(fs::read_dir(&netio).unwrap().count(), 0);
+}
+
+/// What user LAB gets to see when he has `sudo iou-fast -n FILE`.
+fn through_sudo(scene: &Scene, netmap: &Path, uid: u32) -> String {
+    let mut command = scene.host.command(Bin::find("iou-fast").unwrap());
+    command.args(["-i", "eth0", "-p", "513", "--uid", &uid.to_string(), "-n"]).arg(netmap);
+    command.arg("--netio-dir").arg(scene.netio()).arg("--state-dir").arg(scene.folder().join("state"));
+    command.env("SUDO_UID", LAB.to_string());
+    let mut process = Process::spawn(&mut command).unwrap();
+    assert!(!process.wait(SOON).unwrap().success(), "{}", process.dump());
+    process.stderr()
+}
+
+#[test]
+fn a_user_of_sudo_reads_no_file_of_roots_through_the_netmap() {
+    let scene = lab();
+    let secret = scene.folder().join("secret");
+    fs::write(&secret, "root:$6$salt$hash:19000\n").unwrap();
+    mode(&secret, 0o600);
+    let link = scene.netio().join("NETMAP");
+    as_user(LAB, || symlink(&secret, &link)).unwrap();
+    let fifo = scene.netio().join("fifo");
+    as_user(LAB, || mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0)).unwrap();
+    // Neither for his own lab, nor where he says that it is root's or somebody else's.
+    for uid in [LAB, 0, STRANGER] {
+        for file in [&secret, &link] {
+            let said = through_sudo(&scene, file, uid);
+            assert!(said.contains("Permission denied") && said.contains("rights of the user"), "{said}");
+            assert!(!said.contains("hash") && !said.contains("salt"), "{said}");
+        }
+        let said = through_sudo(&scene, &fifo, uid);
+        assert!(said.contains("no plain file"), "{said}");
+    }
+    // His own file is read, and its faults are shown.
+    let own = scene.netio().join("own");
+    as_user(LAB, || fs::write(&own, "1:0/0 what\n")).unwrap();
+    assert!(through_sudo(&scene, &own, LAB).contains("\"what\""));
+}
+
+#[test]
+fn a_folder_for_locks_that_others_may_change_is_refused() {
+    let scene = lab();
+    let state = scene.folder().join("state");
+    fs::create_dir(&state).unwrap();
+    mode(&state, 0o777);
+    let said = scene.refused(&LAB_OPTIONS);
+    assert!(said.contains("nobody else may write to"), "{said}");
+    mode(&state, 0o755);
+    chown(&state, Some(LAB), None).unwrap();
+    let said = scene.refused(&LAB_OPTIONS);
+    assert!(said.contains("nobody else may write to"), "{said}");
+    fs::remove_dir(&state).unwrap();
+    symlink("/etc", &state).unwrap();
+    let said = scene.refused(&LAB_OPTIONS);
+    assert!(said.contains("state"), "{said}");
+    let ours = |name: &str| name.starts_with("net") && name.ends_with(".lock");
+    let names = fs::read_dir("/etc").unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!names.into_iter().any(|name| ours(&name.to_string_lossy())));
+}
+
+#[test]
+fn the_labs_user_himself_gets_no_hold_of_the_process() {
+    let scene = lab();
+    let iou_fast = scene.start(&LAB_OPTIONS);
+    let pid = iou_fast.process.pid();
+    as_user(LAB, || {
+        // SIGKILL would cut off other users' labs; ptrace and /proc/PID/mem would lend its rights.
+        let process = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+        let signalled = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+        assert_eq!(signalled, Err(Errno::PERM));
+        assert!(fs::File::options().write(true).open(format!("/proc/{pid}/mem")).is_err());
+        assert!(fs::read_dir(format!("/proc/{pid}/fd")).is_err());
+        assert!(fs::read_link(format!("/proc/{pid}/exe")).is_err());
+    });
+    iou_fast.stop();
+}

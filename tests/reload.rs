@@ -1,0 +1,252 @@
+//! The NETMAP changes while frames flow: links, interfaces and routers come and go in place, the others lose nothing; a
+//! faulty file is refused whole.
+
+mod common;
+
+use common::crowd::{
+    Crowd, STATION, WAIT, classroom, median, number, pseudo_ids, to_router, wait_until_all_connected,
+    wait_until_connected, while_frames_flow,
+};
+use common::{ARRIVAL, Listener, Running, SOON, Scene, header, plain, router_mac};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use testbed::{Router, RouterOptions, Signal, VethOptions};
+
+/// Routers 1 and 2, and these, each opposite 512 + its id.
+fn wiring(others: &[u16]) -> String {
+    others.iter().fold(classroom(2), |text, id| text + &format!("{id}:0/0 {}:0/0\n", 512 + id))
+}
+
+/// Puts a new file in the NETMAP's place, as editors do.
+fn replace(scene: &Scene, text: &str) {
+    let new = scene.netmap_file().with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, scene.netmap_file()).unwrap();
+}
+
+/// How many lines of the log hold `text`.
+fn lines(iou_fast: &Running, text: &str) -> usize {
+    iou_fast.process.stderr().lines().filter(|line| line.contains(text)).count()
+}
+
+/// Waits until `count` lines of the log hold `text`.
+#[track_caller]
+fn wait_for(iou_fast: &Running, text: &str, count: usize) {
+    let there = testbed::wait_until(SOON, || lines(iou_fast, text) >= count);
+    assert!(there, "not {count} lines with {text:?}\n{}", iou_fast.process.dump());
+}
+
+/// A frame from router `id` as IOU sends it, by path, from whatever socket.
+fn send_from(socket: &UnixDatagram, netio: &Path, id: u16, seq: u64) -> std::io::Result<usize> {
+    let frame = plain(STATION, router_mac(id, 0, 0), 64, seq);
+    socket.send_to(&[&header(512 + id, 0, id, 0)[..], &frame].concat(), netio.join((512 + id).to_string()))
+}
+
+/// A frame each way between router `id` and the wire.
+#[track_caller]
+fn carries(scene: &Scene, router: &mut Router, id: u16) {
+    let mut station = scene.station();
+    wait_until_connected(&station, router, id);
+    common::crowd::from_router(router, id, 5);
+    let got =
+        station.recv_where(WAIT, |frame| number(frame) == Some(5) && frame[6..12] == router_mac(id, 0, 0));
+    got.expect("the router's frame on the wire");
+}
+
+#[test]
+fn links_come_and_go_while_the_others_lose_nothing() {
+    for arguments in [&["-i", "eth0"][..], &["-i", "eth0", "--cpus", "0,1"]] {
+        let scene = Scene::silent(&["eth0"], &VethOptions::default());
+        scene.netmap(&wiring(&[3]));
+        let iou_fast = scene.start(arguments);
+        let station = scene.station();
+        let mut wire = scene.station();
+        let crowd = Crowd::new(&scene, 2);
+        let before = wait_until_all_connected(&station, &crowd, 2);
+        let mut third = Router::new(&scene.netio(), 3).unwrap();
+        let mut fourth = Router::new(&scene.netio(), 4).unwrap();
+        carries(&scene, &mut third, 3);
+        wire.drain();
+
+        let (end, said) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (sent, times) = while_frames_flow(&station, 1..=2, || {
+            std::thread::scope(|scope| {
+                let socket = UnixDatagram::unbound().unwrap();
+                scope.spawn(|| {
+                    let socket = socket;
+                    while !end.load(Relaxed) {
+                        send_from(&socket, &scene.netio(), 1, said.fetch_add(1, Relaxed)).unwrap();
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                });
+                let change = || {
+                    let mut times = Vec::new();
+                    for round in 1..=3 {
+                        // By renaming, and by writing over it.
+                        let start = Instant::now();
+                        replace(&scene, &wiring(&[4]));
+                        wait_for(
+                            &iou_fast,
+                            "added 4:0/0 via 516:0/0 on eth0; removed 3:0/0 via 515:0/0 on eth0",
+                            round,
+                        );
+                        times.push(start.elapsed());
+                        carries(&scene, &mut fourth, 4);
+                        assert!(
+                            !scene.netio().join("515").exists() && !scene.netio().join("515.lck").exists()
+                        );
+                        scene.station().send(&to_router(3, 7)).unwrap();
+                        third.hear_nothing();
+
+                        let start = Instant::now();
+                        scene.netmap(&wiring(&[3]));
+                        wait_for(
+                            &iou_fast,
+                            "added 3:0/0 via 515:0/0 on eth0; removed 4:0/0 via 516:0/0 on eth0",
+                            round,
+                        );
+                        times.push(start.elapsed());
+                        carries(&scene, &mut third, 3);
+                        assert!(!scene.netio().join("516").exists());
+                    }
+                    times
+                };
+                let times = std::panic::catch_unwind(std::panic::AssertUnwindSafe(change));
+                end.store(true, Relaxed);
+                times.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+        });
+        // The sweep alone takes a second and more.
+        assert!(median(times.clone()) < Duration::from_secs(1), "{times:?}");
+        for id in 1..=2 {
+            let before = before[usize::from(id) - 1];
+            assert!(crowd.wait(id, before as u64 + sent), "router {id}\n{}", iou_fast.process.dump());
+            assert_eq!(crowd.numbers(id)[before..], (0..sent).collect::<Vec<_>>(), "router {id}");
+        }
+        for seq in 0..said.into_inner() {
+            let frame = wire.recv_where(ARRIVAL, |frame| frame[6..12] == router_mac(1, 0, 0));
+            assert_eq!(frame.and_then(|frame| number(&frame)), Some(seq), "{}", iou_fast.process.dump());
+        }
+        assert_eq!(lines(&iou_fast, "was read again"), 6);
+        let summary = iou_fast.stop();
+        // What a test sends to see when a router is connected.
+        assert!(summary.dropped.iter().all(|(why, _)| why == "router-down"), "{}", summary.text);
+        assert!(summary.faults.is_empty(), "{}", summary.text);
+    }
+}
+
+#[test]
+fn a_router_that_joins_a_line_hears_group_frames_and_its_neighbours_are_left_to_themselves() {
+    let scene = Scene::silent(&["eth0"], &VethOptions::default());
+    scene.netmap("1:0/0 513:0/0\n2:0/0 514:0/0\n");
+    let iou_fast = scene.start(&["-i", "eth0"]);
+    let mut routers = [1, 2, 3].map(|id| Router::new(&scene.netio(), id).unwrap());
+    carries(&scene, &mut routers[0], 1);
+    carries(&scene, &mut routers[1], 2);
+    scene.netmap("1:0/0 3:0/0 513:0/0\n2:0/0 514:0/0\n");
+    wait_for(
+        &iou_fast,
+        "added 3:0/0 via 513:0/0 on eth0; with other neighbours 1:0/0 via 513:0/0 on eth0",
+        1,
+    );
+    wait_until_connected(&scene.station(), &mut routers[2], 3);
+    // From the wire to all three; from router 1 to 2 by us, and to 3, as it does itself, not.
+    let station = scene.station();
+    station.send(&plain(common::BROADCAST, STATION, 64, 1)).unwrap();
+    for router in &mut routers {
+        assert_eq!(router.hear(1), [1]);
+    }
+    let frame = plain(common::BROADCAST, router_mac(1, 0, 0), 64, 2);
+    routers[0].send(513, header(513, 0, 1, 0), &frame).unwrap();
+    assert_eq!(routers[1].hear(1), [2]);
+    routers[2].hear_nothing();
+    assert!(iou_fast.stop().faults.is_empty());
+}
+
+#[test]
+fn a_faulty_file_is_refused_whole_and_the_one_before_stays() {
+    let scene = Scene::silent(&["eth0", "eth1"], &VethOptions::default());
+    let good = "1:0/0 513:0/0\n2:0/0 514:0/0\n";
+    scene.netmap(good);
+    let iou_fast = scene.start(&["-i", "eth0", "-i", "eth1=514"]);
+    let mut router = Router::new(&scene.netio(), 1).unwrap();
+    carries(&scene, &mut router, 1);
+    let refused = "is not followed, everything stays as it was";
+    for (round, (text, why)) in [
+        ("3:0/0 515:0/0\n1:0/0 513:0/0\n2:0/0 514:0/x\n", "NETMAP:3:7: \"514:0/x\""),
+        ("", "the NETMAP is empty"),
+        ("1:0/0 513:0/0\n1:0/1 513:0/0\n2:0/0 514:0/0\n", "513:0/0 stands on line 1 already"),
+        ("3:0/0 515:0/0\n1:0/0 513:0/0\n", "-i eth1=514"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        replace(&scene, text);
+        wait_for(&iou_fast, refused, round + 1);
+        wait_for(&iou_fast, why, 1);
+        assert!(!scene.netio().join("515").exists());
+        carries(&scene, &mut router, 1);
+    }
+    // Gone for a while is no news; what it said before is none either.
+    std::fs::remove_file(scene.netmap_file()).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    replace(&scene, good);
+    std::thread::sleep(Duration::from_millis(500));
+    carries(&scene, &mut router, 1);
+    assert_eq!((lines(&iou_fast, refused), lines(&iou_fast, "was read again")), (4, 0));
+    assert!(iou_fast.stop().faults.is_empty());
+}
+
+#[test]
+fn sighup_reads_it_again_and_ends_nothing() {
+    let scene = Scene::silent(&["eth0"], &VethOptions::default());
+    scene.netmap(&classroom(1));
+    let mut iou_fast = scene.start(&["-i", "eth0"]);
+    for round in 1..=3 {
+        iou_fast.process.signal(Signal::HUP);
+        wait_for(&iou_fast, "was read again: no link is different", round);
+    }
+    std::fs::remove_file(scene.netmap_file()).unwrap();
+    iou_fast.process.signal(Signal::HUP);
+    wait_for(&iou_fast, "cannot read the NETMAP", 1);
+    let mut router = Router::new(&scene.netio(), 1).unwrap();
+    carries(&scene, &mut router, 1);
+    iou_fast.stop();
+}
+
+#[test]
+fn a_netmap_behind_a_link_is_followed_too() {
+    let scene = Scene::silent(&["eth0"], &VethOptions::default());
+    let file = scene.folder().join("labs/ccnp");
+    std::fs::create_dir(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, classroom(1)).unwrap();
+    std::os::unix::fs::symlink(&file, scene.netmap_file()).unwrap();
+    let iou_fast = scene.start(&["-i", "eth0"]);
+    std::fs::write(&file, classroom(2)).unwrap();
+    wait_for(&iou_fast, "added 2:0/0 via 514:0/0 on eth0", 1);
+    carries(&scene, &mut Router::new(&scene.netio(), 2).unwrap(), 2);
+    iou_fast.stop();
+}
+
+#[test]
+fn an_id_that_somebody_uses_is_a_reason_to_refuse_and_an_id_taken_out_is_free() {
+    let scene = Scene::silent(&["eth0"], &VethOptions::default());
+    scene.netmap(&classroom(2));
+    let mut iou_fast = scene.start(&["-i", "eth0", "-p", &pseudo_ids(2)]);
+    let mut router = Router::new(&scene.netio(), 1).unwrap();
+    replace(&scene, &classroom(1));
+    wait_for(&iou_fast, "removed 2:0/0 via 514:0/0 on eth0", 1);
+    let options = RouterOptions { lock: true, ..RouterOptions::default() };
+    let other = Router::with(&scene.netio(), 514, &options).unwrap();
+    replace(&scene, &classroom(2));
+    wait_for(&iou_fast, &format!("514.lck is held by process {}", std::process::id()), 1);
+    carries(&scene, &mut router, 1);
+    drop(other);
+    // The file is as it was, so it has to be asked for.
+    iou_fast.process.signal(Signal::HUP);
+    wait_for(&iou_fast, "added 2:0/0 via 514:0/0 on eth0", 1);
+    carries(&scene, &mut Router::new(&scene.netio(), 2).unwrap(), 2);
+    assert!(iou_fast.stop().faults.is_empty());
+}
