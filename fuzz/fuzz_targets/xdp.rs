@@ -254,7 +254,8 @@ impl Bench {
             let (mut mask, owner) = (group & 3, usize::from(group >> 2 & 1));
             if self.exclusive && mask != 0 && len <= MAX_STEERED {
                 mask &= !(1 << owner);
-                expected.redirect(STAMP_GROUP, [0; 8], busy);
+                let redirected = expected.redirect(STAMP_GROUP, [0; 8], busy);
+                expected.count(Count::GroupSteered, redirected.into());
             }
             for worker in (0..WORKERS).filter(|worker| mask >> worker & 1 == 1) {
                 expected.copy(worker, CopyKind::Group, len);

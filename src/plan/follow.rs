@@ -83,7 +83,7 @@ impl Plan {
         });
         let ports_placed = placed(retired, now, &ports);
 
-        let retired = before.routers.iter().cloned().map(|router| Router { live: false, ..router });
+        let retired = before.routers.iter().map(|router| Router { live: false, ..*router });
         let routers_placed = placed(retired, self.routers.into_iter(), &routers);
         if routers_placed.len() >= usize::from(STAMP_GROUP) {
             return Err(Error::TooMany(routers_placed.len()));

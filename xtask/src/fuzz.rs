@@ -139,6 +139,9 @@ pub(crate) fn build(target: Option<&str>) -> Result<Command> {
     // By name: cargo may have put another build in the place of this one meanwhile.
     let xtask = testbed::Bin::find("xtask")?;
     command.env("RUSTC_WRAPPER", xtask).env(AS_RUSTC, "1").env_remove("RUSTFLAGS");
+    // `cargo xtask` has set these for us. Where cargo only asks what the compiler can do, nothing sets them anew: the
+    // answer would name AddressSanitizer, and build scripts would compile all C code with it.
+    command.env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_CRATE_NAME");
     Ok(command)
 }
 
