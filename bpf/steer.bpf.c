@@ -228,10 +228,8 @@ static __always_inline int redirect(struct xdp_md *ctx, __u64 len, __u64 stamp, 
 	void *data, *end;
 	__u64 *head;
 
-	/*
-	 * As the worker reckons, too, however the driver fills them: with zero-copy the head is in front of a full
-	 * chunk, with copy it takes some of the room.
-	 */
+	/* As the worker reckons, too, however the driver fills them. */
+	len += shared->lane_head;
 	if (len > STEER_CHUNK)
 		chunks = ((__u32)len + STEER_CHUNK - 1) / STEER_CHUNK;
 	if (number < MAX_LANES && shared->lane_share) {

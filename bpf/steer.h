@@ -64,7 +64,7 @@ struct lane {
 	__u32 unused[15];
 	__u32 taken; /* of them, those that have been replaced in the fill ring; written by the worker */
 	__u32 unused2[15];
-};
+} __attribute__((aligned(64)));
 
 struct shared {
 	__u8 router_state[MAX_ROUTERS];
@@ -78,6 +78,7 @@ struct shared {
 	__u32 any_learned;         /* 0: no station was ever learned, so none is looked up */
 	__u32 largest;             /* the largest frame that is steered: MAX_STEERED or MAX_LARGE */
 	__u32 lane_share;          /* chunks that may be on their way in a lane; 0: no limit */
+	__u32 lane_head;           /* what STEER_HEAD takes of STEER_CHUNK: all where the kernel copies, 0 with zero-copy */
 	struct lane lanes[MAX_LANES];
 };
 

@@ -531,3 +531,67 @@ fn each_card_has_its_own_limit() {
     let summary = iou_fast.stop();
     assert_eq!(summary.dropped, [("above-mtu".to_string(), 3)], "{}", summary.text);
 }
+
+/// The NETMAP adds a router, and takes it away again while large frames wait for it: they are counted one by one and their
+/// chunks are found; whoever comes in its place gets whole frames.
+#[test]
+fn routers_come_and_go_with_the_netmap() {
+    const WAITING: u64 = 60;
+    let first_alone = "1:0/0 513:0/0\n";
+    let both = format!("{first_alone}2:0/0 514:0/0\n");
+    let (from_1, from_2) = (header(513, 0, 1, 0), header(514, 0, 2, 0));
+    let scene = Scene::silent(&["eth0"], &mtu(9000));
+    scene.netmap(first_alone);
+    let mut first = scene.deep_router(1);
+    let iou_fast = scene.start(&["-i", "eth0"]);
+    let mut station = scene.station();
+    let change = |netmap: &str, says: &str, round: usize| {
+        scene.netmap(netmap);
+        let said = || iou_fast.process.stderr().matches(says).count() == round;
+        assert!(testbed::wait_until(SOON, said), "{}", iou_fast.process.dump());
+    };
+    // What it is sent until it is connected is lost, and counted as `router-down`.
+    let reach = |router: &mut Router| {
+        let mark = plain(R2, STATION, 9014, 1000);
+        let reached = testbed::wait_until(SOON, || {
+            scene.station().send(&mark).unwrap();
+            router.next_test_frame(Duration::from_millis(20)).is_some_and(|frame| frame == mark)
+        });
+        assert!(reached, "{}", iou_fast.process.dump());
+        while router.recv(Duration::from_millis(100)).is_some() {}
+    };
+    let list = sizes(9014);
+    let all = Vec::from_iter(0..list.len() as u64);
+    for round in 1..=2 {
+        let mut second = scene.deep_router(2);
+        change(&both, "added 2:0/0", round);
+        reach(&mut second);
+        station.drain();
+        station.send_batch(&numbered(R2, STATION, &list)).unwrap();
+        assert_eq!(second.hear(all.len()), all);
+        numbered(STATION, R2, &list).iter().for_each(|frame| second.send(514, from_2, frame).unwrap());
+        assert_eq!(station.hear(all.len()), all);
+        numbered(R2, R1, &list).iter().for_each(|frame| first.send(513, from_1, frame).unwrap());
+        assert_eq!(second.hear(all.len()), all);
+
+        // One that does not read takes its place. Its queue is the kernel's usual one, of 11.
+        drop(second);
+        let mut stuck = Router::new(&scene.netio(), 2).unwrap();
+        reach(&mut stuck);
+        for number in 0..WAITING {
+            station.send(&plain(R2, STATION, 9014, number)).unwrap();
+        }
+        let mark = plain(R1, STATION, 9014, 1001);
+        station.send(&mark).unwrap();
+        first.hear_this(&mark);
+        change(first_alone, "removed 2:0/0", round);
+        station.send_batch(&numbered(R1, STATION, &list)).unwrap();
+        assert_eq!(first.hear(all.len()), all);
+    }
+    let summary = iou_fast.stop();
+    // On a machine that takes longer, they get stale instead.
+    let gone = summary.drops("router-down") + summary.drops("stale");
+    assert!(gone >= 2 * (WAITING - 12), "{}", summary.text);
+    let other = |(why, _): &(String, u64)| why != "router-down" && why != "stale";
+    assert!(!summary.dropped.iter().any(other) && summary.faults.is_empty(), "{}", summary.text);
+}

@@ -343,6 +343,7 @@ fn the_layout_is_that_of_the_header_file() {
         ("any_learned", offset_of!(SteerShared, any_learned)),
         ("largest", offset_of!(SteerShared, largest)),
         ("lane_share", offset_of!(SteerShared, lane_share)),
+        ("lane_head", offset_of!(SteerShared, lane_head)),
         ("lanes", offset_of!(SteerShared, lanes)),
     ]);
     assert_eq!(shared, expected);
@@ -662,7 +663,8 @@ fn where_frames_may_take_several_chunks_the_bound_is_four_of_them() {
             bench.expect_steered(&frame(pattern(1), WIRE, tags, len), &entry(1, 0));
         }
         let group = frame(OSPF, WIRE, UNTAGGED, len);
-        let run = bench.expect(&group, Redirect, &[(Count::Group, 1), (Count::GroupCopies, 1)]);
+        let counts = [(Count::Group, 1), (Count::GroupCopies, 1), (Count::GroupSteered, 1)];
+        let run = bench.expect(&group, Redirect, &counts);
         run.is_steered(&group, STAMP_GROUP, Header([0; 8]));
         bench.expect_copy(1, &run, CopyKind::Group, &group);
     }
@@ -673,9 +675,16 @@ fn where_frames_may_take_several_chunks_the_bound_is_four_of_them() {
     bench.expect(&group, Pass, &[(Count::Group, 1), (Count::GroupCopies, 2)]);
 }
 
-/// A lane's share is one of chunks: a frame that takes three of them counts as three.
+/// A lane's share is one of chunks: a frame that takes three of them counts as three. With zero-copy the head is in front of
+/// the first, with copy in it.
 #[test]
 fn large_frames_take_their_chunks_from_the_lane() {
+    for head in [0, HEAD] {
+        large_frames_in_a_lane(head);
+    }
+}
+
+fn large_frames_in_a_lane(head: usize) {
     let bench = Bench::new(1);
     bench.predict(pattern(1), &entry(1, 0));
     bench.shared().largest.store(MAX_LARGE as u32, SeqCst);
@@ -685,8 +694,10 @@ fn large_frames_take_their_chunks_from_the_lane() {
     lane.taken.store(begin, SeqCst);
     bench.shared().lane_share.store(12, SeqCst);
     let mut sum = 0;
-    for (len, chunks) in [(MAX_STEERED, 1), (3840, 1), (3841, 2), (7680, 2), (7681, 3), (60, 1), (60, 1)] {
-        bench.expect_steered(&frame(pattern(1), WIRE, UNTAGGED, len), &entry(1, 0));
+    bench.shared().lane_head.store(head as u32, SeqCst);
+    for (len, chunks) in [(60, 1), (3840, 1), (3841, 2), (7680, 2), (7681, 3), (61 + head, 1), (62 + head, 1)]
+    {
+        bench.expect_steered(&frame(pattern(1), WIRE, UNTAGGED, len - head), &entry(1, 0));
         sum += chunks;
         assert_eq!(lane.steered.load(SeqCst).wrapping_sub(begin), sum, "{len} bytes");
     }

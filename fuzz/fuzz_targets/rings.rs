@@ -105,7 +105,7 @@ impl Bed {
                 }
             }
             10 => {
-                let Some((address, len)) = self.kernel.take_tx() else { return };
+                let Some((address, len, _)) = self.kernel.take_tx() else { return };
                 assert!(self.kernel.read(address, len as usize).is_some() || !self.sane);
                 self.sent.push(address);
             }

@@ -11,7 +11,7 @@ use crate::nic::offload::Offloads;
 use crate::nic::promisc::Promiscuous;
 use crate::nic::{LinkState, Nic};
 use crate::plan::Plan;
-use crate::steer::layout::{COUNTS, Count, MAX_LARGE, MAX_STEERED, mac_word};
+use crate::steer::layout::{COUNTS, Count, HEAD, MAX_LARGE, MAX_STEERED, mac_word};
 use crate::steer::{self, Steering};
 use crate::sys::mmsg::CHUNKS;
 use crate::sys::ringbuf::RingBuffer;
@@ -31,6 +31,8 @@ const FILL: usize = 8192;
 const RING_MAX: usize = 2048;
 const FILL_MIN: usize = 256;
 const FILL_MAX: usize = 2 * RING_MAX;
+/// Places in a TX ring at least: two batches of the largest frames.
+const TX_MIN: usize = 2 * batch_chunks(true);
 /// Chunks in a worker's TX ring and stock beyond what it reads at a time.
 const WORKER_CHUNKS: usize = 1024;
 
@@ -89,7 +91,8 @@ pub(super) struct Card {
 pub(super) struct Sizes {
     /// Places in the fill and completion ring of each queue.
     ring: usize,
-    /// Places in each worker's RX and TX ring on a queue: one that stalls cannot take all of a queue's chunks.
+    /// Places in each worker's RX ring on a queue: one that stalls cannot take all of a queue's chunks. Its TX ring has as
+    /// many, or more.
     share: usize,
     /// Chunks for its rings and workers.
     pub(super) chunks: usize,
@@ -188,7 +191,7 @@ impl Card {
             fill_size: sizes.ring as u32,
             completion_size: sizes.ring as u32,
             rx_size: sizes.share as u32,
-            tx_size: sizes.share as u32,
+            tx_size: sizes.share.max(TX_MIN) as u32,
             copy_mode,
             scatter: scatter && (sockets == 1 || shares_large_frames()),
         };
@@ -201,7 +204,9 @@ impl Card {
         );
         all_down(plan, &lan, index);
         self.share(plan, index);
-        self.steering.tables().shared.lane_share.store(sizes.share as u32, Relaxed);
+        let shared = &self.steering.tables().shared;
+        shared.lane_share.store(sizes.share as u32, Relaxed);
+        shared.lane_head.store(if self.zero_copy { 0 } else { HEAD as u32 }, Relaxed);
         let mut queues: Vec<Vec<_>> = parts.iter().map(|_| Vec::new()).collect();
         for (number, queue) in sockets.queues.into_iter().enumerate() {
             let rings = Arc::new(Rings::new(queue.fill, queue.completion));

@@ -518,6 +518,7 @@ impl Worker {
         let needed = BATCH * (CHUNKS - 1);
         self.stock.fetch(needed);
         let Some(keep) = self.stock.free.len().checked_sub(needed) else { return false };
+        self.nics.iter_mut().for_each(NicSide::take_large);
         let mut frames = self.stock.free.drain(keep..);
         let others = std::iter::from_fn(|| Some([frames.next()?, frames.next()?, frames.next()?]));
         self.receiver.enlarge(others.collect());
@@ -702,7 +703,10 @@ impl Worker {
             len += next.len();
             parts.push(next);
         }
-        let (count, reckoned) = (parts.len(), len.saturating_sub(HEAD).div_ceil(STEER_CHUNK));
+        let count = parts.len();
+        let in_front =
+            HEAD - HEAD.min(self.arrivals[nic].lan.tables.shared.lane_head.load(Ordering::Relaxed) as usize);
+        let reckoned = len.saturating_sub(in_front).div_ceil(STEER_CHUNK);
         let umem = self.stock.umem().clone();
         if let Some(stamp) = stamp
             && let [first, others @ ..] = parts.as_mut_slice()

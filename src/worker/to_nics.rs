@@ -3,7 +3,7 @@
 use super::poller::Poller;
 use super::pool::Stock;
 use super::to_routers::{Datagram, Delivery, GroupPort, Origin};
-use super::{BATCH, GROUP_SENDS, Rings, clock};
+use super::{BATCH, GROUP_SENDS, Rings, batch_chunks, clock};
 use crate::control_frames::{self, Blocked, Protocol};
 use crate::ethernet::{self, View};
 use crate::fdb::{Learned, Refusal, Station, StationMap};
@@ -119,6 +119,8 @@ pub(super) struct NicSide {
     pub(super) tx: Tx,
     /// It takes frames of several chunks.
     scatter: bool,
+    /// Places in the TX ring that a batch of datagrams may need, or all of them if that is fewer.
+    batch: usize,
     /// The rings of the queue that `tx` is on.
     pub(super) rings: Arc<Rings>,
     /// All ports of the LAN.
@@ -155,6 +157,7 @@ impl NicSide {
     ) -> Self {
         let mut side = Self {
             lan,
+            batch: places(&tx, false),
             tx,
             scatter,
             rings,
@@ -173,6 +176,11 @@ impl NicSide {
         };
         side.set_ports(ports, flood);
         side
+    }
+
+    /// Datagrams may take several chunks from now on.
+    pub(super) fn take_large(&mut self) {
+        self.batch = places(&self.tx, self.scatter);
     }
 
     /// The LAN has these ports from now on.
@@ -411,6 +419,11 @@ impl Reading<'_> {
     }
 }
 
+/// See [`NicSide::batch`].
+fn places(tx: &Tx, large: bool) -> usize {
+    batch_chunks(large).min(tx.size())
+}
+
 /// Moves the chunks of datagram `n` to `parts`.
 fn take_parts(
     receiver: &mut Receiver,
@@ -525,7 +538,7 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
         match nic.tx.kick() {
             Ok(Kick::Taken) => {
                 // With zero-copy the card takes them in its own time, and may be behind as well.
-                nic.unsent = nic.tx.room(BATCH) < BATCH;
+                nic.unsent = nic.tx.room(nic.batch) < nic.batch;
                 break;
             }
             Ok(Kick::Again) => nic.rings.reap(stock),
@@ -569,7 +582,36 @@ mod tests {
     use super::*;
     use crate::netmap::Netmap;
     use crate::plan::{Binding, LabRequest};
+    use af_xdp::Umem;
+    use af_xdp::simulated::rings;
     use std::collections::HashSet;
+
+    /// What is read next has room in the ring, or is not read: with frames of several chunks that is four times as much.
+    #[test]
+    fn a_batch_of_datagrams_fits_into_the_room_that_is_asked_for() {
+        let (umem, mut free) = Umem::new(512).unwrap();
+        let (_fill, _completion, socket, _kernel) = rings(&Arc::new(umem), 512).unwrap();
+        let mut tx = socket.tx;
+        assert_eq!((places(&tx, false), places(&tx, true)), (BATCH, BATCH * CHUNKS));
+        let mut parts = Vec::new();
+        let mut push = |tx: &mut Tx| {
+            parts.extend(free.drain(..CHUNKS).map(|frame| Packet::new(frame, 0, 4000)));
+            tx.push_frame(&mut parts)
+        };
+        while tx.room(places(&tx, true)) >= places(&tx, true) {
+            for n in 0..BATCH {
+                assert!(push(&mut tx), "frame {n} of a batch");
+            }
+        }
+        assert_eq!(tx.room(512), 0);
+        let (umem, _free) = Umem::new(8).unwrap();
+        let (_fill, _completion, socket, _kernel) = rings(&Arc::new(umem), 32).unwrap();
+        assert_eq!(
+            (places(&socket.tx, false), places(&socket.tx, true)),
+            (32, 32),
+            "a ring that is empty will do"
+        );
+    }
 
     #[test]
     fn who_may_speak_for_a_router() {

@@ -64,6 +64,12 @@ impl<T: Copy> Producer<T> {
         Self { ring, next, published: next, consumer }
     }
 
+    /// Number of places.
+    #[cfg(not(loom))]
+    pub(crate) fn size(&self) -> u32 {
+        self.ring.size()
+    }
+
     /// Number of free places; looks at the other side's index only if fewer than `wanted` are known.
     ///
     /// A consumer index that is ahead of ours is nonsense, and counts as a full ring.

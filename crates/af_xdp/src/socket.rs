@@ -605,7 +605,13 @@ impl Tx {
         self.ring.publish();
     }
 
-    /// Free places, exact where they are fewer than `wanted`.
+    /// Number of places.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.ring.size() as usize
+    }
+
+    /// Free places, each for a packet, exact where they are fewer than `wanted`.
     pub fn room(&mut self, wanted: usize) -> usize {
         self.ring.free(wanted as u32) as usize
     }
