@@ -2,6 +2,7 @@
 
 use super::flow::{End, Flow};
 use super::{ROUTERS, Random, STATION, Soak, noise};
+use std::fs;
 use std::time::Duration;
 use testbed::{Router, Signal};
 
@@ -28,6 +29,14 @@ pub(crate) enum Fault {
     NoCarrier,
     /// The card's MTU is smaller.
     SmallMtu,
+    /// The NETMAP has a link more.
+    NetmapChanged,
+    /// The NETMAP is none.
+    NetmapFaulty,
+    /// The file of the socket that a router sends to is removed.
+    FileRemoved(u16),
+    /// The netio folder is removed with all that is in it, and made again; routers start again later.
+    FolderRemoved,
     /// The wire sends from and to addresses that nobody knows.
     StrangersOnTheWire,
     /// A router speaks as very many stations.
@@ -43,8 +52,9 @@ pub(crate) enum Fault {
 }
 
 use Fault::{
-    AllRestart, BadDatagrams, CardDown, Ended, Killed, NoCarrier, NoReader, RouterHangs, RouterReplaced,
-    RouterRestarts, RouterStorms, SmallMtu, Stopped, Storm, StrangersBehind, StrangersOnTheWire,
+    AllRestart, BadDatagrams, CardDown, Ended, FileRemoved, FolderRemoved, Killed, NetmapChanged,
+    NetmapFaulty, NoCarrier, NoReader, RouterHangs, RouterReplaced, RouterRestarts, RouterStorms, SmallMtu,
+    Stopped, Storm, StrangersBehind, StrangersOnTheWire,
 };
 
 impl Fault {
@@ -60,6 +70,10 @@ impl Fault {
             CardDown,
             NoCarrier,
             SmallMtu,
+            NetmapChanged,
+            NetmapFaulty,
+            FileRemoved(router()),
+            FolderRemoved,
             StrangersOnTheWire,
             StrangersBehind(router()),
             Storm,
@@ -78,6 +92,7 @@ impl Fault {
             RouterRestarts(_) | RouterReplaced(_) | AllRestart | Killed | Ended => random.below(500),
             RouterHangs(_) => 200 + random.below(2500),
             Stopped => 20 + random.below(400),
+            NetmapChanged => 600 + random.below(900),
             CardDown | NoCarrier => 50 + random.below(1000),
             _ => 100 + random.below(900),
         }
@@ -96,9 +111,9 @@ impl Fault {
     fn concerns(self) -> Concern {
         match self {
             RouterRestarts(id) | RouterReplaced(id) | RouterHangs(id) | StrangersBehind(id)
-            | RouterStorms(id) | BadDatagrams(id) => Concern::Router(id),
-            AllRestart | NoReader => Concern::Routers,
-            Stopped | Killed | Ended => Concern::Process,
+            | RouterStorms(id) | BadDatagrams(id) | FileRemoved(id) => Concern::Router(id),
+            AllRestart | FolderRemoved | NoReader => Concern::Routers,
+            Stopped | Killed | Ended | NetmapChanged | NetmapFaulty => Concern::Process,
             CardDown | NoCarrier | SmallMtu => Concern::Card,
             StrangersOnTheWire | Storm => Concern::Wire,
         }
@@ -108,11 +123,12 @@ impl Fault {
     pub(crate) fn may_cost(self, flow: Flow, to: End) -> bool {
         match self {
             RouterRestarts(id) | RouterReplaced(id) | RouterHangs(id) => to == End::Router(id),
-            AllRestart | Storm | RouterStorms(_) | NoReader => to != End::Wire,
+            AllRestart | FolderRemoved | Storm | RouterStorms(_) | NoReader => to != End::Wire,
             Stopped => flow.from == End::Wire,
             Killed | Ended => true,
             CardDown | NoCarrier | SmallMtu => flow.from == End::Wire || to == End::Wire,
-            StrangersOnTheWire | StrangersBehind(_) | BadDatagrams(_) => false,
+            NetmapChanged | NetmapFaulty | FileRemoved(_) | StrangersOnTheWire | StrangersBehind(_)
+            | BadDatagrams(_) => false,
         }
     }
 
@@ -140,6 +156,17 @@ impl Fault {
             CardDown => drop(soak.scene.host.ip("link set eth0 down").unwrap()),
             NoCarrier => drop(soak.scene.wire.ip("link set eth0 down").unwrap()),
             SmallMtu => drop(soak.scene.host.ip("link set eth0 mtu 800").unwrap()),
+            NetmapChanged => {
+                soak.guest = Some(Router::new(&soak.scene.netio(), GUEST).unwrap());
+                soak.netmap(&format!("{GUEST}:0/0 {}:0/1\n", 512 + ROUTERS));
+            }
+            NetmapFaulty => soak.netmap("1:0/0 2:0/0 3\n"),
+            // It may be away already.
+            FileRemoved(id) => drop(fs::remove_file(soak.scene.netio().join((512 + id).to_string()))),
+            FolderRemoved => {
+                fs::remove_dir_all(soak.scene.netio()).unwrap();
+                fs::create_dir(soak.scene.netio()).unwrap();
+            }
             _ => {}
         }
     }
@@ -169,6 +196,7 @@ impl Fault {
                 soak.try_send(id, &noise([0xff; 6], mac_of(id), 64, number));
             }),
             BadDatagrams(id) => soak.bad_datagrams(id),
+            NetmapChanged => soak.hear_guest(),
             _ => {}
         }
     }
@@ -184,6 +212,16 @@ impl Fault {
             }
             RouterHangs(id) => soak.members[index(id)].reads = true,
             AllRestart => (1..=ROUTERS).for_each(|id| soak.come(id)),
+            FolderRemoved => (1..=ROUTERS).for_each(|id| {
+                soak.leave(id);
+                soak.come(id);
+            }),
+            NetmapChanged => {
+                soak.hear_guest();
+                soak.guest = None;
+                soak.netmap("");
+            }
+            NetmapFaulty => soak.netmap(""),
             Stopped => soak.signal(Signal::CONT),
             Killed | Ended => soak.start_iou_fast(),
             CardDown => drop(soak.scene.host.ip("link set eth0 up").unwrap()),
@@ -193,6 +231,9 @@ impl Fault {
         }
     }
 }
+
+/// The router that is in the changed NETMAP alone.
+const GUEST: u16 = ROUTERS + 1;
 
 /// What a fault concerns: only one at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -231,6 +272,19 @@ impl Soak {
 
     fn come(&mut self, id: u16) {
         self.members[index(id)].router = Some(Router::new(&self.scene.netio(), id).unwrap());
+    }
+
+    /// Puts a NETMAP in the place of the one that is there, as editors do: what it always has, and `more`.
+    fn netmap(&mut self, more: &str) {
+        let new = self.scene.netmap_file().with_extension("new");
+        fs::write(&new, super::common::crowd::classroom(ROUTERS) + more).unwrap();
+        fs::rename(new, self.scene.netmap_file()).unwrap();
+    }
+
+    /// The guest reads what is for everybody.
+    fn hear_guest(&mut self) {
+        let Some(guest) = &mut self.guest else { return };
+        self.guest_heard += super::take(guest).len() as u64;
     }
 
     /// Each kind of datagram that is not to be forwarded.

@@ -56,6 +56,10 @@ pub(crate) struct Soak {
     station: Station,
     iou_fast: Option<Running>,
     members: Vec<Member>,
+    /// The router on the link that comes and goes, while it is there.
+    guest: Option<Router>,
+    /// Frames that it got, each time together.
+    guest_heard: u64,
     ledger: Ledger,
     random: Random,
     windows: Vec<Window>,
@@ -138,6 +142,8 @@ impl Soak {
             station,
             iou_fast: None,
             members,
+            guest: None,
+            guest_heard: 0,
             ledger: Ledger::default(),
             random: Random::new(seed),
             windows: Vec::new(),
@@ -420,6 +426,7 @@ impl Soak {
         let link = String::from_utf8_lossy(&link).into_owned();
         assert!(link.contains("promiscuity 0") && !link.contains("xdp"), "{link}");
         self.log.lines.iter().for_each(|line| println!("{line}"));
+        assert!(self.guest_heard > 0, "no changed NETMAP was followed");
         println!("{} frames sent, {} missing, each of them explained", self.ledger.total(), self.missing);
     }
 }

@@ -1,7 +1,7 @@
 //! The checks, in three sets: zero-copy on virtio-net, the oldest kernel, and one that is too old.
 
 use crate::common::{BROADCAST, Listener, Running, SOON, Scene, header, plain, router_mac, tagged};
-use crate::guest::{Pair, release, scene};
+use crate::guest::{Pair, release, scene, set_clock};
 use std::process::Command;
 use std::time::Duration;
 use testbed::{Bin, Process, Router, Signal, Station, Tag, wait_until};
@@ -30,6 +30,7 @@ const ZERO_COPY: &[Check] = checks![
     the_host_keeps_its_network,
     a_burst_just_before_the_end_arrives,
     killed_it_starts_again_at_once,
+    the_clock_is_set_and_nothing_stops,
     the_card_goes_down_and_up,
     copy_mode_on_demand,
     a_vlan_sub_interface_carries_routers,
@@ -45,6 +46,7 @@ const OLDEST: &[Check] = checks![
     the_host_keeps_its_network,
     a_burst_just_before_the_end_arrives,
     killed_it_starts_again_at_once,
+    the_clock_is_set_and_nothing_stops,
     a_vlan_sub_interface_carries_routers,
     the_lab_runs,
 ];
@@ -314,6 +316,26 @@ fn killed_it_starts_again_at_once() {
     let iou_fast = line.start_native();
     line.talk();
     iou_fast.stop();
+}
+
+/// Both ways, also for frames that lie in a queue meanwhile: by the clock these are a year old then, or of next year.
+fn the_clock_is_set_and_nothing_stops() {
+    const YEAR: i64 = 365 * 24 * 3600;
+    let mut line = Line::new(Pair::Hub);
+    let mut iou_fast = line.start_native();
+    line.talk();
+    for step in [YEAR, -2 * YEAR, YEAR] {
+        iou_fast.process.signal(Signal::STOP);
+        let queued = plain(STATION, router_mac(ROUTER, 0, 0), 300, line.next());
+        line.router.send(PSEUDO, header(PSEUDO, 0, ROUTER, 0), &queued).unwrap();
+        set_clock(step);
+        iou_fast.process.signal(Signal::CONT);
+        line.station.hear_this(&queued);
+        line.talk();
+    }
+    let summary = iou_fast.stop();
+    assert!(summary.dropped.is_empty() && summary.faults.is_empty(), "{}", summary.text);
+    assert_eq!(summary.to_nics.0, 4 * 4 + 3, "{}", summary.text);
 }
 
 fn the_card_goes_down_and_up() {

@@ -4,6 +4,7 @@ use crate::common::Scene;
 use rustix::fs::Mode;
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, finit_module, reboot};
+use rustix::time::{ClockId, clock_gettime, clock_settime};
 use std::ffi::CStr;
 use std::fs::{self, File};
 use std::path::Path;
@@ -69,6 +70,13 @@ pub(crate) fn power_off() -> ExitCode {
 /// The kernel's release.
 pub(crate) fn release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// Sets the virtual machine's clock on by so many seconds, or back.
+pub(crate) fn set_clock(seconds: i64) {
+    let mut time = clock_gettime(ClockId::Realtime);
+    time.tv_sec += seconds;
+    clock_settime(ClockId::Realtime, time).unwrap();
 }
 
 /// A scene whose network card is one of QEMU's, and its wire's end the other; the kernel itself says nothing on either.
