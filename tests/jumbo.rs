@@ -595,3 +595,24 @@ fn routers_come_and_go_with_the_netmap() {
     let other = |(why, _): &(String, u64)| why != "router-down" && why != "stale";
     assert!(!summary.dropped.iter().any(other) && summary.faults.is_empty(), "{}", summary.text);
 }
+
+/// Both sides of a lane reckon with the same chunks: what one counts less than the other would fill the lane in the end.
+#[test]
+fn a_stream_of_large_frames_never_fills_the_lane() {
+    /// Places in the RX ring of a single worker.
+    const LANE: usize = 2048;
+    let scene = scene(9000);
+    let mut router = scene.deep_router(1);
+    let iou_fast = start(&scene, &[]);
+    let station = scene.station();
+    // Around the edges of chunks, with the 16 bytes in front and without.
+    for size in [3824, 3825, 3840, 3841, 7665, 7681] {
+        // More than the places of a lane, and so few at a time that no share is used up.
+        let frames: Vec<_> = (0..32).map(|number| plain(R1, STATION, size, number)).collect();
+        for _ in 0..=LANE / frames.len() {
+            station.send_batch(&frames).unwrap();
+            assert_eq!(router.hear(frames.len()), Vec::from_iter(0..32), "{size} bytes");
+        }
+    }
+    iou_fast.stop().assert_clean();
+}
