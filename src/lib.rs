@@ -3,7 +3,7 @@
 //! ```text
 //!   cli ──► control::labs ──► netmap, iou ──► plan        what is to be connected with what
 //!                                              │
-//!   control ──► nic (a card), steer (its XDP program), iou::socket (the routers' folder)
+//!   control ──► nic (a card), steer (its XDP program), iou::folder, iou::socket (the routers')
 //!      │
 //!      └──► worker, one a CPU:  wire ─► steer ─► AF_XDP ─► worker::to_routers ─► router's socket
 //!                               router ─► pseudo socket ─► worker::to_nics ─► AF_XDP ─► wire

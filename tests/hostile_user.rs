@@ -67,6 +67,25 @@ fn a_stranger_reaches_neither_sockets_nor_locks_nor_the_process() {
 }
 
 #[test]
+fn a_link_in_a_routers_place_is_not_followed() {
+    let scene = lab();
+    let wire = scene.station();
+    let other = scene.folder().join("other");
+    let elsewhere = UnixDatagram::bind(&other).unwrap();
+    chown(&other, Some(LAB), None).unwrap();
+    as_user(LAB, || symlink(&other, scene.netio().join("2"))).unwrap();
+    elsewhere.set_read_timeout(Some(SILENCE)).unwrap();
+    let mut router = scene.router_of(LAB, 1);
+    let iou_fast = scene.start(&LAB_OPTIONS);
+    for (number, id) in [(1, 2), (2, 1)] {
+        wire.send(&plain(router_mac(id, 0, 0), GATEWAY, 100, number)).unwrap();
+    }
+    router.hear_this(&plain(router_mac(1, 0, 0), GATEWAY, 100, 2));
+    assert_eq!(elsewhere.recv(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(iou_fast.stop().drops("router-down"), 1);
+}
+
+#[test]
 fn a_strangers_router_is_not_connected_to() {
     let scene = lab();
     // As some servers have it: everyone may make files here, but not remove those of others.

@@ -7,8 +7,9 @@
 //! Who uses them is told by the folder: `/tmp/netl1<uid>` is there, and in it a socket of the router's.
 
 use crate::iou::InstanceId;
+use crate::iou::folder::{Folder, keepalive_path};
 use crate::iou::header;
-use crate::iou::socket::{Folder, PseudoSocket, bind_keepalives, keepalive_path};
+use crate::iou::socket::{PseudoSocket, bind_keepalives};
 use crate::lan::Lan;
 use crate::plan::Plan;
 use std::collections::HashMap;

@@ -1,7 +1,7 @@
 //! From the command line to a plan: the NETMAP is read, pseudo ids are found, hosts looked up.
 
 use crate::cli::Args;
-use crate::iou::socket::{Folder, IdState, default_path, default_uid};
+use crate::iou::folder::{Folder, IdState, default_path, default_uid};
 use crate::iou::{Endpoint, InstanceId};
 use crate::netmap::infer::{PseudoIds, infer};
 use crate::netmap::{Netmap, hosts, ranges};
@@ -21,7 +21,7 @@ pub enum Error {
     Pseudo(#[from] crate::netmap::infer::Error),
     /// The netio folder, or the uid it is named after.
     #[error(transparent)]
-    Socket(#[from] crate::iou::socket::Error),
+    Folder(#[from] crate::iou::folder::Error),
     /// What is to be connected.
     #[error(transparent)]
     Plan(#[from] crate::plan::Error),
@@ -77,7 +77,7 @@ pub struct Users {
 /// The users that `args` and the environment name.
 ///
 /// # Errors
-/// [`Error::Socket`] if `SUDO_UID` decides and is no number.
+/// [`Error::Folder`] if `SUDO_UID` decides and is no number.
 pub fn users(args: &Args) -> Result<Users, Error> {
     let own = rustix::process::getuid();
     let lab = default_uid(args.uid, |name| std::env::var_os(name), own.as_raw())?;

@@ -4,7 +4,8 @@
 use super::labs::{self, Request, Signature};
 use super::pseudos;
 use crate::iou::InstanceId;
-use crate::iou::socket::{self, Folder, PseudoSocket};
+use crate::iou::folder::Folder;
+use crate::iou::socket::{self, PseudoSocket};
 use crate::plan::follow::Changes;
 use crate::plan::{self, Plan};
 use crate::privileges;

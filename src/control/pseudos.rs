@@ -1,7 +1,8 @@
 //! Our own sockets in the netio folders: bound at the start, and again when their files are taken away.
 
 use super::routers::Connections;
-use crate::iou::socket::{self, Folder, PseudoSocket, bind_pseudo, make_sockets};
+use crate::iou::folder::Folder;
+use crate::iou::socket::{self, PseudoSocket, bind_pseudo, make_sockets};
 use crate::plan::Plan;
 use crate::worker::{Order, Orders};
 use std::collections::BTreeMap;

@@ -6,7 +6,8 @@
 //! inode.
 
 use crate::iou::InstanceId;
-use crate::iou::socket::{ConnectError, Folder, connect_router};
+use crate::iou::folder::Folder;
+use crate::iou::socket::{ConnectError, connect_router};
 use crate::plan::Plan;
 use crate::worker::{Order, Orders};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};

@@ -3,10 +3,14 @@
 //!
 //! `docs/iou-protocol.md` is the account of the protocol; the modules here are its code.
 
+pub mod folder;
 pub mod header;
 pub mod lock;
 pub mod mac;
+pub mod queue;
 pub mod socket;
+#[cfg(test)]
+mod testing;
 
 use std::fmt;
 use std::str::FromStr;

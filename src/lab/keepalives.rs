@@ -178,7 +178,7 @@ impl Drop for L1 {
 /// The folder of keepalives that goes with the netio folder `netio`.
 #[must_use]
 pub fn folder_beside(netio: &Path, uid: u32) -> PathBuf {
-    crate::iou::socket::keepalive_path(netio, uid)
+    crate::iou::folder::keepalive_path(netio, uid)
 }
 
 #[cfg(test)]

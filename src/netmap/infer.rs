@@ -12,7 +12,7 @@
 
 use super::{Netmap, ranges};
 use crate::iou::InstanceId;
-pub use crate::iou::socket::IdState;
+pub use crate::iou::folder::IdState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};

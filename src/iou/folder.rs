@@ -1,0 +1,628 @@
+//! The folders that routers have their sockets in: the netio folder, and that of their L1 keepalives.
+//!
+//! The folder belongs to the IOU user, who can put anything there, while we are often root: everything but `bind`
+//! goes through the folder's descriptor, follows no link, and looks at what it found before it uses or changes it.
+
+use super::InstanceId;
+use super::lock::{self, Holder};
+use super::queue::datagram_socket;
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, inotify};
+use rustix::io::Errno;
+use rustix::net::{self, SocketAddrUnix};
+use rustix::process::Uid;
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The longest path in a `sockaddr_un`, without the NUL.
+const LONGEST_PATH: usize = 107;
+
+/// How long an id may be in use before that is believed: a process killed just now lets go of its locks and sockets
+/// some time after the `kill` (up to 62 ms were measured).
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often to look in that time.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A folder of sockets, `/tmp/netio<uid>` or `/tmp/netl1<uid>`, held open.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    path: PathBuf,
+    pub(super) uid: Uid,
+    pub(super) dir: Arc<OwnedFd>,
+    /// What stands in front of the id in a socket's name: `L1` for keepalives, nothing for frames.
+    prefix: &'static str,
+}
+
+/// What can be said of an instance id from outside.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum IdState {
+    /// Nobody has its lock and nothing answers at its socket.
+    Free,
+    /// A process holds its lock.
+    Locked(Holder),
+    /// Nobody has its lock, but a process reads its socket: which one, if that can be found.
+    Answers(Option<Holder>),
+    /// It cannot be told, because of this.
+    Unknown(String),
+}
+
+/// Why a netio folder, or one of keepalives, cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `SUDO_UID` is no number.
+    #[error("SUDO_UID is \"{0}\", which is no user id: give the user who runs the routers with --uid")]
+    SudoUid(String),
+    /// Something else has the folder's name.
+    #[error("the netio folder {} is {what} and not a folder: remove it, or name another with --netio-dir", path.display())]
+    NotAFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// The folder belongs to neither the IOU user nor root.
+    #[error(
+        "the netio folder {} belongs to user {owner}, not to user {uid}: if {owner} runs the routers, give --uid {owner}{}",
+        path.display(), also(others)
+    )]
+    ForeignFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Whose it should be.
+        uid: u32,
+        /// The other folders there are.
+        others: Vec<OtherFolder>,
+    },
+    /// Other users may change what is in the folder.
+    #[error(
+        "the netio folder {} is writable for {whom}, who could put sockets of their own in the place of routers': \
+         `chmod go-w {}`",
+        path.display(), path.display()
+    )]
+    OpenFolder {
+        /// The folder.
+        path: PathBuf,
+        /// For whom.
+        whom: String,
+    },
+    /// The folder can be neither opened nor made.
+    #[error("cannot {action} the netio folder {}: {source}{}", path.display(), also(others))]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+        /// The other folders there are.
+        others: Vec<OtherFolder>,
+    },
+    /// The folder of L1 keepalives is none that can be trusted, or cannot be opened.
+    #[error("L1 keepalives are not answered: {} {why}", path.display())]
+    Keepalives {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl Error {
+    /// True if the folder is just not there.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Folder { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+/// Another netio folder.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct OtherFolder {
+    /// Its path.
+    pub path: PathBuf,
+    /// The uid in its name.
+    pub uid: u32,
+    /// How many instances have a socket in it.
+    pub sockets: usize,
+}
+
+/// The user whose netio folder is meant: `option` (from `--uid`), else `SUDO_UID`, else `real`, the real uid.
+///
+/// # Errors
+/// If `SUDO_UID` decides and is no number.
+pub fn default_uid(
+    option: Option<u32>,
+    environment: impl Fn(&str) -> Option<OsString>,
+    real: u32,
+) -> Result<u32, Error> {
+    match (option, environment("SUDO_UID")) {
+        (Some(uid), _) => Ok(uid),
+        (None, Some(text)) => {
+            let uid = text.to_str().and_then(|t| t.parse().ok());
+            uid.ok_or_else(|| Error::SudoUid(text.to_string_lossy().escape_debug().to_string()))
+        }
+        (None, None) => Ok(real),
+    }
+}
+
+/// The folder that IOU uses when user `uid` runs it.
+#[must_use]
+pub fn default_path(uid: u32) -> PathBuf {
+    format!("/tmp/netio{uid}").into()
+}
+
+/// The folder of L1 keepalives that goes with the netio folder `netio` of user `uid`: IOU makes both names of the uid.
+#[must_use]
+pub fn keepalive_path(netio: &Path, uid: u32) -> PathBuf {
+    let name = netio.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("netio"));
+    name.map_or_else(
+        || format!("/tmp/netl1{uid}").into(),
+        |rest| netio.with_file_name(format!("netl1{rest}")),
+    )
+}
+
+/// The netio folders in `base` (`/tmp`) other than `path`, ascending.
+#[must_use]
+pub fn other_folders(base: &Path, path: &Path) -> Vec<OtherFolder> {
+    let Ok(entries) = base.read_dir() else { return Vec::new() };
+    let mut folders: Vec<_> = entries
+        .filter_map(|entry| {
+            let entry = entry.ok()?;
+            let uid = entry.file_name().to_str()?.strip_prefix("netio")?.parse().ok()?;
+            // Not following links: a link to a netio folder is refused anyway.
+            let is_folder = entry.file_type().ok()?.is_dir() && entry.path() != path;
+            is_folder.then(|| OtherFolder { sockets: instances(&entry.path()), path: entry.path(), uid })
+        })
+        .collect();
+    folders.sort();
+    folders
+}
+
+/// How many instances have a socket in the folder.
+fn instances(folder: &Path) -> usize {
+    use std::os::unix::fs::FileTypeExt;
+    let Ok(entries) = folder.read_dir() else { return 0 };
+    let is_instance = |entry: io::Result<std::fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let id = InstanceId::new(entry.file_name().to_str()?.parse().ok()?);
+        (id.is_some() && entry.file_type().ok()?.is_socket()).then_some(())
+    };
+    entries.filter_map(is_instance).count()
+}
+
+impl Folder {
+    /// Opens the netio folder `path` of user `uid`, and makes it if there is none.
+    ///
+    /// # Errors
+    /// If it is a symbolic link or no folder, belongs to another user than `uid` and root, lets other users replace
+    /// what is in it, or cannot be opened or made.
+    pub fn open(path: &Path, uid: u32) -> Result<Self, Error> {
+        Self::open_or_make(path, uid, true)
+    }
+
+    /// Opens the folder that has this one's path now; if there is none, `make`s it.
+    ///
+    /// # Errors
+    /// As [`Folder::open`]; [`Error::is_absent`] if there is none and it is not to be made.
+    pub fn again(&self, make: bool) -> Result<Self, Error> {
+        Self::open_or_make(&self.path, self.uid(), make)
+    }
+
+    fn open_or_make(path: &Path, uid: u32, make: bool) -> Result<Self, Error> {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        // Without a slash at the end, which would follow a link.
+        let path: PathBuf = path.components().filter(|c| *c != Component::CurDir).collect();
+        let others = || other_folders(base(&path), &path);
+        let fail = |action| {
+            let (path, others) = (path.clone(), others());
+            move |source: Errno| Error::Folder { path, action, source: source.into(), others }
+        };
+
+        let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
+        let made = match if make { fs::mkdir(&path, mode) } else { Err(Errno::EXIST) } {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(other) => return Err(fail("make")(other)),
+        };
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = fs::open(&path, flags, Mode::empty()).map_err(|source| match source {
+            Errno::NOTDIR | Errno::LOOP => {
+                let what = if path.is_symlink() { "a symbolic link" } else { "a file" };
+                Error::NotAFolder { path: path.clone(), what }
+            }
+            other => fail("open")(other),
+        })?;
+        let stat = fs::fstat(&dir).map_err(fail("open"))?;
+        let owner = stat.st_uid;
+        let uid = Uid::from_raw(uid);
+        if made && owner == rustix::process::geteuid().as_raw() {
+            // The mode in spite of any umask: routers of the user must get in.
+            let given = fs::fchmod(&dir, mode).and_then(|()| {
+                if owner == uid.as_raw() { Ok(()) } else { fs::fchown(&dir, Some(uid), None) }
+            });
+            given.map_err(|source| {
+                let _ = fs::rmdir(&path);
+                fail("hand over")(source)
+            })?;
+        } else if ![uid.as_raw(), 0].contains(&owner) {
+            return Err(Error::ForeignFolder { owner, uid: uid.as_raw(), others: others(), path });
+        } else if let Some(whom) = open_to(&stat) {
+            return Err(Error::OpenFolder { path, whom });
+        }
+        Ok(Self { path, uid, dir: Arc::new(dir), prefix: "" })
+    }
+
+    /// Opens the folder `path` of the L1 keepalives of user `uid`. `None` if there is none: the routers do not use them.
+    ///
+    /// # Errors
+    /// [`Error::Keepalives`] if it is no folder or another user's, or cannot be opened.
+    pub fn open_keepalives(path: &Path, uid: u32) -> Result<Option<Self>, Error> {
+        let fail = |why: String| Error::Keepalives { path: path.to_owned(), why };
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = match fs::open(path, flags, Mode::empty()) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::NOTDIR | Errno::LOOP) => return Err(fail("is no folder, or a symbolic link".into())),
+            Err(other) => return Err(fail(format!("cannot be opened: {other}"))),
+        };
+        let stat = fs::fstat(&dir).map_err(|error| fail(format!("cannot be opened: {error}")))?;
+        let owner = stat.st_uid;
+        if ![uid, 0].contains(&owner) {
+            return Err(fail(format!("belongs to user {owner}, not to user {uid}")));
+        }
+        if let Some(whom) = open_to(&stat) {
+            return Err(fail(format!("is writable for {whom}: `chmod go-w {}`", path.display())));
+        }
+        Ok(Some(Self { path: path.to_owned(), uid: Uid::from_raw(uid), dir: Arc::new(dir), prefix: "L1" }))
+    }
+
+    /// Whether what has this owner may be a router of this folder's user.
+    pub(super) fn is_own(&self, owner: u32) -> bool {
+        [self.uid.as_raw(), 0].contains(&owner)
+    }
+
+    /// True while its path leads to it.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        let named = fs::statat(fs::CWD, &self.path, AtFlags::SYMLINK_NOFOLLOW);
+        named.is_ok_and(|named| fs::fstat(&self.dir).is_ok_and(|own| key(&own) == key(&named)))
+    }
+
+    /// The name of an instance's socket.
+    pub(super) fn name(&self, id: InstanceId) -> String {
+        format!("{}{id}", self.prefix)
+    }
+
+    /// Its absolute path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The IOU user.
+    #[must_use]
+    pub fn uid(&self) -> u32 {
+        self.uid.as_raw()
+    }
+
+    /// The path of an instance's socket.
+    #[must_use]
+    pub fn socket(&self, id: InstanceId) -> PathBuf {
+        self.path.join(self.name(id))
+    }
+
+    /// If no instance has a socket in the folder, a line that says so and names the folders that do exist: most
+    /// often the routers are another user's.
+    #[must_use]
+    pub fn empty_notice(&self) -> Option<String> {
+        let path = self.path.display();
+        let others = other_folders(base(&self.path), &self.path);
+        let none = format!(
+            "no router has a socket in the netio folder {path} (user {}) yet{}",
+            self.uid(),
+            also(&others)
+        );
+        (instances(&self.path) == 0).then_some(none)
+    }
+
+    /// Has `inotify` tell of `events` in the folder; returns the number of the watch.
+    ///
+    /// # Errors
+    /// What `inotify_add_watch` says.
+    pub fn watch(&self, inotify: BorrowedFd<'_>, events: inotify::WatchFlags) -> io::Result<i32> {
+        // Through the descriptor: the path may lead to another folder by now.
+        let path = format!("/proc/self/fd/{}", self.dir.as_raw_fd());
+        Ok(inotify::add_watch(inotify, path, events)?)
+    }
+
+    /// The inode of the socket file of `id`, or `None` if there is none.
+    #[must_use]
+    pub fn inode(&self, id: InstanceId) -> Option<u64> {
+        self.stat(id).ok().map(|stat| stat.st_ino)
+    }
+
+    /// Whether `id` is in use just now.
+    #[must_use]
+    pub fn state(&self, id: InstanceId) -> IdState {
+        let unknown = |action: &str, e: &dyn fmt::Display| {
+            IdState::Unknown(format!("cannot {action} {}: {e}", self.socket(id).display()))
+        };
+        match lock::holder_in(self.dir.as_fd(), id.to_string().into()) {
+            Ok(Some(holder)) => return IdState::Locked(holder),
+            Ok(None) => {}
+            Err(source) => return unknown("read the lock of", &source),
+        }
+        match self.stat(id) {
+            Ok(stat) if !is_socket(&stat) => return unknown("use", &"it is no socket"),
+            Ok(_) => {}
+            Err(Errno::NOENT) => return IdState::Free,
+            Err(source) => return unknown("find", &source),
+        }
+        match self.try_connect(id) {
+            Ok(true) => IdState::Answers(self.reader(id)),
+            Ok(false) => IdState::Free,
+            Err(source) => unknown("connect to", &source),
+        }
+    }
+
+    /// [`Folder::state`] as a probe for [`infer`](crate::netmap::infer::infer), which believes that ids are in use
+    /// only when they still are a second after the first one was found so.
+    pub fn probe(&self) -> impl FnMut(InstanceId) -> IdState {
+        let mut patience = Patience::default();
+        move |id| loop {
+            match self.state(id) {
+                IdState::Locked(_) | IdState::Answers(_) if patience.wait() => {}
+                state => return state,
+            }
+        }
+    }
+
+    pub(super) fn stat(&self, id: InstanceId) -> Result<Stat, Errno> {
+        fs::statat(&self.dir, self.name(id), AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// The file of `id`, whatever it is: a link is not followed, and what its user puts in its place later is another.
+    pub(super) fn file(&self, id: InstanceId) -> Result<File, Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = fs::openat(&self.dir, self.name(id), flags, Mode::empty())?;
+        Ok(File { stat: fs::fstat(&fd)?, fd })
+    }
+
+    /// The address for `bind`: the plain path, so that `ss -x` shows it, or where that is too long the way through our
+    /// descriptor of the folder.
+    pub(super) fn address(&self, id: InstanceId) -> Result<SocketAddrUnix, Errno> {
+        let path = self.socket(id);
+        if path.as_os_str().len() <= LONGEST_PATH {
+            return SocketAddrUnix::new(path);
+        }
+        SocketAddrUnix::new(format!("/proc/self/fd/{}/{}", self.dir.as_raw_fd(), self.name(id)))
+    }
+
+    /// True if a process reads the socket of `id`.
+    pub(super) fn try_connect(&self, id: InstanceId) -> Result<bool, Errno> {
+        let socket = datagram_socket()?;
+        match self.file(id).and_then(|file| net::connect(&socket, &file.address()?)) {
+            // Not permitted: it talks to one peer alone. Wrong type: it takes connections. Both are alive.
+            Ok(()) | Err(Errno::PERM | Errno::PROTOTYPE) => Ok(true),
+            Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(false),
+            Err(other) => Err(other),
+        }
+    }
+
+    /// The process that reads the socket of `id`, as far as `/proc` tells: it shows the sockets of this network
+    /// namespace and the descriptors of processes that we may look into.
+    pub(super) fn reader(&self, id: InstanceId) -> Option<Holder> {
+        let file = key(&self.stat(id).ok()?);
+        let name = self.name(id);
+        let table = std::fs::read("/proc/net/unix").ok()?;
+        let table = String::from_utf8_lossy(&table);
+        let inode = table.lines().rev().find_map(|line| {
+            // Num RefCount Protocol Flags Type St Inode Path
+            let mut fields = line.split_ascii_whitespace();
+            let inode = fields.nth(6)?;
+            let path = Path::new(fields.next()?);
+            let here = path.file_name()? == name.as_str();
+            let same = || fs::statat(fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|s| key(&s) == file);
+            (here && same()).then_some(inode)
+        });
+        // If several had this path, the last one bound: a process that lost its file to another may still be there.
+        process_with(&format!("socket:[{}]", inode?))
+    }
+}
+
+/// The process that has a descriptor whose link in `/proc/PID/fd` reads `target`.
+fn process_with(target: &str) -> Option<Holder> {
+    let processes = Path::new("/proc").read_dir().ok()?;
+    let mut pids = processes.filter_map(|p| p.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    let has = |pid: &u32| {
+        let Ok(mut fds) = Path::new(&format!("/proc/{pid}/fd")).read_dir() else { return false };
+        fds.any(|fd| fd.and_then(|fd| fd.path().read_link()).is_ok_and(|link| link.as_os_str() == target))
+    };
+    pids.find(has).map(Holder::new)
+}
+
+/// True if a process reads the socket of `id`; false also if that cannot be told.
+#[must_use]
+pub fn answers(folder: &Folder, id: InstanceId) -> bool {
+    folder.try_connect(id).unwrap_or(false)
+}
+
+/// A file in a folder, held.
+pub(super) struct File {
+    pub(super) fd: OwnedFd,
+    pub(super) stat: Stat,
+}
+
+impl File {
+    /// Where a socket of that file is, and no other.
+    pub(super) fn address(&self) -> Result<SocketAddrUnix, Errno> {
+        SocketAddrUnix::new(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))
+    }
+}
+
+/// Waits for ids in use to become free, for [`PATIENCE`] from the first time.
+#[derive(Default)]
+pub(super) struct Patience {
+    end: Option<Instant>,
+}
+
+impl Patience {
+    /// Waits a little, or returns false if it is over.
+    pub(super) fn wait(&mut self) -> bool {
+        let end = *self.end.get_or_insert_with(|| Instant::now() + PATIENCE);
+        let left = Instant::now() < end;
+        if left {
+            thread::sleep(LOOK_AGAIN);
+        }
+        left
+    }
+}
+
+/// Who besides its owner, root, and the members of this process's own group may remove and replace what is in a folder.
+/// With the sticky bit nobody may.
+fn open_to(folder: &Stat) -> Option<String> {
+    let mode = Mode::from_raw_mode(folder.st_mode);
+    let group = folder.st_gid;
+    if mode.contains(Mode::SVTX) {
+        None
+    } else if mode.contains(Mode::WOTH) {
+        Some("every user".to_owned())
+    } else {
+        let foreign = mode.contains(Mode::WGRP) && group != rustix::process::getegid().as_raw();
+        foreign.then(|| format!("group {group}"))
+    }
+}
+
+pub(super) fn is_socket(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Socket
+}
+
+pub(super) fn key(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// Where netio folders stand beside `path`.
+fn base(path: &Path) -> &Path {
+    let is_netio = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"netio"));
+    path.parent().filter(|_| is_netio).unwrap_or(Path::new("/tmp"))
+}
+
+fn also(others: &[OtherFolder]) -> String {
+    let one = |OtherFolder { path, uid, sockets }: &OtherFolder| {
+        format!("{} ({sockets} sockets; --uid {uid})", path.display())
+    };
+    match others {
+        [] => String::new(),
+        others => format!("; other netio folders: {}", others.iter().map(one).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+pub(super) fn who(holder: &Option<Holder>) -> String {
+    holder.as_ref().map_or_else(|| "a program".to_owned(), Holder::to_string)
+}
+
+impl fmt::Display for IdState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Free => f.write_str("free"),
+            Self::Locked(holder) => write!(f, "its lock is held by {holder}"),
+            Self::Answers(holder) => write!(f, "{} answers at its socket", who(holder)),
+            Self::Unknown(why) => f.write_str(why),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{folder, id, may_administer, me};
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::net::UnixDatagram;
+
+    #[test]
+    fn whose_folder() {
+        let sudo = |name: &str| (name == "SUDO_UID").then(|| OsString::from("1000"));
+        assert_eq!(default_uid(Some(7), sudo, 0).unwrap(), 7);
+        assert_eq!(default_uid(None, sudo, 0).unwrap(), 1000);
+        assert_eq!(default_uid(None, |_| None, 5).unwrap(), 5);
+        assert_eq!(default_uid(Some(7), |_| Some("x".into()), 0).unwrap(), 7);
+        assert!(default_uid(None, |_| Some("x".into()), 0).unwrap_err().to_string().contains("\"x\""));
+        assert_eq!(default_path(1000), Path::new("/tmp/netio1000"));
+    }
+
+    #[test]
+    fn a_folder_is_made_for_its_user() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("netio1000");
+        let opened = Folder::open(&path, 1000);
+        if may_administer() {
+            let metadata = path.metadata().unwrap();
+            assert_eq!((metadata.permissions().mode() & 0o7777, metadata.uid()), (0o755, 1000));
+            assert_eq!(opened.unwrap().socket(id(5)), path.join("5"));
+            Folder::open(&path, 1000).unwrap();
+        } else if me() != 1000 {
+            assert!(opened.unwrap_err().to_string().contains("cannot hand over"));
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn a_link_or_a_file_is_no_folder() {
+        let base = tempfile::tempdir().unwrap();
+        let (real, link, file) =
+            (base.path().join("real"), base.path().join("netio1"), base.path().join("netio2"));
+        std::fs::create_dir(&real).unwrap();
+        symlink(&real, &link).unwrap();
+        std::fs::write(&file, "").unwrap();
+        for spelling in [link.clone(), link.join(""), link.join(".")] {
+            let said = Folder::open(&spelling, me()).unwrap_err().to_string();
+            assert!(said.contains("is a symbolic link"), "{spelling:?}: {said}");
+        }
+        assert!(Folder::open(&file, me()).unwrap_err().to_string().contains("is a file and not a folder"));
+        let said = Folder::open(&base.path().join("none/netio1"), me()).unwrap_err().to_string();
+        assert!(said.contains("cannot make the netio folder"), "{said}");
+    }
+
+    #[test]
+    fn another_users_folder_is_refused() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().join("netio77");
+        std::fs::create_dir(&path).unwrap();
+        // Of this user, asked for another; root's are taken by everyone, so give it away first.
+        let owner = if may_administer() { 4242 } else { me() };
+        if may_administer() {
+            std::os::unix::fs::chown(&path, Some(4242), None).unwrap();
+        }
+        let said = Folder::open(&path, 77).unwrap_err().to_string();
+        assert!(said.contains(&format!("belongs to user {owner}, not to user 77")), "{said}");
+        assert!(said.contains(&format!("--uid {owner}")), "{said}");
+    }
+
+    #[test]
+    fn an_empty_folder_names_the_others() {
+        let (base, folder) = folder();
+        let other = base.path().join("netio424242");
+        std::fs::create_dir(&other).unwrap();
+        std::fs::create_dir(base.path().join("netiox")).unwrap();
+        std::fs::write(base.path().join("netio5"), "").unwrap();
+        let sockets = ["1", "2", "x"].map(|name| UnixDatagram::bind(other.join(name)).unwrap());
+        std::fs::write(other.join("3"), "").unwrap();
+
+        let found = other_folders(base.path(), folder.path());
+        assert_eq!(found, [OtherFolder { path: other.clone(), uid: 424_242, sockets: 2 }]);
+        let said = folder.empty_notice().unwrap();
+        assert!(said.contains(folder.path().to_str().unwrap()), "{said}");
+        assert!(said.contains(&format!("{} (2 sockets; --uid 424242)", other.display())), "{said}");
+        let _router = UnixDatagram::bind(folder.socket(id(1))).unwrap();
+        assert_eq!(folder.empty_notice(), None);
+        drop(sockets);
+    }
+}
