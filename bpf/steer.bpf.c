@@ -84,6 +84,7 @@ enum layout {
 	LAYOUT_STAMP_GROUP = STAMP_GROUP,
 	LAYOUT_STEER_HEAD = STEER_HEAD,
 	LAYOUT_MAX_STEERED = MAX_STEERED,
+	LAYOUT_MAX_LARGE = MAX_LARGE,
 	LAYOUT_COPY_SMALL = COPY_SMALL,
 	LAYOUT_COPY_LARGE = COPY_LARGE,
 };
@@ -218,17 +219,25 @@ static __always_inline int copy_to_worker(struct xdp_md *ctx, __u32 worker, __u3
 	return 0;
 }
 
-static __always_inline int redirect(struct xdp_md *ctx, __u64 stamp, __u64 header, __u32 worker,
+static __always_inline int redirect(struct xdp_md *ctx, __u64 len, __u64 stamp, __u64 header, __u32 worker,
 				    struct shared *shared, struct counters *counters)
 {
 	__u32 number = ctx->rx_queue_index * options.workers + worker;
 	struct lane *lane = NULL;
+	__u32 chunks = 1;
 	void *data, *end;
 	__u64 *head;
 
+	/* As the worker reckons, too, however the driver fills them. */
+	len += shared->lane_head;
+	if (len > STEER_CHUNK)
+		chunks = ((__u32)len + STEER_CHUNK - 1) / STEER_CHUNK;
 	if (number < MAX_LANES && shared->lane_share) {
 		lane = &shared->lanes[number];
-		if (lane->steered - *(volatile __u32 *)&lane->taken >= shared->lane_share) {
+		/* Signed: where a count was lost, more may have been taken than steered. */
+		__s32 after = lane->steered + chunks - *(volatile __u32 *)&lane->taken;
+
+		if (after > (__s32)shared->lane_share) {
 			counters->count[COUNT_WORKER_BUSY]++;
 			return XDP_DROP;
 		}
@@ -248,8 +257,10 @@ static __always_inline int redirect(struct xdp_md *ctx, __u64 stamp, __u64 heade
 		counters->count[COUNT_NO_RING]++;
 		return XDP_DROP;
 	}
-	if (lane)
-		lane->steered++;
+	if (lane) {
+		lane->steered += chunks;
+		lane->frames++;
+	}
 	return XDP_REDIRECT;
 }
 
@@ -305,11 +316,11 @@ int steer(struct xdp_md *ctx)
 		__u64 mask = shared->group_workers;
 
 		counters->count[COUNT_GROUP]++;
-		if (options.exclusive && mask && len <= MAX_STEERED) {
+		if (options.exclusive && mask && len <= shared->largest) {
 			worker = shared->group_owner;
 			copy_group(ctx, mask & ~(1ULL << (worker & 63)), len, shared, counters);
 			stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)STAMP_GROUP << STAMP_ROUTER_SHIFT;
-			if (redirect(ctx, stamp, 0, worker, shared, counters) != XDP_REDIRECT)
+			if (redirect(ctx, len, stamp, 0, worker, shared, counters) != XDP_REDIRECT)
 				return XDP_DROP;
 			counters->count[COUNT_GROUP_STEERED]++;
 			return XDP_REDIRECT;
@@ -333,14 +344,14 @@ int steer(struct xdp_md *ctx)
 		counters->count[state == ROUTER_PAUSED ? COUNT_ROUTER_PAUSED : COUNT_ROUTER_DOWN]++;
 		return XDP_DROP;
 	}
-	if (len > MAX_STEERED) {
+	if (len > shared->largest) {
 		counters->count[COUNT_TOO_LARGE]++;
 		return XDP_DROP;
 	}
 	__builtin_memcpy(&header, port->header, sizeof(header));
 	stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)port->router << STAMP_ROUTER_SHIFT;
 	worker = port->worker;
-	if (redirect(ctx, stamp, header, worker, shared, counters) != XDP_REDIRECT)
+	if (redirect(ctx, len, stamp, header, worker, shared, counters) != XDP_REDIRECT)
 		return XDP_DROP;
 	counters->count[COUNT_STEERED]++;
 	counters->count[COUNT_STEERED_BYTES] += len;

@@ -22,9 +22,12 @@
 
 /*
  * The largest frame that fits into one UMEM chunk: 4096 less the 256 bytes of XDP_PACKET_HEADROOM that the
- * kernel keeps free, less STEER_HEAD.
+ * kernel keeps free, less STEER_HEAD; and the largest that is steered where frames may take several.
  */
-#define MAX_STEERED (4096 - 256 - STEER_HEAD)
+#define STEER_CHUNK (4096 - 256)
+#define STEER_CHUNKS 4
+#define MAX_STEERED (STEER_CHUNK - STEER_HEAD)
+#define MAX_LARGE (STEER_CHUNKS * STEER_CHUNK - STEER_HEAD)
 
 /* What is fixed before the program is loaded. */
 struct options {
@@ -54,14 +57,16 @@ enum router_state { ROUTER_READY = 0, ROUTER_PAUSED = 1, ROUTER_DOWN = 2 };
 /*
  * A worker's AF_XDP ring on one queue, at queue * options.workers + worker. Frames that are on their way to the worker hold
  * chunks that are missing in the queue's fill ring until the worker has put others there: what exceeds the lane's share
- * is dropped before it costs anything. Both count up and wrap; each has a cache line of its own, and one writer.
+ * is dropped before it costs anything. They count up and wrap. Each side has a cache line of its own, and one writer; in generic mode
+ * several CPUs may write for a queue and lose a count.
  */
 struct lane {
-	__u32 steered; /* frames redirected; written by the queue's CPU */
-	__u32 unused[15];
-	__u32 taken; /* of them, those whose chunks have been replaced in the fill ring; written by the worker */
+	__u32 steered; /* chunks of frames redirected; written by the queue's CPU */
+	__u32 frames;  /* the frames */
+	__u32 unused[14];
+	__u32 taken; /* of them, those that have been replaced in the fill ring; written by the worker */
 	__u32 unused2[15];
-};
+} __attribute__((aligned(64)));
 
 struct shared {
 	__u8 router_state[MAX_ROUTERS];
@@ -73,7 +78,9 @@ struct shared {
 	__u32 flood_unknown;       /* 1: unknown unicast is copied to flood_worker's ring as well */
 	__u32 group_owner;         /* with --exclusive: the worker that gets group frames by redirect */
 	__u32 any_learned;         /* 0: no station was ever learned, so none is looked up */
-	__u32 lane_share;          /* frames that may be on their way in a lane; 0: no limit */
+	__u32 largest;             /* the largest frame that is steered: MAX_STEERED or MAX_LARGE */
+	__u32 lane_share;          /* chunks that may be on their way in a lane; 0: no limit */
+	__u32 lane_head;           /* what STEER_HEAD takes of STEER_CHUNK: all where the kernel copies, 0 with zero-copy */
 	struct lane lanes[MAX_LANES];
 };
 
@@ -108,7 +115,7 @@ enum counter {
 	COUNT_PASSED,           /* unicast frames left to the host */
 	COUNT_ROUTER_PAUSED,    /* drop: the router's backlog is at its bound */
 	COUNT_ROUTER_DOWN,      /* drop: the router has no socket */
-	COUNT_TOO_LARGE,        /* drop: frame above MAX_STEERED, group copy above COPY_LARGE */
+	COUNT_TOO_LARGE,        /* drop: frame above shared.largest, group copy above COPY_LARGE */
 	COUNT_COPY_RING_FULL,   /* drop: a copy found no room in a worker's ring buffer */
 	COUNT_WORKER_BUSY,      /* drop: the worker has not yet taken what is on its way to it */
 	COUNT_NO_RING,          /* fault: no AF_XDP ring for this queue, or the head did not move */

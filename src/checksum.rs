@@ -8,6 +8,8 @@
 //! A field that holds the pseudo-header's sum is thus unfinished, unless the segment happens to be right as it is: then
 //! it is left alone. So no valid packet is ever changed. What else is wrong stays wrong.
 
+use std::ops::Range;
+
 const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const TCP: u8 = 6;
@@ -29,6 +31,12 @@ pub struct Unfinished {
 #[inline]
 #[must_use]
 pub fn unfinished(frame: &[u8]) -> Option<Unfinished> {
+    unfinished_in(frame, &[])
+}
+
+/// As [`unfinished`], for a frame that lies in several parts: `frame`, which has the headers, and the `rest`.
+#[inline]
+fn unfinished_in(frame: &[u8], rest: &[&[u8]]) -> Option<Unfinished> {
     let mut at = 14;
     let mut ethertype = word(frame, 12)?;
     while matches!(ethertype, 0x8100 | 0x88a8 | 0x9100) && at < 22 {
@@ -60,7 +68,8 @@ pub fn unfinished(frame: &[u8]) -> Option<Unfinished> {
         UDP => (6, 8),
         _ => return None,
     };
-    if segment.end > frame.len() || segment.len() < shortest {
+    let len = frame.len() + rest.iter().map(|part| part.len()).sum::<usize>();
+    if segment.end > len || segment.len() < shortest {
         return None;
     }
     let field = segment.start + offset;
@@ -68,14 +77,31 @@ pub fn unfinished(frame: &[u8]) -> Option<Unfinished> {
     if word(frame, field) != Some(pseudo_header) {
         return None;
     }
-    finish(&frame[segment], pseudo_header, protocol).map(|checksum| Unfinished { field, checksum })
+    let sum = sum_in(frame, rest, segment);
+    finish(sum, pseudo_header, protocol).map(|checksum| Unfinished { field, checksum })
 }
 
-/// The checksum of a segment whose field holds the sum of the pseudo-header, as it has to be summed. `None` if the
+/// The folded sum of a segment that begins in `frame` and may end in one of the parts of the `rest`.
+#[cold]
+fn sum_in(frame: &[u8], rest: &[&[u8]], segment: Range<usize>) -> u16 {
+    let here = segment.end.min(frame.len());
+    let (mut total, mut left) = (u64::from(fold(sum(&frame[segment.start..here]))), segment.end - here);
+    let mut odd = (here - segment.start) % 2 == 1;
+    for part in rest {
+        let part = &part[..left.min(part.len())];
+        let sum = fold(sum(part));
+        // Behind an odd number of bytes every byte is the other half of its word (RFC 1071, byte order independence).
+        total += u64::from(if odd { sum.swap_bytes() } else { sum });
+        odd ^= part.len() % 2 == 1;
+        left -= part.len();
+    }
+    fold(total)
+}
+
+/// The checksum of a segment of this sum, whose field holds the sum of the pseudo-header. `None` if the
 /// segment is right as it is, by one chance in 65536.
 #[cold]
-fn finish(segment: &[u8], pseudo_header: u16, protocol: u8) -> Option<u16> {
-    let sum = fold(sum(segment));
+fn finish(sum: u16, pseudo_header: u16, protocol: u8) -> Option<u16> {
     if fold(u64::from(pseudo_header) + u64::from(sum)) == 0xffff {
         return None;
     }
@@ -98,6 +124,13 @@ impl Unfinished {
 pub fn complete(frame: &mut [u8]) {
     if let Some(unfinished) = unfinished(frame) {
         unfinished.complete(frame);
+    }
+}
+
+/// Completes the checksum of a frame that lies in several parts, the headers in the `first` of them.
+pub fn complete_in(first: &mut [u8], rest: &[&[u8]]) {
+    if let Some(unfinished) = unfinished_in(first, rest) {
+        unfinished.complete(first);
     }
 }
 
@@ -235,6 +268,18 @@ mod tests {
         fn what_is_unfinished_becomes_valid(packet in packets()) {
             let unfinished = packet.with(|pseudo, _| pseudo);
             prop_assert_eq!(completed(&unfinished), packet.valid());
+        }
+
+        /// However a large frame is cut, if the headers are in its first part.
+        #[test]
+        fn in_several_parts_too(packet in packets(), cuts in prop::array::uniform3(any::<prop::sample::Index>())) {
+            let (mut frame, field, ..) = packet.frame();
+            frame.copy_from_slice(&packet.with(|pseudo, _| pseudo));
+            let (first, rest) = frame.split_at_mut(field + 2 + cuts[0].index(packet.payload.len() + 1).min(20));
+            let (a, rest) = rest.split_at(cuts[1].index(rest.len() + 1));
+            let (b, c) = rest.split_at(cuts[2].index(rest.len() + 1));
+            complete_in(first, &[a, b, c]);
+            prop_assert_eq!(frame, packet.valid());
         }
 
         #[test]

@@ -15,6 +15,22 @@ const fn is_tag(tpid: u16) -> bool {
     matches!(tpid, 0x8100 | 0x88a8 | 0x9100)
 }
 
+/// No network stacks more MPLS labels.
+const MOST_LABELS: usize = 8;
+
+/// Bytes of the MPLS labels in `frame`, behind `tags` bytes of VLAN tags: 4 for each of the stack.
+#[must_use]
+pub fn labels(frame: &[u8], tags: usize) -> usize {
+    let (types, labels) = frame.split_at_checked(HEADER + tags).unwrap_or((frame, &[]));
+    // Unicast, and multicast or upstream-assigned (RFC 5332).
+    if !matches!(types.last_chunk(), Some([0x88, 0x47 | 0x48])) {
+        return 0;
+    }
+    let (labels, _) = labels.as_chunks::<4>();
+    // The S bit marks the bottom of the stack (RFC 3032).
+    labels.iter().take(MOST_LABELS).position(|label| label[2] & 1 == 1).map_or(0, |bottom| 4 * (bottom + 1))
+}
+
 /// The addresses of a frame, each in the frame's VLAN.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct View {
@@ -57,6 +73,23 @@ mod tests {
         let mut frame = vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
         frame.extend(rest);
         frame
+    }
+
+    #[test]
+    fn labels_are_counted_to_the_bottom_of_the_stack() {
+        let (label, bottom) = ([0, 1, 0, 64], [0, 1, 1, 64]);
+        let stack = |rest: &[&[u8]]| {
+            let frame = frame(&rest.concat());
+            labels(&frame, View::read(&frame).unwrap().tags)
+        };
+        assert_eq!(stack(&[&[0x88, 0x47], &bottom, &[0x45; 40]]), 4);
+        assert_eq!(stack(&[&[0x88, 0x48], &label, &label, &bottom, &bottom]), 12);
+        assert_eq!(stack(&[&[0x88, 0xa8, 0, 5, 0x81, 0, 0, 6, 0x88, 0x47], &label, &bottom]), 8);
+        assert_eq!(stack(&[&[8, 0], &bottom, &bottom]), 0);
+        assert_eq!(stack(&[&[0x88, 0x47], &label, &label]), 0, "no bottom");
+        assert_eq!(stack(&[&[0x88, 0x47], &label.repeat(8), &bottom]), 0, "nor within reason");
+        assert_eq!(stack(&[&[0x88, 0x47]]), 0);
+        assert_eq!(labels(&[0x88, 0x47], 0), 0);
     }
 
     #[test]

@@ -122,7 +122,8 @@ impl Echoes {
     /// Place and upper half of an entry; the lower half is the time.
     fn mark(frame: &[u8]) -> (usize, u64) {
         let mut hasher = rustc_hash::FxHasher::default();
-        frame.hash(&mut hasher);
+        // Of a frame that does not fit into a chunk not all is at hand everywhere; this much is.
+        frame[..frame.len().min(ECHO_BYTES)].hash(&mut hasher);
         let hash = hasher.finish();
         (hash as usize % ECHOES, hash & !u64::from(u32::MAX))
     }
@@ -131,6 +132,9 @@ impl Echoes {
         ns >> TICK & u64::from(u32::MAX)
     }
 }
+
+/// By so many of its first bytes a frame is known again.
+const ECHO_BYTES: usize = 2048;
 
 /// A tick is 2^20 ns, about a millisecond.
 const TICK: u32 = 20;

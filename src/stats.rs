@@ -88,7 +88,7 @@ reasons! {
         Stale => "stale",
         /// Towards a router: it waited when iou-fast was stopped.
         Stopped => "stopped",
-        /// Towards a router: more than a chunk, or more than a copy can be.
+        /// Towards a router: more than the card's chunks for a frame hold, or more than a copy can be.
         TooLarge => "too-large",
         /// Towards routers: a copy of a group frame found no room.
         GroupSurplus => "group-surplus",
@@ -96,7 +96,7 @@ reasons! {
         SendFailed => "send-failed",
         /// From a router: shorter than a header and an Ethernet header.
         Short => "short",
-        /// From a router: longer than a chunk.
+        /// From a router: longer than the chunks for a datagram.
         TooLong => "too-long",
         /// From a router: for another instance than the socket's.
         WrongId => "wrong-id",

@@ -7,6 +7,7 @@
 //!   the kernel only as many chunks as it took out of an RX ring of the same size.
 //! - `tx-ring-full`: a TX ring is larger than what is read between two kicks; that a full one hands the frame back is
 //!   tested in `af_xdp::socket`, `a_full_tx_ring_hands_the_packet_back`.
+//! - `too-large`: tests/jumbo.rs, `what_is_larger_is_dropped_and_counted`.
 //! - `no-ring`: every queue has its sockets; the XDP program without them is tested in tests/steer.rs,
 //!   `without_a_socket_it_is_dropped_and_counted`.
 //! - `bad-descriptor`: the kernel writes none; `af_xdp::umem`, `the_kernel_cannot_give_back_what_it_was_not_given`, and
@@ -59,7 +60,7 @@ fn datagrams_are_checked_and_dropped_by_reason() {
     for len in [0, 1, 7, 8, 21] {
         send(&[&[&FROM_1[..], &frame].concat()[..len]]);
     }
-    // Longer than a chunk.
+    // Longer than a chunk, all that is needed for a card of MTU 1500.
     send(&[&FROM_1, &plain(STATION, R1, 4033, 1)]);
     send(&[&FROM_1, &plain(STATION, R1, 9014, 1)]);
     // For another instance.
@@ -295,27 +296,6 @@ fn a_router_at_its_bound_is_paused_and_the_books_balance() {
     assert_eq!(summary.dropped.iter().map(|(_, count)| count).sum::<u64>(), (full + paused + stale) as u64);
     assert_eq!(summary.to_routers.0 as usize, numbers.len() + 3, "{}", summary.text);
     assert!(summary.faults.is_empty(), "{}", summary.text);
-}
-
-#[test]
-fn unicast_and_group_frames_above_what_is_carried_are_too_large() {
-    let scene = Scene::silent(&["eth0"], &VethOptions { mtu: 20_000, ..VethOptions::default() });
-    scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
-    let mut router = scene.deep_router(1);
-    let iou_fast = start(&scene);
-    let (station, mut host) = (scene.station(), scene.host_station());
-    station.send(&plain(R1, STATION, 3825, 0)).unwrap();
-    // 16 KiB less the record's head and that of the copy are the largest copy.
-    let sizes = [16_360, 16_361, 20_014];
-    for (len, number) in sizes.into_iter().zip(1..) {
-        station.send(&plain(BROADCAST, STATION, len, number)).unwrap();
-    }
-    assert_eq!(router.hear(1), [1]);
-    router.hear_nothing();
-    assert_eq!(host.hear(3), [1, 2, 3]);
-    let summary = iou_fast.stop();
-    // Router 2 is not there for the one group frame that is carried.
-    assert_drops(&summary, &[("router-down", 1), ("too-large", 3)]);
 }
 
 #[test]

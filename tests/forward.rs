@@ -14,9 +14,6 @@ const STRANGER: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
 const MULTICAST: [u8; 6] = [1, 0, 0x5e, 0, 0, 5];
 const WAIT: Duration = Duration::from_secs(2);
 
-/// The largest unicast frame that is steered: one chunk less headroom, stamp and header.
-const MAX_STEERED: usize = 3824;
-
 fn mtu(mtu: u32) -> VethOptions {
     VethOptions { mtu, ..VethOptions::default() }
 }
@@ -149,61 +146,6 @@ fn frames_of_every_size_arrive_whole_both_ways() {
     let summary = iou_fast.stop();
     summary.assert_clean();
     assert_eq!(summary.to_routers.0 + summary.to_nics.0, count, "{}", summary.text);
-}
-
-#[test]
-fn frames_up_to_a_chunk_pass_where_the_mtu_is_9500_and_larger_ones_are_dropped_and_counted() {
-    let scene = Scene::silent(&["eth0"], &mtu(9500));
-    scene.netmap("1:0/0 501:0/0\n");
-    let mut router = scene.deep_router(1);
-    let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
-    assert!(iou_fast.process.stdout().contains("eth0: native XDP"), "{}", iou_fast.process.stdout());
-    let (mut station, mut host) = (scene.station(), scene.host_station());
-    let mac = router_mac(1, 0, 0);
-
-    let sizes: Vec<usize> = (1400..MAX_STEERED).step_by(13).chain([MAX_STEERED - 1, MAX_STEERED]).collect();
-    for (number, len) in sizes.iter().enumerate() {
-        station.send(&plain(mac, STATION, *len, number as u64)).unwrap();
-        router.send(501, header(501, 0, 1, 0), &plain(STATION, mac, *len, number as u64)).unwrap();
-    }
-    let numbers: Vec<u64> = (0..sizes.len() as u64).collect();
-    assert_eq!(router.hear(sizes.len()), numbers);
-    assert_eq!(station.hear(sizes.len()), numbers);
-
-    for len in [MAX_STEERED + 1, 4096, 9014, 9514] {
-        station.send(&plain(mac, STATION, len, 1000)).unwrap();
-    }
-    router.hear_nothing();
-    host.hear_nothing();
-    let summary = iou_fast.stop();
-    assert_eq!(summary.dropped, [("too-large".to_string(), 4)], "{}", summary.text);
-    assert!(summary.faults.is_empty(), "{}", summary.text);
-    assert_eq!(summary.to_routers.0, sizes.len() as u64);
-    assert_eq!(summary.to_nics.0, sizes.len() as u64);
-}
-
-#[test]
-fn group_frames_up_to_the_mtu_reach_host_and_routers_whole() {
-    for size in [9000, 9500] {
-        let scene = Scene::silent(&["eth0"], &mtu(size));
-        scene.netmap("1:0/0 501:0/0\n2:0/0 501:0/1\n");
-        let mut routers = [scene.deep_router(1), scene.deep_router(2)];
-        let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
-        let (station, mut host) = (scene.station(), scene.host_station());
-        // 2024 bytes are the largest that go into a small record of the ring buffer.
-        let sizes = [60, 1514, 2024, 2025, MAX_STEERED, MAX_STEERED + 1, 4096, 9014, size as usize + 14];
-        for (number, len) in sizes.into_iter().enumerate() {
-            station.send(&plain([MULTICAST, BROADCAST][number % 2], STATION, len, number as u64)).unwrap();
-        }
-        let numbers: Vec<u64> = (0..sizes.len() as u64).collect();
-        for router in &mut routers {
-            assert_eq!(router.hear(sizes.len()), numbers);
-        }
-        assert_eq!(host.hear(sizes.len()), numbers);
-        let summary = iou_fast.stop();
-        summary.assert_clean();
-        assert_eq!(summary.to_routers.0, 2 * sizes.len() as u64);
-    }
 }
 
 /// Five routers, two of which have two interfaces on the LAN, and so two copies.

@@ -92,6 +92,7 @@ impl Program {
         tables.insert_predicted(current(router), &entry).expect("a place in the map");
         tables.shared.nic_mac.store(mac_word(Mac(NIC)), Relaxed);
         tables.shared.group_workers.store(1, Relaxed);
+        tables.shared.largest.store(iou_fast::steer::layout::MAX_STEERED as u32, Relaxed);
         tables.shared.live.store(1, Relaxed);
         let copies = steering.copies(0).expect("the ring can be mapped").0;
         Self { steering, copies, _socket: socket }

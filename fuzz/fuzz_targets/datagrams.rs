@@ -10,7 +10,7 @@ use af_xdp::{CHUNK, Umem};
 use fuzz::{Input, Paper};
 use iou_fast::checksum;
 use iou_fast::control_frames::{self, Blocked};
-use iou_fast::ethernet::{HEADER, SHORTEST, View};
+use iou_fast::ethernet::{HEADER, SHORTEST, View, labels};
 use iou_fast::fdb::Station;
 use iou_fast::fuzzing::turn;
 use iou_fast::iou::header::{self, Header};
@@ -37,10 +37,10 @@ use std::time::Duration;
 const NETMAP: &[u8] =
     b"1:0/0 513:0/0\n2:0/0 513:0/1\n3:0/0 4:0/0 513:0/2\n1:0/1 513:0/3\n3:0/1 514:0/0\n2:0/1 4:0/1\n";
 const NIC: Mac = Mac([2, 0, 0, 0, 0, 1]);
-const CHUNKS: u32 = 256;
+const CHUNKS: [u32; 2] = [256, 448];
 const PLACES: u32 = 32;
-/// Bytes of a datagram that find room in a chunk.
-const LONGEST: usize = CHUNK - 56;
+/// Bytes of a datagram that find room in a chunk, or in four.
+const LONGEST: [usize; 2] = [CHUNK - 56, 4 * CHUNK - 56];
 
 static PLAN: LazyLock<Arc<Plan>> = LazyLock::new(|| {
     let lab = LabRequest {
@@ -84,6 +84,8 @@ struct Bed {
     orders: Orders,
     kernel: Kernel,
     copies: Paper,
+    /// Chunks that the card was given and has no use for yet.
+    given: Vec<u64>,
     /// Our ends of the pseudo sockets, and of the routers'.
     pseudos: Vec<UnixDatagram>,
     routers: Vec<Option<UnixDatagram>>,
@@ -97,6 +99,10 @@ struct Bed {
     sane: bool,
     /// Control frames are kept off the wire.
     blocks: bool,
+    /// Frames may take several chunks.
+    large: bool,
+    /// The card has sent what it was given before the worker ends.
+    calm: bool,
     /// The MTU was never changed.
     mtu_stands: bool,
     reports: crossbeam::channel::Receiver<iou_fast::worker::Report>,
@@ -107,8 +113,9 @@ impl Bed {
         let plan = PLAN.clone();
         let lan = Arc::new(Lan::new(&plan, 0, NIC, tables).expect("its maps"));
         lan.up.store(flags & 1 == 0, Relaxed);
-        lan.mtu.store(1500, Relaxed);
-        let (umem, mut free) = Umem::new(CHUNKS).expect("memory");
+        let large = flags & 4 != 0;
+        lan.mtu.store(if large { 9000 } else { 1500 }, Relaxed);
+        let (umem, mut free) = Umem::new(CHUNKS[usize::from(large)]).expect("memory");
         let umem = Arc::new(umem);
         let (mut fill, completion, socket, kernel) = rings(&umem, PLACES).expect("memory");
         fill.push(&mut free, PLACES as usize);
@@ -129,15 +136,17 @@ impl Bed {
                         socket,
                         rings: Arc::new(Rings::new(fill, completion)),
                         lane: 0,
-                        steered: 0,
+                        steered: (0, 0),
                     }],
                     tx_queues: 1,
+                    scatter: large,
                 },
                 copies: (copies.ring(16), Arc::into_inner(wake).expect("the only one")),
             }],
             pseudos: theirs.into_iter().map(OwnedFd::from).enumerate().collect(),
             pool: pool.clone(),
             reserve: 64,
+            large,
             counts: Arc::new(WorkerCounts::default()),
             reports: Reports { channel, wake: eventfd().expect("an eventfd") },
         };
@@ -149,6 +158,7 @@ impl Bed {
             orders,
             kernel,
             copies,
+            given: Vec::new(),
             pseudos: ours,
             routers: plan.routers.iter().map(|_| None).collect(),
             connections: 0,
@@ -158,6 +168,8 @@ impl Bed {
             stations: HashSet::new(),
             sane: true,
             blocks: flags & 2 != 0,
+            large,
+            calm: flags & 8 == 0,
             mtu_stands: true,
             reports,
             plan,
@@ -175,7 +187,7 @@ impl Bed {
             0 | 1 => {
                 let port = &self.plan.ports[usize::from(input.byte()) % self.plan.ports.len()];
                 let pseudo = self.plan.links[port.link].pseudo;
-                let datagram = [&port.from_router.0, input.piece()].concat();
+                let datagram = [&port.from_router.0[..], &piece(self.large, input)].concat();
                 self.send(pseudo, &datagram);
             }
             2 => {
@@ -185,7 +197,8 @@ impl Bed {
             3 => {
                 let port = &self.plan.ports[usize::from(input.byte()) % self.plan.ports.len()];
                 let stamp = now() & ((1 << 48) - 1) | (port.router as u64) << 48;
-                let packet = [&stamp.to_ne_bytes()[..], &port.to_router.0, input.piece()].concat();
+                let piece = piece(self.large, input);
+                let packet = [&stamp.to_ne_bytes()[..], &port.to_router.0, &piece].concat();
                 self.arrive(240, &packet);
             }
             4 => {
@@ -277,7 +290,10 @@ impl Bed {
         // Nobody speaks as the host, nor as another router.
         let owns = |port: usize| self.plan.predicted(port).contains(&view.source.mac);
         let others = (0..self.plan.ports.len()).filter(|port| self.plan.ports[*port].router != from.router);
-        if datagram.len() > LONGEST || view.source.mac == NIC || others.into_iter().any(owns) {
+        if datagram.len() > LONGEST[usize::from(self.large)]
+            || view.source.mac == NIC
+            || others.into_iter().any(owns)
+        {
             return;
         }
         for (_, port) in self.plan.ports.iter().enumerate().filter(|(n, _)| !from.neighbours.contains(n)) {
@@ -286,15 +302,25 @@ impl Bed {
         allow(&mut self.to_nic, padded(frame));
     }
 
-    /// A packet in a chunk that the card was given.
+    /// A packet in a chunk that the card was given, or in several.
     fn arrive(&mut self, offset: u64, packet: &[u8]) {
-        let packet = &packet[..packet.len().min(CHUNK - offset as usize)];
-        let Some(address) = self.kernel.take_fill() else { return };
-        let written = self.kernel.write(address + offset, packet);
-        assert!(written || !self.sane);
-        if !self.kernel.put_rx(address + offset, packet.len() as u32, 0) {
-            // Lent for ever, as the kernel does not put it back; it is counted.
-            return;
+        let room = CHUNK - offset as usize;
+        let packet = if self.large { packet } else { &packet[..packet.len().min(room)] };
+        let (first, others) = packet.split_at(packet.len().min(room));
+        let others: Vec<&[u8]> = others.chunks(CHUNK - 256).collect();
+        while self.given.len() <= others.len() {
+            let Some(address) = self.kernel.take_fill() else { return };
+            self.given.push(address);
+        }
+        for (n, part) in std::iter::once(first).chain(others.iter().copied()).enumerate() {
+            let offset = if n == 0 { offset } else { 256 };
+            let address = self.given.pop().expect("one for each") + offset;
+            let written = self.kernel.write(address, part);
+            assert!(written || !self.sane);
+            if !self.kernel.put_rx(address, part.len() as u32, u32::from(n < others.len())) {
+                // Lent for ever, as the kernel does not put it back; it is counted.
+                return;
+            }
         }
         let Some(stamp) = Stamp::read(packet).filter(|_| packet.len() > HEAD) else { return };
         let (header, frame) = (packet[8..HEAD].try_into().expect("eight bytes"), completed(&packet[HEAD..]));
@@ -346,16 +372,30 @@ impl Bed {
 
     /// The card sends a frame; false if there is none.
     fn transmit(&mut self) -> bool {
-        let Some((address, len)) = self.kernel.take_tx() else { return false };
+        let (mut frame, mut parts) = (Vec::new(), 0);
+        loop {
+            let Some((address, len, goes_on)) = self.kernel.take_tx() else {
+                assert!(!self.sane || parts == 0, "a frame without an end");
+                return false;
+            };
+            let part = self.kernel.read(address, len as usize);
+            assert!(part.is_some() || !self.sane, "it was given to the kernel");
+            frame.extend(part.unwrap_or_default());
+            self.sent.push(address);
+            parts += 1;
+            if !goes_on {
+                break;
+            }
+        }
         if self.sane {
-            let frame = self.kernel.read(address, len as usize).expect("it was given to the kernel");
+            assert!(self.large || parts == 1, "{parts} packets where the card takes one a frame");
             take(self.to_nic.get_mut(&frame), || format!("to the card: {frame:02x?}"));
             let tags = View::read(&frame).expect("a frame").tags;
             assert!(frame.len() >= SHORTEST);
             assert!(!self.blocks || control_frames::protocol(&frame, tags).is_none(), "a control frame");
-            assert!(!self.mtu_stands || frame.len() <= HEADER + tags + 1500, "above the MTU");
+            let most = HEADER + tags + labels(&frame, tags) + if self.large { 9000 } else { 1500 };
+            assert!(!self.mtu_stands || frame.len() <= most, "above the MTU");
         }
-        self.sent.push(address);
         while let Some(address) = self.sent.pop() {
             if !self.kernel.put_completion(address) {
                 self.sent.push(address);
@@ -380,6 +420,13 @@ impl Bed {
     }
 
     fn end(mut self) {
+        if self.calm {
+            // A card that is behind has half a second at the end: that is for some of the inputs.
+            for _ in 0..4 {
+                self.turn();
+                (0..2 * PLACES).for_each(|_| drop(self.transmit()));
+            }
+        }
         self.orders.give(Order::Stop);
         let remains = self.worker.take().expect("it runs").run();
         assert!(!self.sane || remains.sockets.iter().all(|(_, faults)| *faults == 0));
@@ -389,12 +436,22 @@ impl Bed {
         for _ in 0..2 * PLACES {
             self.transmit();
         }
-        assert_eq!(self.pool.len() + self.pool.umem().lent(), CHUNKS as usize, "chunks");
+        assert_eq!(self.pool.len() + self.pool.umem().lent(), self.pool.umem().chunks(), "chunks");
         // The maps outlive this input.
         for station in &self.stations {
             let _ = self.lan.tables.remove_learned(station);
         }
     }
+}
+
+/// A piece of the input; where frames are `large`, with as many bytes behind it as make it one.
+fn piece(large: bool, input: &mut Input<'_>) -> Vec<u8> {
+    let mut piece = input.piece().to_vec();
+    if large {
+        let len = piece.len() + 64 * usize::from(input.byte());
+        piece.resize(len, input.byte());
+    }
+    piece
 }
 
 fn pair() -> (UnixDatagram, UnixDatagram) {

@@ -63,6 +63,8 @@ impl Bed {
                 let before = self.held.len();
                 let count = self.socket.rx.receive(&mut self.held, n(input));
                 assert_eq!(self.held.len(), before + count);
+                let cut = self.held[before..].last().is_some_and(Packet::continues);
+                assert!(!cut, "a frame is whole, or empty");
                 for packet in &self.held[before..] {
                     let arrived = self.umem.data(packet);
                     assert!(!self.sane || self.expected.pop_front().as_deref() == Some(arrived));
@@ -103,7 +105,7 @@ impl Bed {
                 }
             }
             10 => {
-                let Some((address, len)) = self.kernel.take_tx() else { return };
+                let Some((address, len, _)) = self.kernel.take_tx() else { return };
                 assert!(self.kernel.read(address, len as usize).is_some() || !self.sane);
                 self.sent.push(address);
             }

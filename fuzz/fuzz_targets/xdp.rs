@@ -8,8 +8,8 @@ use iou_fast::fdb::Station;
 use iou_fast::iou::header::Header;
 use iou_fast::iou::mac::Mac;
 use iou_fast::steer::layout::{
-    COPY_LARGE, COUNTS, Copied, CopyKind, Count, HEAD, MAX_STEERED, PortEntry, RouterState, STAMP,
-    STAMP_GROUP, Stamp, mac_word, read_moved,
+    COPY_LARGE, COUNTS, Copied, CopyKind, Count, HEAD, MAX_LARGE, MAX_STEERED, PortEntry, RouterState, STAMP,
+    STAMP_GROUP, STEER_CHUNK, Stamp, mac_word, read_moved,
 };
 use iou_fast::steer::{Options, Steering};
 use iou_fast::sys::ringbuf::RingBuffer;
@@ -120,6 +120,8 @@ impl Bench {
 
         let tables = self.steering.tables().clone();
         let shared = &tables.shared;
+        let largest = if flags & 2 == 0 { MAX_STEERED } else { MAX_LARGE };
+        shared.largest.store(largest as u32, SeqCst);
         shared.live.store(u32::from(flags & 1 == 0), SeqCst);
         shared.nic_mac.store(mac_word(nic), SeqCst);
         shared.group_workers.store(u64::from(group & 3), SeqCst);
@@ -135,7 +137,10 @@ impl Bench {
             lane.taken.store(u32::MAX - 3, SeqCst);
             lane.steered.store((u32::MAX - 3).wrapping_add(on_their_way), SeqCst);
         }
-        let busy = lane & 15 != 0 && lane >> 4 >= lane & 15;
+        let head = if flags & 4 == 0 { HEAD } else { 0 };
+        shared.lane_head.store(head as u32, SeqCst);
+        let chunks = (frame.len() + head).div_ceil(STEER_CHUNK).max(1);
+        let busy = lane & 15 != 0 && usize::from(lane >> 4) + chunks > usize::from(lane & 15);
         let elsewhere = Station { outer_vid: destination.outer_vid ^ 1, ..destination };
         let learned: Vec<Station> = [(0, destination), (1, source), (2, elsewhere)]
             .into_iter()
@@ -166,6 +171,7 @@ impl Bench {
             &entry,
             group,
             flood,
+            largest,
             busy,
         );
         let before = tables.counts().unwrap();
@@ -232,6 +238,7 @@ impl Bench {
         entry: &impl Fn(u8) -> PortEntry,
         group: u8,
         flood: u8,
+        largest: usize,
         busy: bool,
     ) -> Expected {
         let mut expected = Expected { verdict: PASS, ..Expected::default() };
@@ -251,7 +258,7 @@ impl Bench {
         if to.mac.is_group() {
             expected.count(Count::Group, 1);
             let (mut mask, owner) = (group & 3, usize::from(group >> 2 & 1));
-            if self.exclusive && mask != 0 && len <= MAX_STEERED {
+            if self.exclusive && mask != 0 && len <= largest {
                 mask &= !(1 << owner);
                 let redirected = expected.redirect(STAMP_GROUP, [0; 8], busy);
                 expected.count(Count::GroupSteered, redirected.into());
@@ -280,7 +287,7 @@ impl Bench {
             return expected;
         };
         match state {
-            RouterState::Ready if len > MAX_STEERED => {
+            RouterState::Ready if len > largest => {
                 expected.verdict = DROP;
                 expected.count(Count::TooLarge, 1);
             }

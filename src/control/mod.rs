@@ -136,6 +136,8 @@ pub struct Forwarder {
     cpus: Vec<usize>,
     faults: [u64; 2],
     last_check: Instant,
+    /// Workers read datagrams of several chunks.
+    large: bool,
 }
 
 struct Running {
@@ -215,6 +217,7 @@ impl Forwarder {
             options: options.clone(),
             faults: [0; 2],
             last_check: Instant::now(),
+            large: false,
         };
         // Before the workers: routers that have started already send at once, and a NIC not looked at counts as down.
         for (card, lan) in forwarder.cards.iter_mut().zip(&forwarder.lans) {
@@ -234,6 +237,7 @@ impl Forwarder {
                     .map_err(|error| Error::System("a pseudo socket", error))?,
                 pool: pool.clone(),
                 reserve,
+                large: forwarder.large,
                 counts: counts.clone(),
                 reports: Reports { channel: send.clone(), wake: wake.clone() },
             };
@@ -489,6 +493,10 @@ impl Forwarder {
             if all || card.next_step().is_some() {
                 card.follow(index, lan, &around);
             }
+        }
+        if !self.large && self.cards.iter().any(Card::has_large_frames) {
+            self.large = true;
+            self.workers.iter().for_each(|worker| worker.orders.give(Order::Large));
         }
     }
 

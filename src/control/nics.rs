@@ -14,19 +14,24 @@
 //! locked memory allows it), and files in the state folder.
 
 use super::{Error, Options, all_down};
+use crate::ethernet;
 use crate::fdb::Fdb;
 use crate::iou::mac::Mac;
 use crate::lan::Lan;
 use crate::nic::attach::{Attachment, PATIENCE, XdpMode, XdpModeChoice, attach_within};
 use crate::nic::hold::Hold;
+use crate::nic::kernel::shares_large_frames;
 use crate::nic::offload::Offloads;
 use crate::nic::promisc::Promiscuous;
 use crate::nic::{self, LinkState, Nic};
 use crate::plan::Plan;
-use crate::steer::layout::{COUNTS, Count, mac_word};
+use crate::steer::layout::{COUNTS, Count, HEAD, MAX_LARGE, MAX_STEERED, mac_word};
 use crate::steer::{self, Steering};
+use crate::sys::mmsg::CHUNKS;
 use crate::sys::ringbuf::RingBuffer;
-use crate::worker::{BATCH, NicPart, NicSockets, Order, Orders, Pool, QueueSocket, Rings, reserve};
+use crate::worker::{
+    BATCH, NicPart, NicSockets, Order, Orders, Pool, QueueSocket, Rings, batch_chunks, reserve,
+};
 use af_xdp::{Config, CopyMode, Frame, Registration, Sockets, Umem};
 use libbpf_rs::MapHandle;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -44,6 +49,8 @@ const FILL_MIN: usize = 256;
 const FILL_MAX: usize = 2 * RING_MAX;
 /// Places in a fill ring at the very least, where a NIC was given queues that no memory was taken for.
 const FILL_SHARED: usize = BATCH;
+/// Places in a TX ring at least: two batches of the largest frames.
+const TX_MIN: usize = 2 * batch_chunks(true);
 /// Chunks in a worker's TX ring and stock beyond what it reads at a time.
 const WORKER_CHUNKS: usize = 1024;
 /// Queues that the XDP program has room for, at least: a card that comes back may have more than the one before.
@@ -62,6 +69,27 @@ const LATER: Duration = Duration::from_secs(1);
 const CARRIER: Duration = Duration::from_millis(100);
 /// Offloads that are turned on under us are turned off again so often. Then somebody insists.
 const QUIETED: u32 = 3;
+
+/// Whether a card of this MTU has frames that do not fit into one chunk; those with two VLAN tags are the largest.
+fn needs_several_chunks(mtu: u32) -> bool {
+    mtu as usize + ethernet::HEADER + 2 * ethernet::TAG > MAX_STEERED
+}
+
+/// How to bind to a card: whether to copy, and whether frames may take several chunks. A driver may have zero-copy for
+/// frames of one chunk only; it is then given up for `large` frames, unless the user insists on it.
+fn binding(choice: CopyMode, attachment: &Attachment, large: bool) -> (CopyMode, bool) {
+    let native = attachment.mode == XdpMode::Native;
+    let zero_copy = attachment.zero_copy_chunks.filter(|_| native);
+    let enough = zero_copy.is_some_and(|chunks| chunks as usize >= CHUNKS);
+    match choice {
+        _ if !native => (CopyMode::Copy, true),
+        CopyMode::Copy => (CopyMode::Copy, true),
+        CopyMode::ZeroCopy => (CopyMode::ZeroCopy, enough),
+        CopyMode::Auto if zero_copy.is_none() || enough => (CopyMode::Auto, true),
+        CopyMode::Auto if large => (CopyMode::Copy, true),
+        CopyMode::Auto => (CopyMode::Auto, false),
+    }
+}
 
 /// Ports of a LAN that its BPF maps have room for at least. Their size is fixed when they are made, while the NETMAP may
 /// grow; a place that is not used costs 16 bytes.
@@ -89,6 +117,8 @@ struct Device {
     registration: Option<Arc<Registration>>,
     queues: usize,
     zero_copy: bool,
+    /// Frames may take several chunks.
+    scatter: bool,
     /// How often its offloads had to be turned off again.
     quieted: u32,
 }
@@ -138,9 +168,12 @@ pub(super) struct Card {
 pub(super) struct Sizes {
     queues: usize,
     workers: usize,
+    /// Frames take several chunks.
+    large: bool,
     /// Places in the fill and completion ring of each queue.
     ring: usize,
-    /// Places in each worker's RX and TX ring on a queue: one that stalls cannot take all of a queue's chunks.
+    /// Places in each worker's RX ring on a queue: one that stalls cannot take all of a queue's chunks. Its TX ring has as
+    /// many, or more.
     share: usize,
     /// Chunks for its rings and workers.
     pub(super) chunks: usize,
@@ -149,26 +182,27 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    fn new(queues: usize, workers: usize) -> Self {
+    fn new(queues: usize, workers: usize, large: bool) -> Self {
         let queues = queues.max(1);
         let most = (RING_MAX * workers).next_power_of_two().min(FILL_MAX);
-        Self::with_ring(queues, workers, (FILL / queues).next_power_of_two().clamp(FILL_MIN, most))
+        let ring = (FILL / queues).next_power_of_two().clamp(FILL_MIN, most);
+        Self::with_ring(queues, workers, large, ring)
     }
 
-    fn with_ring(queues: usize, workers: usize, ring: usize) -> Self {
+    fn with_ring(queues: usize, workers: usize, large: bool, ring: usize) -> Self {
         // The power of two at or below an equal share.
         let share = (1 << (ring / workers.max(1)).max(1).ilog2()).min(RING_MAX);
-        let reserve = reserve(queues, ring, workers);
-        let chunks = queues * ring + reserve + workers * (BATCH + WORKER_CHUNKS);
-        Self { queues, workers, ring, share, chunks, reserve }
+        let reserve = reserve(queues, ring, workers, large);
+        let own = workers * (batch_chunks(large) + WORKER_CHUNKS);
+        Self { queues, workers, large, ring, share, chunks: queues * ring + reserve + own, reserve }
     }
 
     /// For another number of queues, out of the same memory. `None` if that is too little.
     fn shared_by(&self, queues: usize) -> Option<Self> {
         let queues = queues.max(1);
         let ring = (1_usize << (self.queues * self.ring / queues).checked_ilog2()?)
-            .min(Self::new(queues, self.workers).ring);
-        (ring >= FILL_SHARED).then(|| Self::with_ring(queues, self.workers, ring))
+            .min(Self::new(queues, self.workers, self.large).ring);
+        (ring >= FILL_SHARED).then(|| Self::with_ring(queues, self.workers, self.large, ring))
     }
 }
 
@@ -227,6 +261,7 @@ impl Device {
             registration: None,
             queues: nic.rx_queues() as usize,
             zero_copy: false,
+            scatter: false,
             quieted: 0,
             nic,
         })
@@ -266,6 +301,9 @@ impl Device {
         if before == Some(state) {
             return None;
         }
+        if before.is_none_or(|before| before.mtu != state.mtu) {
+            self.warn_of_mtu(state.mtu);
+        }
         let name = self.nic.name();
         match (state.up, state.carrier) {
             (false, _) => {
@@ -278,6 +316,29 @@ impl Device {
             (true, true) => {}
         }
         None
+    }
+
+    /// The largest frame that is steered to routers, bytes.
+    const fn largest(&self) -> usize {
+        if self.scatter { MAX_LARGE } else { MAX_STEERED }
+    }
+
+    /// Says what does not fit into the buffers under this MTU, and what can be done.
+    fn warn_of_mtu(&self, mtu: u32) {
+        let (name, largest) = (self.nic.name(), self.largest());
+        if self.registration.is_none() || mtu as usize + ethernet::HEADER <= largest {
+            return;
+        }
+        let why = match self.attachment.zero_copy_chunks {
+            _ if self.scatter => "the largest that buffers are made for",
+            Some(_) if self.zero_copy => {
+                "its driver takes no larger ones with zero-copy: start iou-fast again, with `--copy-mode copy`"
+            }
+            _ => "larger ones need kernel 6.6 or newer, 6.7 with several queues or workers",
+        };
+        tracing::warn!(
+            "{name}: its MTU is {mtu}, and frames above {largest} bytes are dropped and counted ({why})"
+        );
     }
 
     fn follow_mac(&mut self, lan: &Lan) {
@@ -352,7 +413,7 @@ impl Card {
             moves: None,
             moves_read: 0,
             options: steer_options,
-            sizes: Sizes::new(device.queues, plan.workers),
+            sizes: Sizes::new(device.queues, plan.workers, needs_several_chunks(device.nic.mtu())),
             device: Some(device),
         })
     }
@@ -403,7 +464,9 @@ impl Card {
         let Some(sizes) = sizes else {
             return Err(Error::Queues { nic: name.clone(), queues: device.queues });
         };
-        let generic = device.attachment.mode == XdpMode::Generic;
+        let large = needs_several_chunks(device.nic.mtu());
+        let (copy_mode, scatter) = binding(options.copy_mode, &device.attachment, large);
+        let alone = device.queues * sizes.workers == 1;
         let config = Config {
             ifindex: device.nic.index(),
             queues: device.queues as u32,
@@ -411,19 +474,23 @@ impl Card {
             fill_size: sizes.ring as u32,
             completion_size: sizes.ring as u32,
             rx_size: sizes.share as u32,
-            tx_size: sizes.share as u32,
-            copy_mode: if generic { CopyMode::Copy } else { options.copy_mode },
+            tx_size: sizes.share.max(TX_MIN) as u32,
+            copy_mode,
+            scatter: scatter && (alone || shares_large_frames()),
             patience,
         };
         let sockets = Sockets::open(umem, free, &config)
             .map_err(|source| Error::AfXdp { nic: name.clone(), source })?;
         device.zero_copy = sockets.zero_copy;
+        device.scatter = sockets.scatter;
         device.registration = Some(sockets.registration);
         let shared = &self.steering.tables().shared;
         shared.lane_share.store(sizes.share as u32, Relaxed);
-        let tx_queues = tx_queues as usize;
+        shared.lane_head.store(if device.zero_copy { 0 } else { HEAD as u32 }, Relaxed);
+        shared.largest.store(device.largest() as u32, Relaxed);
+        let (tx_queues, scatter) = (tx_queues as usize, device.scatter);
         let mut workers: Vec<NicSockets> =
-            (0..sizes.workers).map(|_| NicSockets { queues: Vec::new(), tx_queues }).collect();
+            (0..sizes.workers).map(|_| NicSockets { queues: Vec::new(), tx_queues, scatter }).collect();
         for (number, queue) in sockets.queues.into_iter().enumerate() {
             let rings = Arc::new(Rings::new(queue.fill, queue.completion));
             for (worker, socket) in queue.sockets.into_iter().enumerate() {
@@ -432,10 +499,10 @@ impl Card {
                     .map_err(|source| Error::Steer { nic: name.clone(), source })?;
                 let lane = number * sizes.workers + worker;
                 // Nothing is on its way: what the lane's former socket did not take is lost.
-                let steered = shared.lanes.get(lane).map_or(0, |lane| {
+                let steered = shared.lanes.get(lane).map_or((0, 0), |lane| {
                     let steered = lane.steered.load(Relaxed);
                     lane.taken.store(steered, Relaxed);
-                    steered
+                    (steered, lane.frames.load(Relaxed))
                 });
                 workers[worker].queues.push(QueueSocket { socket, rings: rings.clone(), lane, steered });
             }
@@ -596,15 +663,25 @@ impl Card {
         shared.flood_unknown.store(u32::from(plan.lans[index].flood.is_some()), Relaxed);
     }
 
+    /// True if the card takes frames of several chunks and its MTU makes use of it.
+    pub(super) fn has_large_frames(&self) -> bool {
+        let device = self.device.as_ref().filter(|device| device.scatter);
+        device.and_then(|device| device.state).is_some_and(|state| needs_several_chunks(state.mtu))
+    }
+
     /// What was got.
     fn got(&self) -> String {
         let Some(device) = &self.device else { return format!("{}: not there", self.name) };
         let copy = if device.zero_copy { "zero-copy" } else { "copy" };
+        let large = match device.state.map_or(0, |state| state.mtu) {
+            mtu if needs_several_chunks(mtu) => format!(", frames up to {} bytes", device.largest()),
+            _ => String::new(),
+        };
         let queues = match device.queues {
             1 => "1 queue".to_string(),
             n => format!("{n} queues"),
         };
-        format!("{}: {} XDP, {copy}, {queues}", device.nic.name(), device.attachment.mode)
+        format!("{}: {} XDP, {copy}{large}, {queues}", device.nic.name(), device.attachment.mode)
     }
 
     /// What was got, for the user.
@@ -660,5 +737,42 @@ impl Card {
                 break;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use CopyMode::{Auto, Copy, ZeroCopy};
+    use std::os::fd::OwnedFd;
+
+    fn attachment(mode: XdpMode, zero_copy_chunks: Option<u32>) -> Attachment {
+        let link = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        Attachment { link, mode, zero_copy_chunks }
+    }
+
+    #[test]
+    fn zero_copy_is_given_up_for_large_frames_only_and_not_where_the_user_insists() {
+        for (choice, chunks, small, large) in [
+            // veth; virtio-net and igc; i40e.
+            (Auto, None, (Auto, true), (Auto, true)),
+            (Auto, Some(1), (Auto, false), (Copy, true)),
+            (Auto, Some(8), (Auto, true), (Auto, true)),
+            (ZeroCopy, Some(1), (ZeroCopy, false), (ZeroCopy, false)),
+            (ZeroCopy, Some(8), (ZeroCopy, true), (ZeroCopy, true)),
+            (Copy, Some(1), (Copy, true), (Copy, true)),
+        ] {
+            let native = attachment(XdpMode::Native, chunks);
+            assert_eq!(binding(choice, &native, false), small, "{choice:?} {chunks:?}");
+            assert_eq!(binding(choice, &native, true), large, "{choice:?} {chunks:?}, large");
+            let generic = attachment(XdpMode::Generic, chunks);
+            assert_eq!(binding(choice, &generic, true), (Copy, true));
+        }
+    }
+
+    #[test]
+    fn a_card_of_the_usual_mtu_needs_one_chunk_a_frame() {
+        assert!(!needs_several_chunks(1500) && !needs_several_chunks(3802));
+        assert!(needs_several_chunks(3803) && needs_several_chunks(9000));
     }
 }

@@ -58,6 +58,17 @@ pub struct Attachment {
     pub link: OwnedFd,
     /// Where the program runs.
     pub mode: XdpMode,
+    /// Chunks that a frame may take in zero-copy mode. `None`: the driver has no such mode, or the kernel is older than
+    /// 6.6 and does not say.
+    pub zero_copy_chunks: Option<u32>,
+}
+
+/// How many chunks a frame may take in zero-copy mode.
+fn zero_copy_chunks(program: BorrowedFd<'_>, nic: &Nic) -> Option<u32> {
+    /// `NETDEV_XDP_ACT_XSK_ZEROCOPY` in include/uapi/linux/netdev.h.
+    const ZERO_COPY: u64 = 8;
+    let found = Xdp::new(program).query(nic.index().cast_signed(), XdpFlags::NONE).ok()?;
+    (found.feature_flags & ZERO_COPY != 0).then_some(found.xdp_zc_max_segs)
 }
 
 impl Attachment {
@@ -119,7 +130,9 @@ fn attach_in(
     let deadline = Instant::now() + patience;
     loop {
         let source = match crate::sys::xdp_attach::link_xdp(program, nic.index(), mode.flags()) {
-            Ok(link) => return Ok(Attachment { link, mode }),
+            Ok(link) => {
+                return Ok(Attachment { link, mode, zero_copy_chunks: zero_copy_chunks(program, nic) });
+            }
             Err(errno) => errno,
         };
         let occupied = matches!(source, Errno::BUSY | Errno::EXIST);

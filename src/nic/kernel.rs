@@ -18,6 +18,24 @@ pub fn require_minimum() -> Result<(), Error> {
     }
 }
 
+/// Whether AF_XDP sockets that share a UMEM can all take frames of several chunks. `XDP_USE_SG` came in 6.6, but until
+/// 6.7 and 6.6.11 it held for the socket alone that brought the UMEM (commit d609f3d228a8, "xsk: add multi-buffer
+/// support for sockets sharing umem").
+#[must_use]
+pub fn shares_large_frames() -> bool {
+    large_frames_shared_by(&rustix::system::uname().release().to_string_lossy())
+}
+
+fn large_frames_shared_by(release: &str) -> bool {
+    match parse(release) {
+        Some((6, 6)) => {
+            let patch = release.split(['.', '-', '+']).nth(2).and_then(|patch| patch.parse().ok());
+            patch.is_some_and(|patch: u32| patch >= 11)
+        }
+        version => version > Some((6, 6)),
+    }
+}
+
 /// Major and minor of a release as `uname -r` prints it: `6.12.9-amd64` is (6, 12).
 pub(crate) fn parse(release: &str) -> Option<(u32, u32)> {
     let (major, rest) = release.split_once('.')?;
@@ -39,6 +57,16 @@ mod tests {
         assert_eq!(parse("7.1+"), Some((7, 1)));
         for nonsense in ["", "6", "6.", "six.one", "6.x", ".1", "-6.1"] {
             assert_eq!(parse(nonsense), None, "{nonsense:?}");
+        }
+    }
+
+    #[test]
+    fn sockets_share_large_frames_since_they_were_mended() {
+        for release in ["6.6.11", "6.6.87-1-lts", "6.7.0", "6.12.9-amd64", "7.0"] {
+            assert!(large_frames_shared_by(release), "{release}");
+        }
+        for release in ["6.6.10", "6.6.1-arch1-1", "6.6", "6.6-rc7", "6.1.0-28-amd64", "nonsense"] {
+            assert!(!large_frames_shared_by(release), "{release}");
         }
     }
 

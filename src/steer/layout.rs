@@ -4,13 +4,18 @@
 use crate::fdb::Station;
 use crate::iou::header::Header;
 use crate::iou::mac::Mac;
+use crate::sys::mmsg::CHUNKS;
 
 /// Bytes in front of a steered frame: the arrival stamp, then the IOU header.
 pub const HEAD: usize = 16;
 /// Bytes of the arrival stamp.
 pub const STAMP: usize = 8;
-/// The largest frame, in bytes, that is steered: a chunk less the kernel's headroom of 256 and [`HEAD`].
-pub const MAX_STEERED: usize = 4096 - 256 - HEAD;
+/// Bytes of a chunk that the kernel fills: its headroom of 256 stays free.
+pub const STEER_CHUNK: usize = 4096 - 256;
+/// The largest frame, in bytes, that is steered into one chunk, behind [`HEAD`].
+pub const MAX_STEERED: usize = STEER_CHUNK - HEAD;
+/// The largest frame, in bytes, that is steered where frames may take several chunks: four of them.
+pub const MAX_LARGE: usize = CHUNKS * STEER_CHUNK - HEAD;
 /// Workers a NIC can have.
 pub const MAX_WORKERS: usize = 64;
 /// Lanes, a worker's ring on a queue each, that are kept account of.

@@ -2,7 +2,7 @@
 //!
 //! All arrays are made once; a call touches only the entries it uses.
 
-use af_xdp::{CHUNK, Frame, Umem};
+use af_xdp::{CHUNK, Frame, Packet, Umem};
 use rustix::io::Errno;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -13,6 +13,9 @@ use std::sync::Arc;
 #[derive(Clone, Copy)]
 struct Control([u8; 32]);
 
+/// Chunks that the largest datagram takes.
+pub const CHUNKS: usize = 4;
+
 /// Bytes of `sockaddr_un` in front of the path: the address family.
 const FAMILY: usize = std::mem::offset_of!(libc::sockaddr_un, sun_path);
 
@@ -21,10 +24,13 @@ const FAMILY: usize = std::mem::offset_of!(libc::sockaddr_un, sun_path);
 #[derive(Clone, Copy)]
 struct Name([u8; size_of::<libc::sockaddr_un>()]);
 
-/// Reads datagrams into UMEM chunks.
+/// Reads datagrams into UMEM chunks: one each, or [`CHUNKS`] once it is [made larger](Self::enlarge).
 pub struct Receiver {
     umem: Arc<Umem>,
+    /// The first chunk of each message.
     frames: Vec<Frame>,
+    /// The others, those of a message in a row; none as long as datagrams take one chunk.
+    others: Vec<[Frame; CHUNKS - 1]>,
     offset: usize,
     messages: Box<[libc::mmsghdr]>,
     // What `messages` points to. Never touched but through it and by index; boxed, so it does not move.
@@ -37,6 +43,10 @@ pub struct Receiver {
 // SAFETY: the raw pointers point into the boxes and the UMEM that the receiver itself keeps alive; nothing in it
 // is tied to a thread.
 unsafe impl Send for Receiver {}
+
+/// Too few fresh chunks for those that a datagram takes along.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooFew;
 
 /// What is known of a received datagram beside its bytes.
 #[derive(Clone, Copy, Debug)]
@@ -55,9 +65,35 @@ impl Receiver {
         let vectors: Box<[_]> = frames.iter_mut().map(|frame| vector(&umem, frame, offset)).collect();
         let controls = vec![Control([0; 32]); frames.len()].into_boxed_slice();
         let names = vec![Name([0; _]); frames.len()].into_boxed_slice();
-        let parts = vectors.iter().zip(&controls).zip(&names);
-        let messages = parts.map(|((vector, control), name)| message(vector, control, name)).collect();
-        Self { umem, frames, offset, messages, vectors, controls, names, received: 0 }
+        let messages = messages(&vectors, 1, &controls, &names);
+        Self { umem, frames, others: Vec::new(), offset, messages, vectors, controls, names, received: 0 }
+    }
+
+    /// From now on a datagram may take [`CHUNKS`] chunks: those it was made with, and as many times `others`. What
+    /// was received before is forgotten.
+    pub fn enlarge(&mut self, mut others: Vec<[Frame; CHUNKS - 1]>) {
+        assert_eq!(others.len(), self.frames.len(), "chunks for each message");
+        self.vectors = (self.frames.iter_mut().zip(&mut others))
+            .flat_map(|(first, others)| {
+                let others = others.each_mut().map(|frame| vector(&self.umem, frame, 0));
+                std::iter::once(vector(&self.umem, first, self.offset)).chain(others)
+            })
+            .collect();
+        self.messages = messages(&self.vectors, CHUNKS, &self.controls, &self.names);
+        self.others = others;
+        self.received = 0;
+    }
+
+    /// True once datagrams may take more than one chunk.
+    #[must_use]
+    pub fn is_large(&self) -> bool {
+        !self.others.is_empty()
+    }
+
+    /// The bytes that fit into a datagram's first chunk.
+    #[must_use]
+    pub const fn first_room(&self) -> usize {
+        CHUNK - self.offset
     }
 
     /// Reads up to `most` datagrams, and no more than there are frames, without waiting; returns how many.
@@ -70,8 +106,9 @@ impl Receiver {
             message.msg_hdr.msg_namelen = size_of::<Name>() as libc::socklen_t;
         }
         self.received = 0;
-        // SAFETY: every header points to one iovec, one control buffer and one name, alive and as long as said; the
-        // iovecs point into chunks whose tokens `self.frames` holds, so nobody else refers to them.
+        // SAFETY: every header points to its iovecs, one control buffer and one name, all alive and as many and long as
+        // said; the iovecs point into chunks whose tokens `self.frames` and `self.others` hold, so nobody else refers to
+        // them.
         let count = unsafe {
             libc::recvmmsg(
                 fd.as_raw_fd(),
@@ -116,15 +153,66 @@ impl Receiver {
         &mut self.umem.chunk_mut(&mut self.frames[n])[self.offset..]
     }
 
-    /// Takes datagram `n`'s frame out and puts `fresh` in its place for the next call.
+    /// The bytes of datagram `n` in its first chunk, and those in the others, empty slices where there are none.
+    #[must_use]
+    pub fn parts_mut(&mut self, n: usize) -> (&mut [u8], [&[u8]; CHUNKS - 1]) {
+        let len = self.received(n).len;
+        let room = self.first_room();
+        let mut rest = len.saturating_sub(room);
+        let others = match self.others.get(n) {
+            None => [&[][..]; CHUNKS - 1],
+            Some(frames) => frames.each_ref().map(|frame| {
+                let here = rest.min(CHUNK);
+                rest -= here;
+                &self.umem.chunk(frame)[..here]
+            }),
+        };
+        (&mut self.umem.chunk_mut(&mut self.frames[n])[self.offset..][..len.min(room)], others)
+    }
+
+    /// Takes datagram `n`'s frame out, the first if it has several, and puts `fresh` in its place for the next call.
     pub fn replace(&mut self, n: usize, mut fresh: Frame) -> Frame {
-        self.vectors[n] = vector(&self.umem, &mut fresh, self.offset);
+        // A large receiver has CHUNKS iovecs a message; that of a single-chunk one is the common case.
+        let at = if self.others.is_empty() { n } else { n * CHUNKS };
+        self.vectors[at] = vector(&self.umem, &mut fresh, self.offset);
         std::mem::replace(&mut self.frames[n], fresh)
     }
 
+    /// Moves the chunks of datagram `n` to `packets`, as packets of one frame, and puts some of `fresh` in their place.
+    ///
+    /// # Errors
+    /// Nothing is done if there are too few `fresh` ones.
+    pub fn take_parts(
+        &mut self,
+        n: usize,
+        fresh: &mut Vec<Frame>,
+        packets: &mut Vec<Packet>,
+    ) -> Result<(), TooFew> {
+        let len = self.received(n).len;
+        let mut rest = len.saturating_sub(self.first_room());
+        if fresh.len() < 1 + rest.div_ceil(CHUNK) {
+            return Err(TooFew);
+        }
+        let Some(first) = fresh.pop() else { return Err(TooFew) };
+        let first = Packet::new(self.replace(n, first), self.offset, len - rest);
+        packets.push(if rest > 0 { first.continued() } else { first });
+        for k in 0..CHUNKS - 1 {
+            if rest == 0 {
+                break;
+            }
+            let Some(mut frame) = fresh.pop() else { return Err(TooFew) };
+            self.vectors[n * CHUNKS + 1 + k] = vector(&self.umem, &mut frame, 0);
+            let here = rest.min(CHUNK);
+            rest -= here;
+            let packet = Packet::new(std::mem::replace(&mut self.others[n][k], frame), 0, here);
+            packets.push(if rest > 0 { packet.continued() } else { packet });
+        }
+        Ok(())
+    }
+
     /// Gives all frames back.
-    pub fn into_frames(self) -> Vec<Frame> {
-        self.frames
+    pub fn into_frames(self) -> impl Iterator<Item = Frame> {
+        self.frames.into_iter().chain(self.others.into_iter().flatten())
     }
 
     fn time(&self, n: usize) -> u64 {
@@ -149,11 +237,22 @@ fn vector(umem: &Umem, frame: &mut Frame, offset: usize) -> libc::iovec {
     libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() }
 }
 
-fn message(vector: &libc::iovec, control: &Control, name: &Name) -> libc::mmsghdr {
+/// Headers of messages that have `each` of `vectors`, a control buffer and a name.
+fn messages(
+    vectors: &[libc::iovec],
+    each: usize,
+    controls: &[Control],
+    names: &[Name],
+) -> Box<[libc::mmsghdr]> {
+    let parts = vectors.chunks(each).zip(controls).zip(names);
+    parts.map(|((vectors, control), name)| message(vectors, control, name)).collect()
+}
+
+fn message(vectors: &[libc::iovec], control: &Control, name: &Name) -> libc::mmsghdr {
     // SAFETY: msghdr is integers and pointers; all zero is a valid value.
     let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-    header.msg_iov = std::ptr::from_ref(vector).cast_mut();
-    header.msg_iovlen = 1;
+    header.msg_iov = vectors.as_ptr().cast_mut();
+    header.msg_iovlen = vectors.len();
     header.msg_control = std::ptr::from_ref(control).cast_mut().cast();
     header.msg_controllen = size_of::<Control>();
     header.msg_name = std::ptr::from_ref(name).cast_mut().cast();
@@ -164,8 +263,17 @@ fn message(vector: &libc::iovec, control: &Control, name: &Name) -> libc::mmsghd
 /// Sends datagrams, many a call.
 pub struct Sender {
     messages: Box<[libc::mmsghdr]>,
-    /// Two for each message: a header, if it lies apart, and the rest.
-    vectors: Box<[[libc::iovec; 2]]>,
+    /// The parts of all messages, in a row.
+    vectors: Box<[libc::iovec]>,
+}
+
+/// What became of datagrams that were to be sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sent {
+    /// Parts of the datagrams that were sent.
+    pub parts: usize,
+    /// That is all that was tried.
+    pub all: bool,
 }
 
 // SAFETY: between calls the pointers in the arrays are dead values; nothing is tied to a thread.
@@ -176,16 +284,10 @@ impl Sender {
     #[must_use]
     pub fn new(max: usize) -> Self {
         let nothing = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        let vectors = vec![[nothing; 2]; max].into_boxed_slice();
-        let messages = vectors
-            .iter()
-            .map(|pair| {
-                // SAFETY: as in `message`.
-                let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-                header.msg_iov = pair.as_ptr().cast_mut();
-                libc::mmsghdr { msg_hdr: header, msg_len: 0 }
-            })
-            .collect();
+        let vectors = vec![nothing; max * CHUNKS].into_boxed_slice();
+        // SAFETY: as in `message`.
+        let message = || unsafe { MaybeUninit::zeroed().assume_init() };
+        let messages = (0..max).map(|_| libc::mmsghdr { msg_hdr: message(), msg_len: 0 }).collect();
         Self { messages, vectors }
     }
 
@@ -195,31 +297,51 @@ impl Sender {
         self.messages.len()
     }
 
-    /// Sends each of `datagrams`, as many as the receiver has room for; returns how many.
+    /// Sends up to `most` of the datagrams whose parts are `parts`, each with whether its datagram goes on in the next:
+    /// as many as the receiver has room for.
     ///
     /// # Errors
     /// What the first one met; a later one's error comes from the next call.
     pub fn send<'a>(
         &mut self,
         fd: BorrowedFd<'_>,
-        datagrams: impl Iterator<Item = &'a [u8]>,
-    ) -> Result<usize, Errno> {
-        let mut count = 0;
-        for (datagram, (message, pair)) in datagrams.zip(self.messages.iter_mut().zip(&mut self.vectors)) {
-            pair[0] = source(datagram);
-            message.msg_hdr.msg_iovlen = 1;
-            count += 1;
+        most: usize,
+        parts: impl Iterator<Item = (&'a [u8], bool)>,
+    ) -> Result<Sent, Errno> {
+        let most = most.min(self.max());
+        // Datagrams, their parts, and those with the parts of one that has not come to its end.
+        let (mut count, mut whole, mut used) = (0, 0, 0);
+        for (part, goes_on) in parts.take(self.vectors.len()) {
+            self.vectors[used] = source(part);
+            used += 1;
+            if goes_on {
+                continue;
+            }
+            let vectors = &mut self.vectors[whole..used];
+            let header = &mut self.messages[count].msg_hdr;
+            (header.msg_iov, header.msg_iovlen) = (vectors.as_mut_ptr(), vectors.len());
+            (count, whole) = (count + 1, used);
+            if count == most {
+                break;
+            }
         }
-        // `datagrams` are borrowed for 'a, which outlives this call: the pointers are good until it returns.
-        self.call(fd, 0, count)
+        // The parts are borrowed for 'a, which outlives this call: the pointers are good until it returns.
+        let sent = self.call(fd, 0, count)?;
+        let parts = if whole == count {
+            sent
+        } else {
+            self.messages[..sent].iter().map(|message| message.msg_hdr.msg_iovlen).sum()
+        };
+        Ok(Sent { parts, all: sent == count })
     }
 
     /// Loads frames that are then sent to several receivers, each time behind another header.
     pub fn load<'s, 'a>(&'s mut self, frames: impl Iterator<Item = &'a [u8]>) -> Loaded<'s, 'a> {
         let mut count = 0;
-        for (frame, (message, pair)) in frames.zip(self.messages.iter_mut().zip(&mut self.vectors)) {
+        let (pairs, _) = self.vectors.as_chunks_mut::<2>();
+        for (frame, (message, pair)) in frames.zip(self.messages.iter_mut().zip(pairs)) {
             pair[1] = source(frame);
-            message.msg_hdr.msg_iovlen = 2;
+            (message.msg_hdr.msg_iov, message.msg_hdr.msg_iovlen) = (pair.as_mut_ptr(), 2);
             count += 1;
         }
         Loaded { sender: self, count, frames: std::marker::PhantomData }
@@ -227,8 +349,8 @@ impl Sender {
 
     fn call(&mut self, fd: BorrowedFd<'_>, from: usize, to: usize) -> Result<usize, Errno> {
         let messages = &mut self.messages[from..to];
-        // SAFETY: each header points to its pair of iovecs, of which it names as many as the callers have just
-        // set to slices that outlive this call. The kernel only reads them.
+        // SAFETY: each header points to iovecs in `self.vectors` that the callers have just set to slices which outlive
+        // this call. The kernel only reads them.
         let count = unsafe {
             libc::sendmmsg(
                 fd.as_raw_fd(),
@@ -266,7 +388,8 @@ impl Loaded<'_, '_> {
     /// # Errors
     /// What the first one met.
     pub fn send(&mut self, fd: BorrowedFd<'_>, header: &[u8], from: usize) -> Result<usize, Errno> {
-        for pair in &mut self.sender.vectors[from..self.count] {
+        let (pairs, _) = self.sender.vectors.as_chunks_mut::<2>();
+        for pair in &mut pairs[from..self.count] {
             pair[0] = source(header);
         }
         self.sender.call(fd, from, self.count)
@@ -301,7 +424,8 @@ mod tests {
         let (a, b) = datagram_pair();
         let mut sender = Sender::new(8);
         let datagrams: Vec<Vec<u8>> = (0..4u8).map(|n| vec![n; 100 + usize::from(n)]).collect();
-        assert_eq!(sender.send(a.as_fd(), datagrams.iter().map(Vec::as_slice)), Ok(4));
+        let parts = datagrams.iter().map(|datagram| (datagram.as_slice(), false));
+        assert_eq!(sender.send(a.as_fd(), 8, parts), Ok(Sent { parts: 4, all: true }));
         let mut receiver = receiver(8);
         assert_eq!(receiver.receive(b.as_fd(), 64), Ok(4));
         for (n, sent) in datagrams.iter().enumerate() {
@@ -310,6 +434,88 @@ mod tests {
             assert!(!receiver.received(n).truncated);
         }
         assert_eq!(receiver.receive(b.as_fd(), 64), Err(Errno::AGAIN));
+    }
+
+    fn bytes(len: usize) -> Vec<u8> {
+        (0..len).map(|n| (n * 7 + n / 251) as u8).collect()
+    }
+
+    #[test]
+    fn datagrams_of_several_chunks_go_through_whole() {
+        let (a, b) = datagram_pair();
+        let (umem, mut free) = Umem::new(64).unwrap();
+        let umem = Arc::new(umem);
+        let mut receiver = Receiver::new(umem.clone(), free.split_off(60), 56);
+        receiver.enlarge((0..4).map(|_| std::array::from_fn(|_| free.pop().unwrap())).collect());
+        assert!(receiver.is_large());
+        let most = 4 * CHUNK - 56;
+        let mut sender = Sender::new(8);
+        for lengths in [[60, 4040, 4041, 8136], [8137, 12232, 12233, most], [most + 1, 0, 9022, 61]] {
+            let sent = lengths.map(bytes);
+            // Cut as no kernel would cut it.
+            let parts = sent.iter().flat_map(|datagram| {
+                let (one, other) = datagram.split_at(datagram.len() / 3);
+                [(one, true), (other, false)]
+            });
+            assert_eq!(sender.send(a.as_fd(), 8, parts), Ok(Sent { parts: 8, all: true }));
+            assert_eq!(receiver.receive(b.as_fd(), 64), Ok(4));
+            for (n, sent) in sent.iter().enumerate() {
+                assert_eq!(receiver.received(n).truncated, sent.len() > most);
+                let sent = &sent[..sent.len().min(most)];
+                let (first, others) = receiver.parts_mut(n);
+                assert_eq!([&[&*first], &others[..]].concat().concat(), sent);
+                let mut packets = Vec::new();
+                receiver.take_parts(n, &mut free, &mut packets).unwrap();
+                let (last, before) = packets.split_last().unwrap();
+                assert!(!last.continues() && before.iter().all(Packet::continues));
+                let got: Vec<&[u8]> = packets.iter().map(|packet| umem.data(packet)).collect();
+                assert_eq!(got.concat(), sent);
+                free.extend(packets.into_iter().map(Packet::into_frame));
+            }
+        }
+        assert_eq!(free.len() + receiver.into_frames().count(), 64);
+    }
+
+    #[test]
+    fn without_fresh_chunks_a_large_datagram_stays_where_it_is() {
+        let (a, b) = datagram_pair();
+        let (umem, mut free) = Umem::new(7).unwrap();
+        let mut receiver = Receiver::new(Arc::new(umem), free.split_off(6), 56);
+        receiver.enlarge(vec![std::array::from_fn(|_| free.pop().unwrap())]);
+        rustix::net::send(&a, &bytes(15_000), rustix::net::SendFlags::empty()).unwrap();
+        assert_eq!(receiver.receive(b.as_fd(), 64), Ok(1));
+        let mut packets = Vec::new();
+        assert_eq!(receiver.take_parts(0, &mut free, &mut packets), Err(TooFew));
+        assert_eq!((free.len(), packets.len()), (3, 0));
+        // It may be read over.
+        rustix::net::send(&a, &bytes(12_000), rustix::net::SendFlags::empty()).unwrap();
+        assert_eq!(receiver.receive(b.as_fd(), 64), Ok(1));
+        receiver.take_parts(0, &mut free, &mut packets).unwrap();
+        assert_eq!((free.len(), packets.len()), (0, 3));
+    }
+
+    #[test]
+    fn a_full_receiver_takes_whole_datagrams_and_the_rest_is_told() {
+        let (a, b) = datagram_pair();
+        let mut sender = Sender::new(64);
+        let data = bytes(9000);
+        let parts = |count: usize| {
+            let data = &data;
+            (0..count).flat_map(move |_| [(&data[..4000], true), (&data[4000..], false)])
+        };
+        // Not more than asked for, and none that has no end.
+        assert_eq!(sender.send(a.as_fd(), 2, parts(5)), Ok(Sent { parts: 4, all: true }));
+        assert_eq!(sender.send(a.as_fd(), 9, parts(2).take(3)), Ok(Sent { parts: 2, all: true }));
+        let Ok(Sent { parts: sent, all: false }) = sender.send(a.as_fd(), 64, parts(64)) else {
+            panic!("a queue of 64 datagrams")
+        };
+        assert!(sent > 0 && sent % 2 == 0, "{sent}");
+        assert_eq!(sender.send(a.as_fd(), 64, parts(64)), Err(Errno::AGAIN));
+        let mut buffer = vec![0; 20_000];
+        for _ in 0..3 + sent / 2 {
+            let (len, _) = rustix::net::recv(&b, &mut buffer[..], rustix::net::RecvFlags::DONTWAIT).unwrap();
+            assert!(buffer[..len] == data);
+        }
     }
 
     #[test]

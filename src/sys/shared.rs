@@ -83,20 +83,26 @@ pub struct SteerShared {
     pub group_owner: AtomicU32,
     /// 0: no station was ever learned, so none is looked up.
     pub any_learned: AtomicU32,
-    /// Frames that may be on their way in a lane; 0: no limit.
+    /// The largest frame that is steered, bytes.
+    pub largest: AtomicU32,
+    /// Chunks that may be on their way in a lane; 0: no limit.
     pub lane_share: AtomicU32,
+    /// What the head takes of the room in a frame's first chunk, bytes: with zero-copy it is in front of it.
+    pub lane_head: AtomicU32,
     /// By queue * workers + worker.
     pub lanes: [SteerLane; MAX_LANES],
 }
 
 /// `struct lane` of `bpf/steer.h`: a worker's ring on a queue.
-#[repr(C)]
+#[repr(C, align(64))]
 #[derive(Debug)]
 pub struct SteerLane {
-    /// Frames that were redirected; wraps.
+    /// Chunks of frames that were redirected; wraps.
     pub steered: AtomicU32,
-    unused: [AtomicU32; 15],
-    /// Of them, those whose chunks have been replaced in the fill ring; wraps.
+    /// Those frames; wraps.
+    pub frames: AtomicU32,
+    unused: [AtomicU32; 14],
+    /// Of the chunks, those that have been replaced in the fill ring; wraps.
     pub taken: AtomicU32,
     unused2: [AtomicU32; 15],
 }

@@ -3,13 +3,14 @@
 //! Chunks are shared by all routers, so the bound is the dynamic threshold of shared-memory switches (Choudhury
 //! and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998) with alpha = 1: a router
 //! may hold as many chunks as are free beyond a reserve. However many routers stop reading, some always stay free.
+//! What is held and counted are chunks: a frame that takes several is several items in a row.
 
 use std::collections::VecDeque;
 
 /// Frames older than this are thrown away, ns: a router that comes back gets fresh ones.
 pub(super) const STALE: u64 = 1_000_000_000;
 
-/// How many frames one router may hold while `free` chunks are free and `reserve` must stay so.
+/// How many chunks one router may hold while `free` chunks are free and `reserve` must stay so.
 #[must_use]
 pub(super) const fn bound(free: usize, reserve: usize) -> usize {
     free.saturating_sub(reserve)
@@ -35,7 +36,7 @@ pub(super) const fn source_bound(bound: usize) -> usize {
     bound - bound / 4
 }
 
-/// The frames that wait for one router, first in, first out.
+/// The chunks of frames that wait for one router, first in, first out.
 #[derive(Debug)]
 pub(super) struct Backlog<T> {
     held: VecDeque<(u64, T)>,
@@ -64,25 +65,24 @@ impl<T> Backlog<T> {
         self.held.is_empty()
     }
 
-    /// Number of frames that wait.
+    /// Number of chunks that wait.
     #[must_use]
     pub(super) fn len(&self) -> usize {
         self.held.len()
     }
 
-    /// Adds a frame that arrived at `time` (ns).
-    ///
-    /// # Errors
-    /// The frame, if `bound` is reached.
-    pub(super) fn push(&mut self, time: u64, item: T, bound: usize) -> Result<(), T> {
-        if self.held.len() >= bound {
-            return Err(item);
-        }
-        self.held.push_back((time, item));
-        Ok(())
+    /// True if a frame of so many chunks fits under `bound`.
+    #[must_use]
+    pub(super) fn has_room(&self, chunks: usize, bound: usize) -> bool {
+        self.held.len() + chunks <= bound
     }
 
-    /// The frames, the oldest first.
+    /// Adds a chunk of a frame that arrived at `time` (ns), for which [there is room](Self::has_room).
+    pub(super) fn push(&mut self, time: u64, item: T) {
+        self.held.push_back((time, item));
+    }
+
+    /// The chunks, the oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.held.iter().map(|(_, item)| item)
     }
@@ -130,9 +130,11 @@ mod tests {
     fn first_in_first_out_up_to_the_bound() {
         let mut backlog = Backlog::default();
         for n in 0..3 {
-            backlog.push(n, n, 3).unwrap();
+            assert!(backlog.has_room(1, 3));
+            backlog.push(n, n);
         }
-        assert_eq!(backlog.push(3, 3, 3), Err(3));
+        assert!(!backlog.has_room(1, 3));
+        assert!(backlog.has_room(4, 7) && !backlog.has_room(4, 6));
         assert_eq!(std::iter::from_fn(|| backlog.pop()).collect::<Vec<_>>(), [0, 1, 2]);
     }
 
@@ -141,7 +143,7 @@ mod tests {
         let mut backlog = Backlog::default();
         for n in 0..10 {
             assert_eq!(backlog.pause(10), None);
-            backlog.push(n, n, 10).unwrap();
+            backlog.push(n, n);
         }
         assert_eq!(backlog.pause(10), Some(Pause::Begin));
         for _ in 0..4 {
@@ -156,7 +158,7 @@ mod tests {
     #[test]
     fn a_bound_of_nothing_does_not_pause_for_ever() {
         let mut backlog = Backlog::default();
-        backlog.push(0, 0, 1).unwrap();
+        backlog.push(0, 0);
         assert_eq!(backlog.pause(0), Some(Pause::Begin));
         backlog.pop();
         assert_eq!(backlog.pause(0), Some(Pause::End));
@@ -165,8 +167,8 @@ mod tests {
     #[test]
     fn only_what_is_stale_goes() {
         let mut backlog = Backlog::default();
-        backlog.push(0, "old", 9).unwrap();
-        backlog.push(STALE, "fresh", 9).unwrap();
+        backlog.push(0, "old");
+        backlog.push(STALE, "fresh");
         assert_eq!(backlog.pop_stale(STALE), None);
         assert_eq!(backlog.pop_stale(STALE + 1), Some("old"));
         assert_eq!(backlog.pop_stale(STALE + 1), None);
@@ -176,14 +178,19 @@ mod tests {
         /// However many routers are stuck, and in whatever order frames come, the reserve stays free and every
         /// router may hold something.
         #[test]
-        fn stuck_routers_never_take_the_reserve(arrivals in prop::collection::vec(0usize..40, 0..4000)) {
+        fn stuck_routers_never_take_the_reserve(
+            arrivals in prop::collection::vec((0usize..40, 1usize..=4), 0..4000),
+        ) {
             const CHUNKS: usize = 1000;
             const RESERVE: usize = 300;
             let mut backlogs: Vec<Backlog<()>> = (0..40).map(|_| Backlog::default()).collect();
             let mut free = CHUNKS;
-            for router in arrivals {
-                if backlogs[router].push(0, (), bound(free, RESERVE)).is_ok() { free -= 1; }
-                prop_assert!(free > RESERVE);
+            for (router, chunks) in arrivals {
+                if backlogs[router].has_room(chunks, bound(free, RESERVE)) {
+                    (0..chunks).for_each(|_| backlogs[router].push(0, ()));
+                    free -= chunks;
+                }
+                prop_assert!(free >= RESERVE);
                 prop_assert_eq!(free + backlogs.iter().map(Backlog::len).sum::<usize>(), CHUNKS);
             }
             let largest = backlogs.iter().map(Backlog::len).max().unwrap_or(0);

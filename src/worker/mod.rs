@@ -30,8 +30,8 @@ use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;
 use crate::stats::{Fault, Latencies, Loss, WorkerCounts};
-use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_GROUP, Stamp};
-use crate::sys::mmsg::Receiver;
+use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_GROUP, STEER_CHUNK, Stamp};
+use crate::sys::mmsg::{CHUNKS, Receiver};
 use crate::sys::ringbuf::RingBuffer;
 use af_xdp::{Completion, Fill, Packet, Rx, RxStatistics, Socket};
 use pace::Pace;
@@ -126,6 +126,8 @@ impl Rings {
 /// What the control thread tells a worker.
 #[derive(Debug)]
 pub enum Order {
+    /// Frames may take several chunks from now on.
+    Large,
     /// The router's socket is this one from now on, or it has none.
     Router {
         /// Index in the plan.
@@ -305,8 +307,8 @@ pub struct QueueSocket {
     pub rings: Arc<Rings>,
     /// Number of its lane, for [`SteerShared::lanes`](crate::sys::shared::SteerShared).
     pub lane: usize,
-    /// Frames that the XDP program had put into the lane before.
-    pub steered: u32,
+    /// Chunks and frames that the XDP program had put into the lane before.
+    pub steered: (u32, u32),
 }
 
 /// A worker's sockets on a NIC.
@@ -316,6 +318,8 @@ pub struct NicSockets {
     pub queues: Vec<QueueSocket>,
     /// How many of them can send, 1 or more: a NIC may have fewer queues to send than to receive.
     pub tx_queues: usize,
+    /// They take frames of several chunks.
+    pub scatter: bool,
 }
 
 /// A worker's part of a NIC.
@@ -346,6 +350,8 @@ pub struct Setup {
     pub pool: Arc<Pool>,
     /// Chunks that no backlog may take.
     pub reserve: usize,
+    /// Frames may take several chunks.
+    pub large: bool,
     /// Its counters.
     pub counts: Arc<WorkerCounts>,
     /// Its way to the control thread.
@@ -370,12 +376,12 @@ struct QueueSide {
     owed: usize,
     /// Number of the lane, for [`SteerShared::lanes`](crate::sys::shared::SteerShared).
     lane: usize,
-    /// Frames received in all, as the lane counts; those written off are among them.
+    /// Chunks received in all, as the lane counts; those written off are among them.
     received: u32,
-    /// Frames the XDP program had put into the lane when it was last looked at.
+    /// Chunks the XDP program had put into the lane when it was last looked at.
     steered: u32,
-    /// Frames that were put into the lane and did not come.
-    written_off: u32,
+    /// Frames received in all, as the lane counts them.
+    frames: u32,
 }
 
 impl QueueSide {
@@ -393,7 +399,6 @@ impl QueueSide {
         let Some(lane) = lan.tables.shared.lanes.get(self.lane) else { return };
         let before = std::mem::replace(&mut self.steered, lane.steered.load(Ordering::Acquire));
         if before == self.steered && self.owed == 0 && self.rx.is_empty() {
-            self.written_off = self.written_off.wrapping_add(self.steered.wrapping_sub(self.received));
             self.received = self.steered;
             lane.taken.store(self.received, Ordering::Release);
         }
@@ -403,8 +408,7 @@ impl QueueSide {
     /// comes for the socket of a card that was taken away from it.
     fn vanished(&self, lan: &Lan, statistics: &RxStatistics) -> u64 {
         let Some(lane) = lan.tables.shared.lanes.get(self.lane) else { return 0 };
-        let steered = lane.steered.load(Ordering::Acquire);
-        let missing = steered.wrapping_sub(self.received).wrapping_add(self.written_off).cast_signed();
+        let missing = lane.frames.load(Ordering::Acquire).wrapping_sub(self.frames).cast_signed();
         u64::from(missing.max(0).unsigned_abs()).saturating_sub(statistics.dropped + statistics.ring_full)
     }
 }
@@ -432,6 +436,8 @@ pub struct Worker {
     stock: Stock,
     receiver: Receiver,
     packets: Vec<Packet>,
+    /// The chunks of one large frame, kept for its room.
+    parts: Vec<Packet>,
     poller: Poller,
     orders: crossbeam::channel::Receiver<Order>,
     wake: Arc<OwnedFd>,
@@ -460,7 +466,8 @@ impl Worker {
     /// # Errors
     /// What `epoll` and `eventfd` say; too few chunks for its receive batch.
     pub fn new(setup: Setup) -> io::Result<(Self, Orders)> {
-        let Setup { index, plan, poll, blocked, nics, pseudos, pool, reserve, counts, reports } = setup;
+        let Setup { index, plan, poll, blocked, nics, pseudos, pool, reserve, large, counts, reports } =
+            setup;
         let poller = Poller::new()?;
         let wake = eventfd()?;
         poller.watch(wake.as_fd(), Token::Orders)?;
@@ -510,7 +517,8 @@ impl Worker {
             delivery,
             receiver: Receiver::new(stock.umem().clone(), frames, DATAGRAM_OFFSET),
             stock,
-            packets: Vec::with_capacity(ARRIVALS),
+            packets: Vec::with_capacity(ARRIVALS + CHUNKS),
+            parts: Vec::with_capacity(CHUNKS),
             poller,
             orders,
             wake: wake.clone(),
@@ -529,7 +537,25 @@ impl Worker {
         for (lan, sockets) in sockets.into_iter().enumerate() {
             worker.plug(lan, sockets)?;
         }
+        if large && !worker.enlarge() {
+            return Err(io::Error::other("too few chunks for a worker and large frames"));
+        }
         Ok((worker, Orders { channel: send, wake }))
+    }
+
+    /// From now on reads datagrams of several chunks. False if there are too few of those.
+    fn enlarge(&mut self) -> bool {
+        if self.receiver.is_large() {
+            return true;
+        }
+        let needed = BATCH * (CHUNKS - 1);
+        self.stock.fetch(needed);
+        let Some(keep) = self.stock.free.len().checked_sub(needed) else { return false };
+        self.nics.iter_mut().for_each(NicSide::take_large);
+        let mut frames = self.stock.free.drain(keep..);
+        let others = std::iter::from_fn(|| Some([frames.next()?, frames.next()?, frames.next()?]));
+        self.receiver.enlarge(others.collect());
+        true
     }
 
     /// Moves frames until it is told to stop.
@@ -623,7 +649,7 @@ impl Worker {
             }
             busy = true;
             self.moved += count;
-            self.counts.entries.from_rings.add(count as u64);
+            let mut frames = count as u64;
             side.owed += count;
             side.received = side.received.wrapping_add(count as u32);
             let now = clock::monotonic();
@@ -637,10 +663,20 @@ impl Worker {
                 if let Some(ahead) = rest.as_slice().get(AHEAD - 1) {
                     self.stock.umem().prefetch(ahead);
                 }
-                self.sort(nic, packet, now);
+                if packet.continues() {
+                    let (parts, reckoned) = self.sort_large(nic, packet, &mut rest, now);
+                    frames -= parts as u64 - 1;
+                    let side = &mut self.arrivals[nic].queues[queue];
+                    side.received = side.received.wrapping_sub(parts as u32).wrapping_add(reckoned as u32);
+                } else {
+                    self.sort(nic, packet, now);
+                }
             }
             drop(rest);
             self.packets = packets;
+            self.counts.entries.from_rings.add(frames);
+            let side = &mut self.arrivals[nic].queues[queue];
+            side.frames = side.frames.wrapping_add(frames as u32);
             self.delivery.send_runs(&mut self.stock, &self.poller);
             let Arrival { lan, queues, .. } = &mut self.arrivals[nic];
             queues[queue].repay(lan, &mut self.stock);
@@ -648,16 +684,20 @@ impl Worker {
         busy
     }
 
+    /// The stamp in front of a steered packet, unless it makes no sense.
+    fn stamp(&self, packet: &Packet) -> Option<Stamp> {
+        let stamp = Stamp::read(self.stock.umem().data(packet)).filter(|_| packet.len() > HEAD)?;
+        let known = usize::from(stamp.router()) < self.delivery.routers() || stamp.router() == STAMP_GROUP;
+        known.then_some(stamp)
+    }
+
     /// Puts a steered packet into its router's run.
     fn sort(&mut self, nic: usize, packet: Packet, now: u64) {
-        let umem = self.stock.umem();
-        let stamp = Stamp::read(umem.data(&packet)).filter(|_| packet.len() > HEAD);
-        let Some(stamp) = stamp.filter(|stamp| {
-            usize::from(stamp.router()) < self.delivery.routers() || stamp.router() == STAMP_GROUP
-        }) else {
+        let Some(stamp) = self.stamp(&packet) else {
             self.counts.fault(Fault::BadDescriptor, 1);
             return self.stock.give(packet.into_frame());
         };
+        let umem = self.stock.umem();
         let time = stamp.time(now);
         let mut packet = packet.skip(STAMP);
         checksum::complete(&mut umem.data_mut(&mut packet)[header::LEN..]);
@@ -673,9 +713,76 @@ impl Worker {
             let umem = self.stock.umem().clone();
             let bytes = umem.data_mut(&mut packet);
             bytes[..header::LEN].copy_from_slice(&port.header);
-            self.delivery.send_shared(port.router, bytes, time, Origin::Wire, &mut self.stock, &self.poller);
+            let parts = [&*bytes];
+            self.delivery.send_shared(port.router, &parts, time, Origin::Wire, &mut self.stock, &self.poller);
         }
         self.stock.give(packet.into_frame());
+    }
+
+    /// The same for a frame that takes several chunks, of which `first` is the first. Returns how many there are, and how
+    /// many the XDP program reckoned: a driver need not fill them as it does.
+    #[cold]
+    fn sort_large(
+        &mut self,
+        nic: usize,
+        first: Packet,
+        rest: &mut impl Iterator<Item = Packet>,
+        now: u64,
+    ) -> (usize, usize) {
+        let stamp = self.stamp(&first);
+        let mut len = first.len();
+        let mut parts = std::mem::take(&mut self.parts);
+        parts.push(first.skip(STAMP));
+        while parts.last().is_some_and(Packet::continues) {
+            let Some(next) = rest.next() else { break };
+            len += next.len();
+            parts.push(next);
+        }
+        let count = parts.len();
+        let in_front =
+            HEAD - HEAD.min(self.arrivals[nic].lan.tables.shared.lane_head.load(Ordering::Relaxed) as usize);
+        let reckoned = len.saturating_sub(in_front).div_ceil(STEER_CHUNK);
+        let umem = self.stock.umem().clone();
+        if let Some(stamp) = stamp
+            && let [first, others @ ..] = parts.as_mut_slice()
+            && others.len() < CHUNKS
+        {
+            let time = stamp.time(now);
+            let mut slices = [&[][..]; CHUNKS];
+            for (slice, packet) in slices[1..].iter_mut().zip(&*others) {
+                *slice = umem.data(packet);
+            }
+            checksum::complete_in(&mut umem.data_mut(first)[header::LEN..], &slices[1..count]);
+            if stamp.router() != STAMP_GROUP {
+                let router = usize::from(stamp.router());
+                for packet in parts.drain(..) {
+                    self.delivery.queue(router, Datagram { packet, time, origin: Origin::Wire, copy: false });
+                }
+            } else {
+                self.arrivals[nic].lan.heard(&umem.data(first)[header::LEN..], time);
+                self.counts.entries.group_from_rings.add(1);
+                self.counts.entries.spread.add(self.arrivals[nic].ports.len() as u64);
+                for port in &self.arrivals[nic].ports {
+                    umem.data_mut(first)[..header::LEN].copy_from_slice(&port.header);
+                    let mut slices = slices;
+                    slices[0] = umem.data(first);
+                    let (router, parts) = (port.router, &slices[..count]);
+                    self.delivery.send_shared(
+                        router,
+                        parts,
+                        time,
+                        Origin::Wire,
+                        &mut self.stock,
+                        &self.poller,
+                    );
+                }
+            }
+        } else {
+            self.counts.fault(Fault::BadDescriptor, 1);
+        }
+        parts.drain(..).for_each(|packet| self.stock.give(packet.into_frame()));
+        self.parts = parts;
+        (count, reckoned)
     }
 
     /// Sends a batch of copied group frames to this worker's routers. True if there was anything.
@@ -711,6 +818,7 @@ impl Worker {
         let mut reading = Reading {
             nics: &mut self.nics,
             receiver: &mut self.receiver,
+            parts: &mut self.parts,
             delivery: &mut self.delivery,
             stock: &mut self.stock,
             poller: &self.poller,
@@ -827,6 +935,14 @@ impl Worker {
                         );
                     }
                 }
+                Order::Large => {
+                    if !self.enlarge() {
+                        tracing::warn!(
+                            "worker {}: no memory left for large frames from routers: start iou-fast again",
+                            self.index
+                        );
+                    }
+                }
                 Order::Plan(change) => self.follow(*change),
                 Order::Pseudo { pseudo, socket } => self.replace(pseudo, socket),
                 Order::Answer(to) => {
@@ -840,16 +956,18 @@ impl Worker {
 
     /// Takes `sockets` on NIC `lan` into use.
     fn plug(&mut self, lan: usize, sockets: NicSockets) -> io::Result<()> {
-        let NicSockets { queues, tx_queues } = sockets;
+        let NicSockets { queues, tx_queues, scatter } = sockets;
         // Frames leave by one queue, so that their order is kept; workers spread over the queues.
         let tx_queue = self.index % queues.len().clamp(1, tx_queues.max(1));
         for (number, queue) in queues.into_iter().enumerate() {
             let QueueSocket { socket: Socket { rx, tx }, rings, lane, steered } = queue;
             self.poller.watch_edge(rx.as_fd(), Token::Ring)?;
             if number == tx_queue {
-                self.nics[lan].sending = Some(Sending { tx, rings: rings.clone() });
+                let large = self.receiver.is_large();
+                self.nics[lan].sending = Some(Sending::new(tx, rings.clone(), scatter, large));
             }
-            let side = QueueSide { rx, rings, owed: 0, lane, received: steered, steered, written_off: 0 };
+            let (steered, frames) = steered;
+            let side = QueueSide { rx, rings, owed: 0, lane, received: steered, steered, frames };
             self.arrivals[lan].queues.push(side);
         }
         if self.nics[lan].sending.is_none() {
@@ -992,10 +1110,16 @@ fn watch_pseudo(poller: &Poller, index: usize, id: u16, socket: &OwnedFd) {
 }
 
 /// Chunks that no backlog may take: what the RX rings of `workers` workers can hold of `queues` queues, and two
-/// batches a worker.
+/// batches a worker, of `large` frames if there are such.
 #[must_use]
-pub const fn reserve(queues: usize, fill_size: usize, workers: usize) -> usize {
-    queues * fill_size + 2 * BATCH * workers
+pub const fn reserve(queues: usize, fill_size: usize, workers: usize, large: bool) -> usize {
+    queues * fill_size + 2 * batch_chunks(large) * workers
+}
+
+/// Chunks that a worker reads into at a time.
+#[must_use]
+pub const fn batch_chunks(large: bool) -> usize {
+    if large { BATCH * CHUNKS } else { BATCH }
 }
 
 const _: () = assert!(MAX_STEERED + HEAD + 256 == af_xdp::CHUNK);

@@ -3,7 +3,7 @@
 use super::poller::Poller;
 use super::pool::Stock;
 use super::to_routers::{Datagram, Delivery, GroupPort, Origin};
-use super::{BATCH, GROUP_SENDS, Rings, clock};
+use super::{BATCH, GROUP_SENDS, Rings, batch_chunks, clock};
 use crate::control_frames::{self, Blocked, Protocol};
 use crate::ethernet::{self, View};
 use crate::fdb::{Learned, Refusal, Station, StationMap};
@@ -12,7 +12,7 @@ use crate::iou::header::{self, Header, TYPE_DATA};
 use crate::lan::{Lan, explain};
 use crate::plan::{Plan, Port, Router};
 use crate::stats::{self, Fault, Latency, Loss, WorkerCounts};
-use crate::sys::mmsg::Receiver;
+use crate::sys::mmsg::{CHUNKS, Receiver, TooFew};
 use af_xdp::{Kick, Packet, RingFull, Tx};
 use rustc_hash::FxHashMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -116,8 +116,19 @@ impl Source {
 /// A worker's way out of a NIC.
 pub(super) struct Sending {
     pub(super) tx: Tx,
+    /// It takes frames of several chunks.
+    scatter: bool,
+    /// Places in the TX ring that a batch of datagrams may need, or all of them if that is fewer.
+    batch: usize,
     /// The rings of the queue that `tx` is on.
     pub(super) rings: Arc<Rings>,
+}
+
+impl Sending {
+    /// By `tx`, with `scatter` also frames of several chunks; datagrams may be such now if `large`.
+    pub(super) fn new(tx: Tx, rings: Arc<Rings>, scatter: bool, large: bool) -> Self {
+        Self { batch: places(&tx, scatter && large), tx, scatter, rings }
+    }
 }
 
 /// A NIC, as a place to send to.
@@ -171,6 +182,13 @@ impl NicSide {
         side
     }
 
+    /// Datagrams may take several chunks from now on.
+    pub(super) fn take_large(&mut self) {
+        if let Some(sending) = &mut self.sending {
+            sending.batch = places(&sending.tx, sending.scatter);
+        }
+    }
+
     /// The LAN has these ports from now on.
     pub(super) fn set_ports(&mut self, ports: Vec<GroupPort>, flood: Option<usize>) {
         self.port_at = ports.iter().enumerate().map(|(at, port)| (port.port as u32, at)).collect();
@@ -195,6 +213,13 @@ impl NicSide {
         }
     }
 
+    /// A frame of so many bytes, which came into its queue at `time`, was put into the TX ring.
+    fn pushed(&mut self, bytes: usize, time: u64) {
+        self.pushed = (self.pushed.0 + 1, self.pushed.1 + bytes as u64);
+        self.times.push(time);
+        self.unsent = true;
+    }
+
     /// The port that `station` is behind, from memory if nothing has changed.
     fn place_of(&mut self, station: &Station) -> Option<u32> {
         let generation = self.lan.generation();
@@ -211,6 +236,8 @@ impl NicSide {
 pub(super) struct Reading<'a> {
     pub(super) nics: &'a mut [NicSide],
     pub(super) receiver: &'a mut Receiver,
+    /// The chunks of one large frame; empty in between.
+    pub(super) parts: &'a mut Vec<Packet>,
     pub(super) delivery: &'a mut Delivery,
     pub(super) stock: &'a mut Stock,
     pub(super) poller: &'a Poller,
@@ -265,7 +292,9 @@ impl Reading<'_> {
             return Err(Loss::TooLong);
         }
         let len = received.len;
-        let datagram = &self.receiver.bytes_mut(n)[..len];
+        // A datagram that takes several chunks has its headers in the first.
+        let (is_large, here) = (len > self.receiver.first_room(), len.min(self.receiver.first_room()));
+        let datagram = &self.receiver.bytes_mut(n)[..here];
         let (Some(header), Some(view)) =
             (Header::read(datagram), datagram.get(header::LEN..).and_then(View::read))
         else {
@@ -279,16 +308,17 @@ impl Reading<'_> {
         }
         let nic = &mut self.nics[link.nic];
         let bytes = self.receiver.bytes_mut(n);
-        let frame = &bytes[header::LEN..len];
+        let frame = &bytes[header::LEN..here];
         learn(&nic.lan, source, view.source, frame, now)?;
         if view.destination.mac.is_group() {
             // A loop behind another port must not teach that the sender is there.
             nic.lan.heard(frame, now);
             self.copies += nic.ports.len();
             let mut replicas = 0;
+            let (first, others) = self.receiver.parts_mut(n);
             for port in &nic.ports {
-                let datagram = &mut bytes[..len];
-                replicas += replicate(port, source, datagram, now, self.delivery, self.stock, self.poller);
+                replicas +=
+                    replicate(port, source, first, &others, now, self.delivery, self.stock, self.poller);
             }
             self.counts.entries.replicas.add(replicas);
         } else {
@@ -301,19 +331,26 @@ impl Reading<'_> {
                     // A port that is not known here came with a change of the NETMAP just now: its router is not there.
                     let port = nic.port_at.get(&port).map(|at| nic.ports[*at]).ok_or(Loss::RouterDown)?;
                     bytes[..header::LEN].copy_from_slice(&port.header);
+                    let origin = Origin::Router(source.router);
+                    let datagram = |packet| Datagram { packet, time: now, origin, copy: false };
+                    if is_large {
+                        take_parts(self.receiver, n, self.stock, self.parts)?;
+                        for packet in self.parts.drain(..) {
+                            self.delivery.queue(port.router, datagram(packet));
+                        }
+                        return Ok(());
+                    }
                     let fresh = self.stock.take().ok_or(Loss::NoChunk)?;
                     let packet = Packet::new(self.receiver.replace(n, fresh), DATAGRAM_OFFSET, len);
-                    self.delivery.queue(
-                        port.router,
-                        Datagram { packet, time: now, origin: Origin::Router(source.router), copy: false },
-                    );
+                    self.delivery.queue(port.router, datagram(packet));
                     return Ok(());
                 }
                 None => {
                     if let Some(port) = nic.flood.map(|at| nic.ports[at]) {
-                        let datagram = &mut bytes[..len];
+                        let (first, others) = self.receiver.parts_mut(n);
+                        let (delivery, stock) = (&mut *self.delivery, &mut *self.stock);
                         let replicas =
-                            replicate(&port, source, datagram, now, self.delivery, self.stock, self.poller);
+                            replicate(&port, source, first, &others, now, delivery, stock, self.poller);
                         self.counts.entries.replicas.add(replicas);
                     }
                 }
@@ -324,8 +361,9 @@ impl Reading<'_> {
         if !nic.lan.up.load(Relaxed) || nic.sending.is_none() {
             return Err(Loss::NicDown);
         }
+        let bytes = self.receiver.bytes_mut(n);
         if control_frames::may_be(view.destination.mac.0)
-            && let Some(protocol) = control_frames::protocol(&bytes[header::LEN..len], view.tags)
+            && let Some(protocol) = control_frames::protocol(&bytes[header::LEN..here], view.tags)
         {
             if self.blocked.has(protocol) {
                 return Err(Loss::Blocked);
@@ -334,8 +372,13 @@ impl Reading<'_> {
                 nic.lan.warn_of_spanning_tree(source.port as u32);
             }
         }
-        if frame_len > ethernet::HEADER + view.tags + nic.lan.mtu.load(Relaxed) as usize {
+        let most = ethernet::HEADER + view.tags + nic.lan.mtu.load(Relaxed) as usize;
+        // A network card's MTU is for what is behind tags and labels: that it can send them, too, is for its driver to say.
+        if frame_len > most && frame_len > most + ethernet::labels(&bytes[header::LEN..here], view.tags) {
             return Err(Loss::AboveMtu);
+        }
+        if is_large {
+            return self.send_large(link.nic, n, frame_len);
         }
         if frame_len < ethernet::SHORTEST {
             bytes[len..header::LEN + ethernet::SHORTEST].fill(0);
@@ -358,18 +401,60 @@ impl Reading<'_> {
                 }
             }
         }
-        nic.pushed = (nic.pushed.0 + 1, nic.pushed.1 + (len - header::LEN) as u64);
-        nic.times.push(received.time);
-        nic.unsent = true;
+        nic.pushed(len - header::LEN, received.time);
+        Ok(())
+    }
+
+    /// Sends the frame of `frame_len` bytes in datagram `n`, which takes several chunks, to a NIC.
+    #[cold]
+    fn send_large(&mut self, nic: usize, n: usize, frame_len: usize) -> Result<(), Loss> {
+        let nic = &mut self.nics[nic];
+        if !nic.sending.as_ref().is_some_and(|sending| sending.scatter) {
+            return Err(Loss::TooLong);
+        }
+        take_parts(self.receiver, n, self.stock, self.parts)?;
+        if let Some(first) = self.parts.first_mut() {
+            first.advance(header::LEN);
+        }
+        for last in [false, true] {
+            if nic.sending.as_mut().is_some_and(|sending| sending.tx.push_frame(self.parts)) {
+                break;
+            }
+            if last {
+                self.parts.drain(..).for_each(|packet| self.stock.give(packet.into_frame()));
+                return Err(Loss::NicRefused);
+            }
+            self.counts.fault(Fault::TxRingFull, 1);
+            transmit(nic, self.stock, self.counts, self.latency);
+        }
+        nic.pushed(frame_len, self.receiver.received(n).time);
         Ok(())
     }
 }
 
+/// See [`Sending::batch`].
+fn places(tx: &Tx, large: bool) -> usize {
+    batch_chunks(large).min(tx.size())
+}
+
+/// Moves the chunks of datagram `n` to `parts`.
+fn take_parts(
+    receiver: &mut Receiver,
+    n: usize,
+    stock: &mut Stock,
+    parts: &mut Vec<Packet>,
+) -> Result<(), Loss> {
+    stock.fetch(CHUNKS);
+    receiver.take_parts(n, &mut stock.free, parts).map_err(|TooFew| Loss::NoChunk)
+}
+
 /// Sends a datagram to `port` as well, unless `source` reaches that by itself. Returns how many that makes.
+#[expect(clippy::too_many_arguments, reason = "a datagram, its ends, and what a worker has one of")]
 fn replicate(
     port: &GroupPort,
     source: &Source,
-    datagram: &mut [u8],
+    first: &mut [u8],
+    others: &[&[u8]; CHUNKS - 1],
     now: u64,
     delivery: &mut Delivery,
     stock: &mut Stock,
@@ -378,8 +463,12 @@ fn replicate(
     if source.neighbours.binary_search(&port.port).is_ok() {
         return 0;
     }
-    datagram[..header::LEN].copy_from_slice(&port.header);
-    delivery.send_shared(port.router, datagram, now, Origin::Router(source.router), stock, poller);
+    first[..header::LEN].copy_from_slice(&port.header);
+    let [a, b, c] = *others;
+    let parts = [&*first, a, b, c];
+    // Most fit into one chunk.
+    let parts = if a.is_empty() { &parts[..1] } else { &parts };
+    delivery.send_shared(port.router, parts, now, Origin::Router(source.router), stock, poller);
     1
 }
 
@@ -450,7 +539,7 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
     if !nic.unsent {
         return;
     }
-    let Some(Sending { tx, rings }) = &mut nic.sending else { return };
+    let Some(Sending { tx, batch, rings, .. }) = &mut nic.sending else { return };
     tx.publish();
     if !nic.times.is_empty() {
         let now = clock::realtime();
@@ -462,7 +551,7 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
         match tx.kick() {
             Ok(Kick::Taken) => {
                 // With zero-copy the card takes them in its own time, and may be behind as well.
-                nic.unsent = tx.room(BATCH) < BATCH;
+                nic.unsent = tx.room(*batch) < *batch;
                 break;
             }
             Ok(Kick::Again) => rings.reap(stock),
@@ -502,7 +591,7 @@ fn settle(nic: &mut NicSide, counts: &WorkerCounts, left: u64) {
 
 /// Closes the way out. What is left in the TX ring the NIC has not taken: it is lost for the reason `why`.
 pub(super) fn give_up(nic: &mut NicSide, why: Loss, stock: &mut Stock, counts: &WorkerCounts) {
-    let Some(Sending { mut tx, rings }) = nic.sending.take() else { return };
+    let Some(Sending { mut tx, rings, .. }) = nic.sending.take() else { return };
     rings.reap(stock);
     nic.behind_since = 0;
     if std::mem::take(&mut nic.unsent) {
@@ -517,7 +606,36 @@ mod tests {
     use super::*;
     use crate::netmap::Netmap;
     use crate::plan::{Binding, LabRequest};
+    use af_xdp::Umem;
+    use af_xdp::simulated::rings;
     use std::collections::HashSet;
+
+    /// What is read next has room in the ring, or is not read: with frames of several chunks that is four times as much.
+    #[test]
+    fn a_batch_of_datagrams_fits_into_the_room_that_is_asked_for() {
+        let (umem, mut free) = Umem::new(512).unwrap();
+        let (_fill, _completion, socket, _kernel) = rings(&Arc::new(umem), 512).unwrap();
+        let mut tx = socket.tx;
+        assert_eq!((places(&tx, false), places(&tx, true)), (BATCH, BATCH * CHUNKS));
+        let mut parts = Vec::new();
+        let mut push = |tx: &mut Tx| {
+            parts.extend(free.drain(..CHUNKS).map(|frame| Packet::new(frame, 0, 4000)));
+            tx.push_frame(&mut parts)
+        };
+        while tx.room(places(&tx, true)) >= places(&tx, true) {
+            for n in 0..BATCH {
+                assert!(push(&mut tx), "frame {n} of a batch");
+            }
+        }
+        assert_eq!(tx.room(512), 0);
+        let (umem, _free) = Umem::new(8).unwrap();
+        let (_fill, _completion, socket, _kernel) = rings(&Arc::new(umem), 32).unwrap();
+        assert_eq!(
+            (places(&socket.tx, false), places(&socket.tx, true)),
+            (32, 32),
+            "a ring that is empty will do"
+        );
+    }
 
     #[test]
     fn a_clock_that_is_set_makes_no_frame_older_than_the_scale_or_younger_than_nothing() {

@@ -9,7 +9,7 @@ use crate::iou::header;
 use crate::lan::Lan;
 use crate::stats::{self, Fault, Latency, Loss, WorkerCounts};
 use crate::steer::layout::{Copied, CopyKind, RouterState};
-use crate::sys::mmsg::Sender;
+use crate::sys::mmsg::{CHUNKS, Sender, Sent};
 use crate::sys::ringbuf::RingBuffer;
 use af_xdp::{CHUNK, Packet, Umem};
 use rustix::io::Errno;
@@ -39,7 +39,8 @@ impl From<Origin> for stats::Origin {
     }
 }
 
-/// A datagram for a router: header and frame in a chunk of UMEM.
+/// A datagram for a router: header and frame in a chunk of UMEM. One that takes several chunks is as many of these in a
+/// row, whose packets [continue](Packet::continues).
 #[derive(Debug)]
 pub(super) struct Datagram {
     pub(super) packet: Packet,
@@ -54,6 +55,16 @@ impl Datagram {
     /// Unicast from another router.
     fn is_between(&self) -> bool {
         self.origin != Origin::Wire && !self.copy
+    }
+
+    /// A part for the sender, and whether the datagram goes on in the next.
+    fn part<'a>(&'a self, umem: &'a Umem) -> (&'a [u8], bool) {
+        (umem.data(&self.packet), self.packet.continues())
+    }
+
+    /// 1 for the last chunk of a frame, 0 for those before: as many frames are counted as end.
+    fn frames(&self) -> usize {
+        usize::from(!self.packet.continues())
     }
 }
 
@@ -71,7 +82,7 @@ pub(super) struct GroupPort {
 /// See [`Side::from`].
 const SOURCES: usize = 64;
 
-/// What one router has in another's backlog.
+/// What one router has in another's backlog, in chunks.
 #[derive(Clone, Copy, Default)]
 struct Held {
     copies: usize,
@@ -87,9 +98,9 @@ struct Side {
     /// Datagrams of the current batch.
     run: Vec<Datagram>,
     backlog: Backlog<Datagram>,
-    /// Copies in the backlog.
+    /// Chunks of copies in the backlog.
     copies: usize,
-    /// Unicast from other routers in the backlog.
+    /// Those of unicast from other routers.
     between: usize,
     /// Of both, what is from which router. Routers whose numbers differ by [`SOURCES`] count as one, as in stochastic fair
     /// queueing: what matters is that one that floods is not with all the others.
@@ -124,17 +135,18 @@ impl Side {
         }
     }
 
-    /// Whether the shares of `bound` leave room for a frame of this kind: copies of group frames, and unicast from other
-    /// routers, have a share each, and a router a share of either.
-    fn has_room(&self, origin: Origin, copy: bool, bound: usize) -> bool {
+    /// Whether the shares of `bound` leave room for a frame of this kind and so many chunks: copies of group frames, and
+    /// unicast from other routers, have a share each, and a router a share of either.
+    fn has_room(&self, origin: Origin, copy: bool, chunks: usize, bound: usize) -> bool {
         let Origin::Router(from) = origin else {
-            return !copy || self.copies < copy_bound(bound);
+            return !copy || self.copies + chunks <= copy_bound(bound);
         };
         let held = self.from[from % SOURCES];
         if copy {
-            self.copies < copy_bound(bound) && held.copies < source_bound(copy_bound(bound))
+            let bound = copy_bound(bound);
+            self.copies + chunks <= bound && held.copies + chunks <= source_bound(bound)
         } else {
-            self.between < between_bound(bound) && held.between < source_bound(bound)
+            self.between + chunks <= between_bound(bound) && held.between + chunks <= source_bound(bound)
         }
     }
 
@@ -208,6 +220,8 @@ pub(super) struct Delivery {
     reports: Reports,
     /// Kept for its room.
     batch: Batch,
+    /// The chunks of one datagram, kept for its room.
+    parts: Vec<Datagram>,
     pub(super) latency: Latency,
 }
 
@@ -235,6 +249,7 @@ impl Delivery {
             touched: Vec::with_capacity(sides.len()),
             waiting: Vec::with_capacity(sides.len()),
             batch: Batch::default(),
+            parts: Vec::with_capacity(CHUNKS),
             sides,
             sender: Sender::new(BATCH),
             lans,
@@ -250,7 +265,7 @@ impl Delivery {
         self.sides.len()
     }
 
-    /// Adds a datagram to the run of `router`; [`send_runs`](Self::send_runs) sends it.
+    /// Adds a datagram, or the next chunk of one, to the run of `router`; [`send_runs`](Self::send_runs) sends it.
     pub(super) fn queue(&mut self, router: usize, datagram: Datagram) {
         let run = &mut self.sides[router].run;
         if run.is_empty() {
@@ -284,15 +299,26 @@ impl Delivery {
         let mut rest = run.drain(..);
         if let Some(errno) = refused
             && !self.refused(router, errno)
-            && let Some(datagram) = rest.next()
         {
             // Only the first is to blame: the others get their chance through the backlog.
-            self.counts.lose(datagram.origin, Loss::SendFailed, 1);
-            stock.give(datagram.packet.into_frame());
+            for datagram in rest.by_ref() {
+                let frames = datagram.frames();
+                self.counts.lose(datagram.origin, Loss::SendFailed, frames);
+                stock.give(datagram.packet.into_frame());
+                if frames > 0 {
+                    break;
+                }
+            }
         }
+        let mut parts = std::mem::take(&mut self.parts);
         for datagram in rest {
-            self.hold(router, datagram, stock, poller);
+            let frames = datagram.frames();
+            parts.push(datagram);
+            if frames > 0 {
+                self.hold(router, &mut parts, stock, poller);
+            }
         }
+        self.parts = parts;
         self.sides[router].run = run;
     }
 
@@ -376,24 +402,36 @@ impl Delivery {
             sent += 1;
         }
         for copied in (sent..batch.len()).filter_map(copied) {
-            self.hold_copy(port.router, &port.header, copied.frame, copied.time, Origin::Wire, stock, poller);
+            let parts = [&port.header[..], copied.frame];
+            self.hold_copy(port.router, &parts, copied.time, Origin::Wire, stock, poller);
         }
     }
 
-    /// Sends a datagram whose chunk is needed further, at once or by way of a copy in the backlog.
+    /// Sends a datagram whose chunks are needed further, at once or by way of a copy in the backlog. Its header is in the
+    /// first of its `parts`.
     pub(super) fn send_shared(
         &mut self,
         router: usize,
-        datagram: &[u8],
+        parts: &[&[u8]],
         time: u64,
         origin: Origin,
         stock: &mut Stock,
         poller: &Poller,
     ) {
-        let (header, frame) = datagram.split_at(header::LEN);
         if let Some(socket) = self.sides[router].ready() {
-            match send_one(socket, datagram) {
-                Ok(()) => return self.count(frame.len(), time, origin, clock::monotonic()),
+            let sent = match parts {
+                [datagram] => send_one(socket, datagram),
+                // All but the last go on, also into one without bytes.
+                parts => {
+                    let parts = parts.iter().zip(1..).map(|(part, n)| (*part, n < parts.len()));
+                    self.sender.send(socket, 1, parts).map(drop)
+                }
+            };
+            match sent {
+                Ok(()) => {
+                    let len = parts.iter().map(|part| part.len()).sum::<usize>() - header::LEN;
+                    return self.count(len as u64, time, origin, clock::monotonic());
+                }
                 Err(Errno::AGAIN) => {}
                 Err(errno) => {
                     if !self.refused(router, errno) {
@@ -402,100 +440,103 @@ impl Delivery {
                 }
             }
         }
-        self.hold_copy(router, header, frame, time, origin, stock, poller);
+        self.hold_copy(router, parts, time, origin, stock, poller);
     }
 
-    /// Puts a copy of a frame that cannot be kept where it is into the backlog.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a frame and its circumstances; a struct would be made for one call"
-    )]
+    /// Puts a copy of a datagram that cannot be kept where it is into the backlog.
     fn hold_copy(
         &mut self,
         router: usize,
-        header: &[u8],
-        frame: &[u8],
+        parts: &[&[u8]],
         time: u64,
         origin: Origin,
         stock: &mut Stock,
         poller: &Poller,
     ) {
         let side = &self.sides[router];
-        let len = header.len() + frame.len();
-        let bound = bound(stock.available(), self.reserve);
+        let chunks = parts.iter().map(|part| part.len()).sum::<usize>().div_ceil(CHUNK);
         let why = if side.socket.is_none() {
             Loss::RouterDown
-        } else if len > CHUNK {
-            Loss::TooLarge
-        } else if !side.has_room(origin, true, bound) {
+        } else if !side.has_room(origin, true, chunks, bound(stock.available(), self.reserve)) {
             if origin == Origin::Wire { Loss::GroupSurplus } else { Loss::RouterFull }
-        } else if let Some(chunk) = stock.take() {
-            let mut packet = Packet::new(chunk, 0, len);
-            let (front, back) = stock.umem().data_mut(&mut packet).split_at_mut(header.len());
-            front.copy_from_slice(header);
-            back.copy_from_slice(frame);
-            return self.hold(router, Datagram { packet, time, origin, copy: true }, stock, poller);
         } else {
-            Loss::RouterFull
+            let mut copied = std::mem::take(&mut self.parts);
+            let whole = copy(parts, chunks, stock, |packet| {
+                copied.push(Datagram { packet, time, origin, copy: true });
+            });
+            if whole {
+                self.hold(router, &mut copied, stock, poller);
+            } else {
+                self.counts.lose(origin, Loss::RouterFull, 1);
+                copied.drain(..).for_each(|datagram| stock.give(datagram.packet.into_frame()));
+            }
+            self.parts = copied;
+            return;
         };
         self.counts.lose(origin, why, 1);
     }
 
-    /// Puts a datagram into the backlog, or drops it: the bound, or no socket.
-    fn hold(&mut self, router: usize, datagram: Datagram, stock: &mut Stock, poller: &Poller) {
-        let bound = bound(stock.available(), self.reserve);
-        let (copy, between, origin) = (datagram.copy, datagram.is_between(), datagram.origin);
+    /// Moves one datagram, the chunks of which are `parts`, into the backlog, or drops it: the bound, or no socket.
+    fn hold(&mut self, router: usize, parts: &mut Vec<Datagram>, stock: &mut Stock, poller: &Poller) {
+        let Some(first) = parts.first() else { return };
+        let (copy, between, origin, chunks) = (first.copy, first.is_between(), first.origin, parts.len());
+        let mut bound = bound(stock.available(), self.reserve);
         let side = &mut self.sides[router];
-        let Some(socket) = &side.socket else {
-            self.counts.lose(datagram.origin, Loss::RouterDown, 1);
-            return stock.give(datagram.packet.into_frame());
-        };
-        let first = side.backlog.is_empty();
-        let bound_here = if side.has_room(origin, copy, bound) { bound } else { 0 };
-        if let Err(datagram) = side.backlog.push(datagram.time, datagram, bound_here) {
-            self.counts.lose(datagram.origin, Loss::RouterFull, 1);
-            stock.give(datagram.packet.into_frame());
-        } else {
-            if first {
-                // Watched only while there is a backlog: the kernel would wake us for every datagram a router reads.
-                self.waiting.push(router);
-                poller.watch_room(socket.as_fd(), Token::Router(router));
+        let room = side.has_room(origin, copy, chunks, bound);
+        let why = match &side.socket {
+            None => Some(Loss::RouterDown),
+            Some(_) if !room || !side.backlog.has_room(chunks, bound) => Some(Loss::RouterFull),
+            Some(socket) => {
+                if side.backlog.is_empty() {
+                    // Watched only while there is a backlog: the kernel would wake us for every datagram a router reads.
+                    self.waiting.push(router);
+                    poller.watch_room(socket.as_fd(), Token::Router(router));
+                }
+                None
             }
-            side.copies += usize::from(copy);
-            side.between += usize::from(between);
+        };
+        if let Some(why) = why {
+            self.counts.lose(origin, why, 1);
+            parts.drain(..).for_each(|datagram| stock.give(datagram.packet.into_frame()));
+            if room {
+                // What has no room for this one is full, though a chunk or two may be left.
+                bound = bound.min(side.backlog.len());
+            }
+        } else {
+            side.copies += if copy { chunks } else { 0 };
+            side.between += if between { chunks } else { 0 };
             if let Origin::Router(from) = origin {
                 let held = &mut side.from[from % SOURCES];
-                held.copies += usize::from(copy);
-                held.between += usize::from(between);
+                held.copies += if copy { chunks } else { 0 };
+                held.between += if between { chunks } else { 0 };
             }
+            parts.drain(..).for_each(|datagram| side.backlog.push(datagram.time, datagram));
         }
         self.pause(router, bound);
     }
 
-    /// A router that was full has room: sends what waits. Returns how many datagrams that were.
+    /// A router that was full has room: sends what waits. Returns how many chunks that were.
     pub(super) fn room(&mut self, router: usize, stock: &mut Stock, poller: &Poller) -> usize {
         let mut sent = 0;
         loop {
             let side = &mut self.sides[router];
             let Some(socket) = &side.socket else { break };
-            let wanted = side.backlog.len().min(ROOM);
-            if wanted == 0 {
+            if side.backlog.is_empty() {
                 break;
             }
-            for datagram in side.backlog.iter().take(wanted) {
+            for datagram in side.backlog.iter().take(ROOM) {
                 stock.umem().prefetch(&datagram.packet);
             }
-            let datagrams =
-                side.backlog.iter().take(wanted).map(|datagram| stock.umem().data(&datagram.packet));
-            match self.sender.send(socket.as_fd(), datagrams) {
-                Ok(count) => {
-                    sent += count;
+            let waiting = side.backlog.iter().map(|datagram| datagram.part(stock.umem()));
+            match self.sender.send(socket.as_fd(), ROOM, waiting) {
+                Ok(Sent { parts, all }) => {
+                    sent += parts;
                     let now = clock::monotonic();
-                    for _ in 0..count {
+                    for _ in 0..parts {
                         let Some(datagram) = self.pop(router) else { break };
                         self.delivered(datagram, now, stock);
                     }
-                    if count < wanted {
+                    if !all {
                         break; // full again; whatever else it was shows at the next try
                     }
                 }
@@ -504,9 +545,13 @@ impl Delivery {
                     if self.refused(router, errno) {
                         break;
                     }
-                    if let Some(datagram) = self.pop(router) {
-                        self.counts.lose(datagram.origin, Loss::SendFailed, 1);
+                    while let Some(datagram) = self.pop(router) {
+                        let frames = datagram.frames();
+                        self.counts.lose(datagram.origin, Loss::SendFailed, frames);
                         stock.give(datagram.packet.into_frame());
+                        if frames > 0 {
+                            break;
+                        }
                     }
                 }
             }
@@ -519,21 +564,22 @@ impl Delivery {
     pub(super) fn expire(&mut self, now: u64, stock: &mut Stock, poller: &Poller) {
         for n in (0..self.waiting.len()).rev() {
             let router = self.waiting[n];
+            // The chunks of a datagram have the same age.
             while let Some(datagram) = self.pop_stale(router, now) {
-                self.counts.lose(datagram.origin, Loss::Stale, 1);
+                self.counts.lose(datagram.origin, Loss::Stale, datagram.frames());
                 stock.give(datagram.packet.into_frame());
             }
             self.room(router, stock, poller);
         }
     }
 
-    /// Takes the oldest out of a router's backlog.
+    /// Takes the oldest out of a router's backlog, one chunk of it.
     fn pop(&mut self, router: usize) -> Option<Datagram> {
         let datagram = self.sides[router].backlog.pop();
         self.took_out(router, datagram)
     }
 
-    /// Takes the oldest out of a router's backlog if it has waited too long.
+    /// Takes the oldest out of a router's backlog, one chunk of it, if it has waited too long.
     fn pop_stale(&mut self, router: usize, now: u64) -> Option<Datagram> {
         let datagram = self.sides[router].backlog.pop_stale(now);
         self.took_out(router, datagram)
@@ -608,11 +654,11 @@ impl Delivery {
     pub(super) fn drain(&mut self, stock: &mut Stock) {
         for router in 0..self.sides.len() {
             for datagram in self.sides[router].run.drain(..) {
-                self.counts.lose(datagram.origin, Loss::Stopped, 1);
+                self.counts.lose(datagram.origin, Loss::Stopped, datagram.frames());
                 stock.give(datagram.packet.into_frame());
             }
             while let Some(datagram) = self.pop(router) {
-                self.counts.lose(datagram.origin, Loss::Stopped, 1);
+                self.counts.lose(datagram.origin, Loss::Stopped, datagram.frames());
                 stock.give(datagram.packet.into_frame());
             }
         }
@@ -642,7 +688,7 @@ impl Delivery {
     fn settle(&mut self, router: usize, stock: &mut Stock, poller: &Poller) {
         if self.sides[router].socket.is_none() {
             while let Some(datagram) = self.pop(router) {
-                self.counts.lose(datagram.origin, Loss::RouterDown, 1);
+                self.counts.lose(datagram.origin, Loss::RouterDown, datagram.frames());
                 stock.give(datagram.packet.into_frame());
             }
         }
@@ -677,17 +723,26 @@ impl Delivery {
 
     fn delivered(&mut self, datagram: Datagram, now: u64, stock: &mut Stock) {
         let Datagram { packet, time, origin, .. } = datagram;
-        self.count(packet.len() - header::LEN, time, origin, now);
+        let bytes = packet.len() as u64;
+        if packet.continues() {
+            match origin {
+                Origin::Wire => self.counts.to_routers.add(0, bytes),
+                Origin::Router(_) => self.counts.between.add(0, bytes),
+            }
+        } else {
+            // The last chunk may hold less than the header, which was in the first: the sum is right.
+            self.count(bytes.wrapping_sub(header::LEN as u64), time, origin, now);
+        }
         stock.give(packet.into_frame());
     }
 
-    fn count(&mut self, bytes: usize, time: u64, origin: Origin, now: u64) {
+    fn count(&mut self, bytes: u64, time: u64, origin: Origin, now: u64) {
         match origin {
             Origin::Wire => {
-                self.counts.to_routers.add(1, bytes as u64);
+                self.counts.to_routers.add(1, bytes);
                 self.latency.record(now.saturating_sub(time), 1);
             }
-            Origin::Router(_) => self.counts.between.add(1, bytes as u64),
+            Origin::Router(_) => self.counts.between.add(1, bytes),
         }
     }
 }
@@ -702,7 +757,31 @@ fn taken(result: Result<usize, Errno>) -> (usize, Option<Errno>) {
     }
 }
 
-/// Sends as much of a run as the router has room for; returns what [`taken`] does.
+/// Copies `parts`, one after the other, into `chunks` chunks, each of which goes to `each` as a packet of one frame.
+/// False if there were too few of them.
+fn copy(parts: &[&[u8]], chunks: usize, stock: &mut Stock, mut each: impl FnMut(Packet)) -> bool {
+    let mut rest = parts.iter().copied();
+    let mut part = rest.next().unwrap_or_default();
+    for n in 1..=chunks {
+        let Some(mut frame) = stock.take() else { return false };
+        let chunk = stock.umem().chunk_mut(&mut frame);
+        let mut len = 0;
+        while len < CHUNK {
+            if part.is_empty() {
+                let Some(next) = rest.next() else { break };
+                part = next;
+            }
+            let (here, after) = part.split_at(part.len().min(CHUNK - len));
+            chunk[len..len + here.len()].copy_from_slice(here);
+            (len, part) = (len + here.len(), after);
+        }
+        let packet = Packet::new(frame, 0, len);
+        each(if n < chunks { packet.continued() } else { packet });
+    }
+    true
+}
+
+/// Sends as much of a run as the router has room for; returns how many chunks of it, and what [`taken`] does.
 fn send_all(
     sender: &mut Sender,
     socket: BorrowedFd<'_>,
@@ -713,12 +792,16 @@ fn send_all(
         return taken(send_one(socket, umem.data(&one.packet)).map(|()| 1));
     }
     let mut sent = 0;
-    for part in run.chunks(sender.max()) {
-        let (count, refused) =
-            taken(sender.send(socket, part.iter().map(|datagram| umem.data(&datagram.packet))));
-        sent += count;
-        if count < part.len() {
-            return (sent, refused);
+    while sent < run.len() {
+        let parts = run[sent..].iter().map(|datagram| datagram.part(umem));
+        match sender.send(socket, BATCH, parts) {
+            Ok(Sent { parts, all }) => {
+                sent += parts;
+                if !all || parts == 0 {
+                    break;
+                }
+            }
+            Err(errno) => return (sent, taken(Err(errno)).1),
         }
     }
     (sent, None)

@@ -68,6 +68,7 @@ pub(super) fn to_nic(lab: &Lab, interface: &str) -> Result<()> {
         tx_size: RING,
         copy_mode: CopyMode::Copy,
         patience: std::time::Duration::from_secs(1),
+        scatter: false,
     };
     let mut sockets = Sockets::open(&umem, &mut free, &config)?;
     let mut queue = sockets.queues.pop().ok_or("no queue")?;

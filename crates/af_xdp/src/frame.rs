@@ -16,12 +16,19 @@ pub struct Frame {
     pub(crate) umem: u32,
 }
 
+/// In a packet's length: its frame goes on in the next packet.
+pub(crate) const MORE: u16 = 1 << 15;
+
 /// A frame with bytes in it: `len` of them from `offset`.
+///
+/// An Ethernet frame that is larger than a chunk is several packets in a row, all but the last of which
+/// [continue](Packet::continues).
 #[must_use = "a dropped packet is a chunk lost"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct Packet {
     pub(crate) frame: Frame,
     pub(crate) offset: u16,
+    /// Bytes, and [`MORE`].
     pub(crate) len: u16,
 }
 
@@ -38,13 +45,13 @@ impl Packet {
     /// Length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        usize::from(self.len)
+        usize::from(self.len & !MORE)
     }
 
     /// True if it has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Where in its chunk it begins, in bytes.
@@ -53,10 +60,28 @@ impl Packet {
         usize::from(self.offset)
     }
 
+    /// True if the same Ethernet frame goes on in the next packet.
+    #[must_use]
+    pub fn continues(&self) -> bool {
+        self.len & MORE != 0
+    }
+
+    /// The same packet, its frame to go on in the next one.
+    pub fn continued(self) -> Self {
+        Self { len: self.len | MORE, ..self }
+    }
+
     /// The same packet without its first `n` bytes, or without any if it has fewer.
-    pub fn skip(self, n: usize) -> Self {
+    pub fn skip(mut self, n: usize) -> Self {
+        self.advance(n);
+        self
+    }
+
+    /// Drops its first `n` bytes, or all if it has fewer.
+    pub fn advance(&mut self, n: usize) {
         let n = n.min(self.len()) as u16;
-        Self { frame: self.frame, offset: self.offset + n, len: self.len - n }
+        self.offset += n;
+        self.len -= n;
     }
 
     /// The frame, its content forgotten.

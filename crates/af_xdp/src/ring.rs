@@ -64,6 +64,12 @@ impl<T: Copy> Producer<T> {
         Self { ring, next, published: next, consumer }
     }
 
+    /// Number of places.
+    #[cfg(not(loom))]
+    pub(crate) fn size(&self) -> u32 {
+        self.ring.size()
+    }
+
     /// Number of free places; looks at the other side's index only if fewer than `wanted` are known.
     ///
     /// A consumer index that is ahead of ours is nonsense, and counts as a full ring.
@@ -99,6 +105,14 @@ impl<T: Copy> Producer<T> {
     pub(crate) fn pending(&mut self) -> u32 {
         self.consumer = self.ring.consumer().load(Ordering::Acquire);
         self.published.wrapping_sub(self.consumer).min(self.ring.size())
+    }
+
+    /// Those of the [pending](Self::pending) descriptors, the oldest first.
+    pub(crate) fn iter_pending(&mut self) -> impl Iterator<Item = T> {
+        let pending = self.pending();
+        let first = self.published.wrapping_sub(pending);
+        // They are this side's to write, and nobody does now.
+        (0..pending).map(move |n| self.ring.read(first.wrapping_add(n)))
     }
 
     /// True if the other side sleeps: what was published before this call it may not see by itself.

@@ -2,7 +2,7 @@
 
 pub mod simulated;
 
-use crate::frame::{CHUNK, Frame, Packet};
+use crate::frame::{CHUNK, Frame, MORE, Packet};
 use crate::mapping::Mapping;
 use crate::registration::Registration;
 use crate::ring::{Consumer, Layout, Producer};
@@ -23,6 +23,9 @@ const PGOFF_RX: u64 = 0;
 const PGOFF_TX: u64 = 0x8000_0000;
 const PGOFF_FILL: u64 = 0x1_0000_0000;
 const PGOFF_COMPLETION: u64 = 0x1_8000_0000;
+
+/// Packets that one Ethernet frame can have at most: `MAX_SKB_FRAGS` + 1 of a kernel as distributions build it.
+const MOST_PACKETS: usize = 18;
 
 /// How long the kernel may take to let go of a queue on which a later step failed: 62 ms were seen.
 const RELEASED_WITHIN: Duration = Duration::from_secs(1);
@@ -62,6 +65,10 @@ pub struct Config {
     /// How long a queue may be busy before another program counts as its owner. One whose owner was just killed was
     /// seen to be so for 62 ms.
     pub patience: Duration,
+    /// Frames larger than a chunk are wanted, as several packets (`XDP_USE_SG`, kernel 6.6). A kernel that does not know
+    /// of them is no error. With [`CopyMode::Auto`] the kernel takes copy mode where a driver has zero-copy for
+    /// frames of one chunk only.
+    pub scatter: bool,
 }
 
 /// Why sockets could not be opened.
@@ -123,6 +130,8 @@ pub struct Sockets {
     pub zero_copy: bool,
     /// To get the frames back when the sockets are gone.
     pub registration: Arc<Registration>,
+    /// True if frames may be larger than a chunk.
+    pub scatter: bool,
 }
 
 /// What sockets on one queue share, and the sockets.
@@ -168,9 +177,10 @@ impl Sockets {
     fn bind(registration: &Arc<Registration>, free: &mut Vec<Frame>, config: &Config) -> Result<Self, Error> {
         let deadline = Instant::now() + config.patience;
         let mut queues: Vec<Queue> = Vec::with_capacity(config.queues as usize);
+        let mut scatter = false;
         for number in 0..config.queues {
             let first = queues.first().map(|queue| queue.fill.fd.clone());
-            queues.push(Queue::open(registration, free, config, number, first, deadline)?);
+            queues.push(Queue::open(registration, free, config, number, first, deadline, &mut scatter)?);
         }
         let zero_copy = match queues.first() {
             None => false,
@@ -181,11 +191,20 @@ impl Sockets {
         for socket in queues.iter_mut().flat_map(|queue| &mut queue.sockets) {
             socket.tx.zero_copy = zero_copy;
         }
-        Ok(Self { queues, zero_copy, registration: registration.clone() })
+        Ok(Self { queues, zero_copy, scatter, registration: registration.clone() })
     }
 }
 
 impl Error {
+    fn bind(config: &Config, queue: u32, errno: Errno) -> Self {
+        match errno {
+            Errno::OPNOTSUPP | Errno::INVAL if config.copy_mode == CopyMode::ZeroCopy => {
+                Self::ZeroCopy { queue, source: errno.into() }
+            }
+            _ => Self::step("bind", queue, errno),
+        }
+    }
+
     fn step(step: &'static str, queue: u32, errno: Errno) -> Self {
         match errno {
             Errno::PERM | Errno::ACCESS => Self::Permission(errno.into()),
@@ -223,6 +242,7 @@ impl Queue {
         number: u32,
         registered: Option<Arc<OwnedFd>>,
         deadline: Instant,
+        scatter: &mut bool,
     ) -> Result<Self, Error> {
         let step = |step| move |errno| Error::step(step, number, errno);
         let map_step = |source: io::Error| Error::Step { step: "mapping a ring", queue: number, source };
@@ -251,7 +271,7 @@ impl Queue {
         }
         let first = Socket::rings(umem, &fd, config, &offsets, number)?;
         match &registered {
-            None => bind_first(&fd, config, number, deadline)?,
+            None => *scatter = bind_first(&fd, config, number, deadline)?,
             Some(owner) => bind_shared(&fd, owner.as_fd(), config.ifindex, number, deadline)?,
         }
         umem.bound(number, &fd);
@@ -317,19 +337,28 @@ fn register(fd: &OwnedFd, umem: &Umem) -> Result<(), Error> {
     })
 }
 
-fn bind_first(fd: &OwnedFd, config: &Config, queue: u32, deadline: Instant) -> Result<(), Error> {
+/// Binds the socket whose UMEM all others use. True if frames may be larger than a chunk.
+fn bind_first(fd: &OwnedFd, config: &Config, queue: u32, deadline: Instant) -> Result<bool, Error> {
     let mode = match config.copy_mode {
         CopyMode::Auto => SocketAddrXdpFlags::empty(),
         CopyMode::ZeroCopy => SocketAddrXdpFlags::XDP_ZEROCOPY,
         CopyMode::Copy => SocketAddrXdpFlags::XDP_COPY,
     };
-    let address = SocketAddrXdp::new(mode | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP, config.ifindex, queue);
-    retry_busy(deadline, || rustix::net::bind(fd, &address)).map_err(|errno| match errno {
-        Errno::OPNOTSUPP | Errno::INVAL if config.copy_mode == CopyMode::ZeroCopy => {
-            Error::ZeroCopy { queue, source: errno.into() }
+    let mode = mode | SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP;
+    let bind = |flags| {
+        let address = SocketAddrXdp::new(flags, config.ifindex, queue);
+        retry_busy(deadline, || rustix::net::bind(fd, &address))
+    };
+    if config.scatter {
+        match bind(mode | SocketAddrXdpFlags::XDP_USE_SG) {
+            Ok(()) => return Ok(true),
+            // An unknown flag, before kernel 6.6. What else may be invalid shows again below.
+            Err(Errno::INVAL) => {}
+            Err(errno) => return Err(Error::bind(config, queue, errno)),
         }
-        _ => Error::step("bind", queue, errno),
-    })
+    }
+    bind(mode).map_err(|errno| Error::bind(config, queue, errno))?;
+    Ok(false)
 }
 
 /// Binds a socket that uses the UMEM of `owner`; modes are inherited and must not be named again.
@@ -454,26 +483,59 @@ pub struct RxStatistics {
 }
 
 impl Rx {
-    /// Moves up to `max` packets to `packets`; returns how many.
+    /// Moves up to `max` packets to `packets`, and a few more where the last frame has more of them: frames are always
+    /// whole. Returns how many packets those are.
+    ///
+    /// What makes no sense, such as a frame without an end, becomes packets without bytes.
     pub fn receive(&mut self, packets: &mut Vec<Packet>, max: usize) -> usize {
         let count = (self.ring.available() as usize).min(max);
         let before = packets.len();
         for _ in 0..count {
             let Some(descriptor) = self.ring.pop() else { break };
-            let Some(frame) = self.umem.take_back(descriptor.addr) else {
-                self.faults += 1;
-                continue;
-            };
-            let offset = descriptor.addr as usize % CHUNK;
-            let mut len = descriptor.len as usize;
-            if len > CHUNK - offset {
-                self.faults += 1;
-                len = 0;
-            }
-            packets.push(Packet::new(frame, offset, len));
+            self.take(descriptor, packets, before);
+        }
+        if packets[before..].last().is_some_and(Packet::continues) {
+            self.finish(packets, before);
         }
         self.ring.release();
         packets.len() - before
+    }
+
+    fn take(&mut self, descriptor: XdpDesc, packets: &mut Vec<Packet>, before: usize) {
+        let Some(frame) = self.umem.take_back(descriptor.addr) else {
+            return self.spoil(&mut packets[before..]);
+        };
+        let offset = descriptor.addr as usize % CHUNK;
+        let len = descriptor.len as usize;
+        if len > CHUNK - offset {
+            self.spoil(&mut packets[before..]);
+            return packets.push(Packet::new(frame, offset, 0));
+        }
+        let mut packet = Packet::new(frame, offset, len);
+        packet.len |= more(descriptor.options);
+        packets.push(packet);
+    }
+
+    /// Takes the rest of the last frame, of which the kernel publishes all packets at once.
+    #[cold]
+    fn finish(&mut self, packets: &mut Vec<Packet>, before: usize) {
+        for _ in 0..MOST_PACKETS {
+            let Some(descriptor) = self.ring.pop() else { break };
+            self.take(descriptor, packets, before);
+            if !packets[before..].last().is_some_and(Packet::continues) {
+                return;
+            }
+        }
+        self.spoil(&mut packets[before..]);
+    }
+
+    /// Counts a fault, and empties the packets of the frame that has not come to its end in `packets`.
+    #[cold]
+    fn spoil(&mut self, packets: &mut [Packet]) {
+        self.faults += 1;
+        for packet in packets.iter_mut().rev().take_while(|packet| packet.continues()) {
+            packet.len = 0;
+        }
     }
 
     /// True if nothing waits.
@@ -499,6 +561,12 @@ impl Rx {
             fill_ring_empty: statistics.rx_fill_ring_empty_descs.unwrap_or(0),
         })
     }
+}
+
+/// [`MORE`] if the frame goes on in the next descriptor.
+fn more(options: XdpDescOptions) -> u16 {
+    const { assert!(XdpDescOptions::XDP_PKT_CONTD.bits() == 1) };
+    (options.bits() as u16 & 1) * MORE
 }
 
 /// The socket: for an XSKMAP, and to wait for packets (readable).
@@ -536,7 +604,7 @@ pub struct Tx {
 }
 
 impl Tx {
-    /// Puts `packet` into the ring; it is sent after [`Tx::publish`] and [`Tx::kick`].
+    /// Puts `packet`, a whole frame, into the ring; it is sent after [`Tx::publish`] and [`Tx::kick`].
     ///
     /// # Errors
     /// The packet, if the ring is full.
@@ -544,13 +612,31 @@ impl Tx {
         if self.ring.free(1) == 0 {
             return Err(RingFull(packet));
         }
+        self.put(packet, XdpDescOptions::empty());
+        Ok(())
+    }
+
+    /// Puts one frame that consists of `packets` into the ring, on sockets with [`Sockets::scatter`]. Returns false,
+    /// and leaves them all in `packets`, if there is no room for the whole of it.
+    pub fn push_frame(&mut self, packets: &mut Vec<Packet>) -> bool {
+        let count = packets.len();
+        if (self.ring.free(count as u32) as usize) < count {
+            return false;
+        }
+        for (n, packet) in packets.drain(..).enumerate() {
+            let goes_on = n + 1 < count;
+            self.put(packet, if goes_on { XdpDescOptions::XDP_PKT_CONTD } else { XdpDescOptions::empty() });
+        }
+        true
+    }
+
+    fn put(&mut self, packet: Packet, options: XdpDescOptions) {
         // One without bytes may begin where its chunk ends: that is the next chunk's address, which would come back for it.
         let (offset, len) = (packet.offset().min(CHUNK - 1) as u64, packet.len() as u32);
         let addr = self.umem.lend(packet.into_frame()) + offset;
-        if self.ring.push(XdpDesc { addr, len, options: XdpDescOptions::empty() }).is_err() {
+        if self.ring.push(XdpDesc { addr, len, options }).is_err() {
             unreachable!("the ring has a free place, and only this side fills it");
         }
-        Ok(())
     }
 
     /// Makes everything pushed visible to the kernel.
@@ -558,15 +644,21 @@ impl Tx {
         self.ring.publish();
     }
 
-    /// Free places, exact where they are fewer than `wanted`.
+    /// Number of places.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.ring.size() as usize
+    }
+
+    /// Free places, each for a packet, exact where they are fewer than `wanted`.
     pub fn room(&mut self, wanted: usize) -> usize {
         self.ring.free(wanted as u32) as usize
     }
 
-    /// Packets that the kernel has not taken yet, or, in copy mode before Linux 6.17, has not told that it has: it tells when
+    /// Frames that the kernel has not taken yet, or, in copy mode before Linux 6.17, has not told that it has: it tells when
     /// it has taken all.
     pub fn pending(&mut self) -> usize {
-        self.ring.pending() as usize
+        self.ring.iter_pending().filter(|descriptor| more(descriptor.options) == 0).count()
     }
 
     /// Tells the kernel to send, if it wants to be told. In copy mode it takes at most 32 packets a call.
@@ -687,18 +779,135 @@ mod tests {
 
         /// Whatever the kernel's side writes, no token is doubled and no packet leaves its chunk.
         #[test]
-        fn a_hostile_kernel_makes_no_frames(descriptors in prop::collection::vec((any::<u64>(), any::<u32>()), 0..40)) {
+        fn a_hostile_kernel_makes_no_frames(
+            descriptors in prop::collection::vec((any::<u64>(), any::<u32>(), any::<bool>(), any::<bool>()), 0..40),
+            max in 0usize..9,
+        ) {
             let (umem, mut user, mut kernel) = both_sides(4, 8);
             user.fill.push(&mut user.free, 2);
-            for (addr, len) in descriptors {
-                let _ = kernel.rx.push(XdpDesc { addr: addr % (6 * CHUNK as u64), len: len % 9000, options: XdpDescOptions::empty() });
-                kernel.rx.publish();
-                user.rx.receive(&mut user.held, 8);
+            for (addr, len, goes_on, publish) in descriptors {
+                let _ = kernel.rx.push(descriptor(addr % (6 * CHUNK as u64), len % 9000, goes_on));
+                if publish {
+                    kernel.rx.publish();
+                    user.rx.receive(&mut user.held, max);
+                }
             }
+            prop_assert!(!user.held.last().is_some_and(Packet::continues), "the last frame has an end");
             for packet in &user.held {
                 let _ = umem.data(packet).iter().fold(0u8, |sum, byte| sum ^ byte);
             }
             prop_assert_eq!(user.free.len() + user.held.len() + umem.lent(), 4);
+        }
+    }
+
+    fn descriptor(addr: u64, len: u32, goes_on: bool) -> XdpDesc {
+        let options = if goes_on { XdpDescOptions::XDP_PKT_CONTD } else { XdpDescOptions::empty() };
+        XdpDesc { addr, len, options }
+    }
+
+    /// The kernel receives a frame of these lengths, each in a chunk of its own.
+    fn receive(kernel: &mut Kernel, lengths: &[u32]) {
+        for (n, len) in lengths.iter().enumerate() {
+            let addr = kernel.fill.pop().expect("a chunk to receive into") + 256;
+            kernel.rx.push(descriptor(addr, *len, n + 1 < lengths.len())).unwrap();
+        }
+        kernel.fill.release();
+        kernel.rx.publish();
+    }
+
+    fn seen(packets: &[Packet]) -> Vec<(usize, bool)> {
+        packets.iter().map(|packet| (packet.len(), packet.continues())).collect()
+    }
+
+    #[test]
+    fn a_frame_of_several_packets_is_received_whole_also_around_the_end_of_the_ring() {
+        let (umem, mut user, mut kernel) = both_sides(16, 8);
+        // Every place of the ring begins a frame once; its indices begin at u32::MAX - 5.
+        for round in 0..16 {
+            user.fill.push(&mut user.free, 5);
+            receive(&mut kernel, &[60]);
+            receive(&mut kernel, &[3840, 3840, 1336]);
+            receive(&mut kernel, &[61]);
+            let whole = [(60, false), (3840, true), (3840, true), (1336, false), (61, false)];
+            // However few are wanted, a frame is not cut.
+            let wanted: &[(usize, usize)] = match round % 3 {
+                0 => &[(8, 5)],
+                1 => &[(1, 1), (1, 3), (1, 1)],
+                _ => &[(3, 4), (9, 1)],
+            };
+            let mut packets = Vec::new();
+            for (max, got) in wanted {
+                assert_eq!(user.rx.receive(&mut packets, *max), *got);
+            }
+            assert_eq!(seen(&packets), whole);
+            user.free.extend(packets.into_iter().map(Packet::into_frame));
+            assert_eq!((user.free.len(), umem.lent()), (16, 0));
+        }
+        assert_eq!(user.rx.faults(), 0);
+    }
+
+    #[test]
+    fn a_frame_without_an_end_is_a_fault_and_what_follows_is_whole() {
+        let (_umem, mut user, mut kernel) = both_sides(64, 32);
+        user.fill.push(&mut user.free, 32);
+        // The ring ends before the frame does.
+        let mut packets = Vec::new();
+        receive(&mut kernel, &[100, 200, 300]);
+        let addr = kernel.fill.pop().unwrap();
+        kernel.rx.push(descriptor(addr, 400, true)).unwrap();
+        kernel.rx.publish();
+        assert_eq!(user.rx.receive(&mut packets, 8), 4);
+        assert_eq!(seen(&packets), [(100, true), (200, true), (300, false), (0, false)]);
+        assert_eq!(user.rx.faults(), 1);
+        // A chunk that the kernel was not lent, and a length beyond its chunk, amidst a frame.
+        packets.clear();
+        for (addr, len) in [(1 << 40, 100), (kernel.fill.pop().unwrap() + 256, 4000)] {
+            let first = kernel.fill.pop().unwrap();
+            kernel.rx.push(descriptor(first, 64, true)).unwrap();
+            kernel.rx.push(descriptor(addr, len, true)).unwrap();
+            kernel.rx.publish();
+            receive(&mut kernel, &[65]);
+        }
+        user.rx.receive(&mut packets, 8);
+        assert_eq!(seen(&packets), [(0, false), (65, false), (0, false), (0, false), (65, false)]);
+        assert_eq!(user.rx.faults(), 3);
+        // Longer than any frame.
+        packets.clear();
+        for _ in 0..20 {
+            let addr = kernel.fill.pop().unwrap();
+            kernel.rx.push(descriptor(addr, 64, true)).unwrap();
+        }
+        kernel.rx.publish();
+        assert_eq!(user.rx.receive(&mut packets, 1), 1 + MOST_PACKETS);
+        assert!(packets.iter().all(|packet| packet.is_empty() && !packet.continues()));
+        assert_eq!(user.rx.faults(), 4);
+    }
+
+    #[test]
+    fn a_frame_of_several_packets_is_sent_whole_or_not_at_all() {
+        let (umem, mut user, mut kernel) = both_sides(16, 8);
+        for _ in 0..16 {
+            let mut frame = |lengths: &[usize]| -> Vec<Packet> {
+                lengths.iter().map(|len| Packet::new(user.free.pop().unwrap(), 64, *len)).collect()
+            };
+            let (mut large, mut last) = (frame(&[4032, 4000, 900]), frame(&[4032, 1, 2, 3, 4]));
+            assert!(user.tx.push_frame(&mut large) && large.is_empty());
+            user.tx.push(Packet::new(user.free.pop().unwrap(), 64, 60)).unwrap();
+            assert!(!user.tx.push_frame(&mut last), "nine in a ring of eight");
+            assert_eq!(last.len(), 5);
+            user.free.push(last.pop().unwrap().into_frame());
+            assert!(user.tx.push_frame(&mut last));
+            user.tx.publish();
+            assert_eq!(user.tx.pending(), 3, "frames");
+            let sent: Vec<XdpDesc> = std::iter::from_fn(|| kernel.tx.pop()).collect();
+            kernel.tx.release();
+            let goes_on: Vec<bool> = sent.iter().map(|sent| more(sent.options) != 0).collect();
+            assert_eq!(goes_on, [true, true, false, false, true, true, true, false]);
+            assert_eq!(user.tx.pending(), 0);
+            sent.iter().for_each(|sent| kernel.completion.push(sent.addr).unwrap());
+            kernel.completion.publish();
+            user.completion.reap(&mut user.free);
+            assert_eq!((user.free.len(), umem.lent()), (16, 0));
         }
     }
 

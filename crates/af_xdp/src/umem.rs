@@ -81,6 +81,14 @@ impl Umem {
         unsafe { base.cast().as_mut() }
     }
 
+    /// All [`CHUNK`] bytes of `frame`.
+    #[must_use]
+    pub fn chunk<'a>(&'a self, frame: &'a Frame) -> &'a [u8; CHUNK] {
+        let base = self.chunk_base(frame);
+        // SAFETY: `chunk_base` gives CHUNK bytes of this UMEM; the token is borrowed for 'a.
+        unsafe { base.cast().as_ref() }
+    }
+
     fn chunk_base(&self, frame: &Frame) -> NonNull<u8> {
         assert_eq!(frame.umem, self.tag, "a frame of another UMEM");
         // SAFETY: tokens are made by `new`, `take_back` and `reclaim` only, with `chunk < self.chunks`: inside the mapping.

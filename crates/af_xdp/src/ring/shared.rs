@@ -62,7 +62,8 @@ impl<T: Copy> Shared<T> {
     /// Reads place `index`, modulo the ring's size; it must be this side's.
     pub(super) fn read(&self, index: u32) -> T {
         // SAFETY: the place lies in the mapping and was published by the other side, which does not write it
-        // again before it is released. T is plain data: any bytes are a valid value.
+        // again before it is released; or this side has written it, and the other reads it at most. T is plain data:
+        // any bytes are a valid value.
         unsafe { self.place(index).read() }
     }
 

@@ -2,7 +2,7 @@
 //! be measured without a network card, and a kernel can be played that puts anything there. For benchmarks and
 //! fuzzing alone: nothing else has a use for it.
 
-use super::{Completion, Fill, Rx, Socket, Tx};
+use super::{Completion, Fill, Rx, Socket, Tx, more};
 use crate::frame::CHUNK;
 use crate::mapping::Mapping;
 use crate::registration::Registration;
@@ -131,11 +131,11 @@ impl Kernel {
         address
     }
 
-    /// Takes a packet to send: address and length.
-    pub fn take_tx(&mut self) -> Option<(u64, u32)> {
+    /// Takes a packet to send: address, length, and whether its frame goes on in the next.
+    pub fn take_tx(&mut self) -> Option<(u64, u32, bool)> {
         let packet = self.tx.pop();
         self.tx.release();
-        packet.map(|packet| (packet.addr, packet.len))
+        packet.map(|packet| (packet.addr, packet.len, more(packet.options) != 0))
     }
 
     /// Puts any descriptor into the RX ring; false if it is full.
