@@ -43,13 +43,7 @@ impl Lab {
     /// Makes the pair of cards again, with new addresses.
     fn make_cards(&self) {
         veth((&self.scene.wire, "eth0"), (&self.scene.host, "eth0"), &self.options).unwrap();
-        self.silence();
-    }
-
-    fn silence(&self) {
-        for namespace in [&self.scene.host, &self.scene.wire] {
-            namespace.sysctl("net.ipv6.conf.eth0.disable_ipv6", "1").unwrap();
-        }
+        self.scene.silence(&["eth0"]);
     }
 
     /// Returns when a frame has come through both ways for each router; says how long that took.
@@ -286,7 +280,7 @@ fn a_card_that_was_moved_to_another_namespace_is_taken_again_when_it_is_back() {
         |lab| {
             elsewhere.ip(&format!("link set eth0 netns {}", lab.scene.host.name())).unwrap();
             lab.scene.host.ip("link set eth0 up").unwrap();
-            lab.silence();
+            lab.scene.silence(&["eth0"]);
         },
         "eth0 is gone",
     );
@@ -308,7 +302,7 @@ fn another_card_of_the_same_name_and_number_is_not_taken_for_the_one_before() {
             number.trim()
         ))
         .unwrap();
-        lab.silence();
+        lab.scene.silence(&["eth0"]);
         for namespace in [host, wire] {
             namespace.ip("link set eth0 up").unwrap();
         }
@@ -369,7 +363,7 @@ fn frames_that_a_card_takes_along_are_counted() {
     lab.wait_until_said("eth0 is gone", 1);
     elsewhere.ip(&format!("link set eth0 netns {}", lab.scene.host.name())).unwrap();
     lab.scene.host.ip("link set eth0 up").unwrap();
-    lab.silence();
+    lab.scene.silence(&["eth0"]);
     lab.wait_for_the_cable();
     lab.wait_until_it_carries();
     let summary = lab.iou_fast.stop();

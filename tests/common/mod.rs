@@ -317,12 +317,17 @@ impl Scene {
     /// Network cards on which the kernel itself says nothing, so that every frame can be counted.
     pub fn silent(names: &[&str], options: &VethOptions) -> Self {
         let scene = Self::with_cards(names, options);
+        scene.silence(names);
+        scene
+    }
+
+    /// Has the kernel say nothing by itself on these network cards.
+    pub fn silence(&self, names: &[&str]) {
         for name in names {
-            for namespace in [&scene.host, &scene.wire] {
+            for namespace in [&self.host, &self.wire] {
                 namespace.sysctl(&format!("net.ipv6.conf.{name}.disable_ipv6"), "1").unwrap();
             }
         }
-        scene
     }
 
     /// What the host itself sees arrive on eth0.

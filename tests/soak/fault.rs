@@ -4,7 +4,7 @@ use super::flow::{End, Flow};
 use super::{ROUTERS, Random, STATION, Soak, noise};
 use std::fs;
 use std::time::Duration;
-use testbed::{Router, Signal};
+use testbed::{Router, Signal, VethOptions, veth};
 
 /// Something that goes wrong for a while.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +29,8 @@ pub(crate) enum Fault {
     NoCarrier,
     /// The card's MTU is smaller.
     SmallMtu,
+    /// The card is removed; later there is another one of its name.
+    CardRemoved,
     /// The NETMAP has a link more.
     NetmapChanged,
     /// The NETMAP is none.
@@ -52,9 +54,9 @@ pub(crate) enum Fault {
 }
 
 use Fault::{
-    AllRestart, BadDatagrams, CardDown, Ended, FileRemoved, FolderRemoved, Killed, NetmapChanged,
-    NetmapFaulty, NoCarrier, NoReader, RouterHangs, RouterReplaced, RouterRestarts, RouterStorms, SmallMtu,
-    Stopped, Storm, StrangersBehind, StrangersOnTheWire,
+    AllRestart, BadDatagrams, CardDown, CardRemoved, Ended, FileRemoved, FolderRemoved, Killed,
+    NetmapChanged, NetmapFaulty, NoCarrier, NoReader, RouterHangs, RouterReplaced, RouterRestarts,
+    RouterStorms, SmallMtu, Stopped, Storm, StrangersBehind, StrangersOnTheWire,
 };
 
 impl Fault {
@@ -70,6 +72,7 @@ impl Fault {
             CardDown,
             NoCarrier,
             SmallMtu,
+            CardRemoved,
             NetmapChanged,
             NetmapFaulty,
             FileRemoved(router()),
@@ -92,6 +95,7 @@ impl Fault {
             RouterRestarts(_) | RouterReplaced(_) | AllRestart | Killed | Ended => random.below(500),
             RouterHangs(_) => 200 + random.below(2500),
             Stopped => 20 + random.below(400),
+            CardRemoved => 100 + random.below(1500),
             NetmapChanged => 600 + random.below(900),
             CardDown | NoCarrier => 50 + random.below(1000),
             _ => 100 + random.below(900),
@@ -100,6 +104,12 @@ impl Fault {
 
     /// True if the two cannot be at one time.
     pub(crate) fn excludes(self, other: Self) -> bool {
+        // Without its card it cannot start.
+        if [self, other].contains(&CardRemoved)
+            && [Killed, Ended].iter().any(|end| [self, other].contains(end))
+        {
+            return true;
+        }
         let (a, b) = (self.concerns(), other.concerns());
         match (a, b) {
             (Concern::Router(a), Concern::Router(b)) => a == b,
@@ -114,7 +124,7 @@ impl Fault {
             | RouterStorms(id) | BadDatagrams(id) | FileRemoved(id) => Concern::Router(id),
             AllRestart | FolderRemoved | NoReader => Concern::Routers,
             Stopped | Killed | Ended | NetmapChanged | NetmapFaulty => Concern::Process,
-            CardDown | NoCarrier | SmallMtu => Concern::Card,
+            CardDown | NoCarrier | SmallMtu | CardRemoved => Concern::Card,
             StrangersOnTheWire | Storm => Concern::Wire,
         }
     }
@@ -126,7 +136,7 @@ impl Fault {
             AllRestart | FolderRemoved | Storm | RouterStorms(_) | NoReader => to != End::Wire,
             Stopped => flow.from == End::Wire,
             Killed | Ended => true,
-            CardDown | NoCarrier | SmallMtu => flow.from == End::Wire || to == End::Wire,
+            CardDown | NoCarrier | SmallMtu | CardRemoved => flow.from == End::Wire || to == End::Wire,
             NetmapChanged | NetmapFaulty | FileRemoved(_) | StrangersOnTheWire | StrangersBehind(_)
             | BadDatagrams(_) => false,
         }
@@ -134,7 +144,7 @@ impl Fault {
 
     /// Whether iou-fast counts what it costs: not what never came to it, nor what it had when it was killed.
     pub(crate) fn is_counted(self) -> bool {
-        !matches!(self, Killed | Ended | CardDown | NoCarrier | SmallMtu)
+        !matches!(self, Killed | Ended | CardDown | NoCarrier | SmallMtu | CardRemoved)
     }
 
     /// It begins.
@@ -156,6 +166,7 @@ impl Fault {
             CardDown => drop(soak.scene.host.ip("link set eth0 down").unwrap()),
             NoCarrier => drop(soak.scene.wire.ip("link set eth0 down").unwrap()),
             SmallMtu => drop(soak.scene.host.ip("link set eth0 mtu 800").unwrap()),
+            CardRemoved => soak.remove_card(),
             NetmapChanged => {
                 soak.guest = Some(Router::new(&soak.scene.netio(), GUEST).unwrap());
                 soak.netmap(&format!("{GUEST}:0/0 {}:0/1\n", 512 + ROUTERS));
@@ -222,6 +233,7 @@ impl Fault {
                 soak.netmap("");
             }
             NetmapFaulty => soak.netmap(""),
+            CardRemoved => soak.make_card(),
             Stopped => soak.signal(Signal::CONT),
             Killed | Ended => soak.start_iou_fast(),
             CardDown => drop(soak.scene.host.ip("link set eth0 up").unwrap()),
@@ -272,6 +284,25 @@ impl Soak {
 
     fn come(&mut self, id: u16) {
         self.members[index(id)].router = Some(Router::new(&self.scene.netio(), id).unwrap());
+    }
+
+    /// Removes both ends of the cable.
+    fn remove_card(&mut self) {
+        self.lost_before += super::common::crowd::lost_on_the_wire(&self.scene);
+        while let Some(frame) = self.station.recv(Duration::ZERO) {
+            self.heard(End::Wire, &frame);
+        }
+        self.scene.host.ip("link del eth0").unwrap();
+        self.card_is_there = false;
+    }
+
+    /// A new cable, whose ends are called as those of the old one.
+    fn make_card(&mut self) {
+        self.receive();
+        veth((&self.scene.wire, "eth0"), (&self.scene.host, "eth0"), &VethOptions::default()).unwrap();
+        self.scene.silence(&["eth0"]);
+        self.station = self.scene.station();
+        self.card_is_there = true;
     }
 
     /// Puts a NETMAP in the place of the one that is there, as editors do: what it always has, and `more`.

@@ -54,6 +54,9 @@ struct Member {
 pub(crate) struct Soak {
     scene: Scene,
     station: Station,
+    card_is_there: bool,
+    /// Frames that former cards' far ends threw away.
+    lost_before: u64,
     iou_fast: Option<Running>,
     members: Vec<Member>,
     /// The router on the link that comes and goes, while it is there.
@@ -140,6 +143,8 @@ impl Soak {
         let mut soak = Self {
             scene,
             station,
+            card_is_there: true,
+            lost_before: 0,
             iou_fast: None,
             members,
             guest: None,
@@ -173,7 +178,7 @@ impl Soak {
         let weight = |why: &str| if why == "group-surplus" { ports } else { 1 };
         let dropped: u64 = summary.dropped.iter().map(|(why, count)| weight(why) * count).sum();
         let faults: u64 = summary.faults.iter().map(|(_, count)| count * ports).sum();
-        let on_the_wire = ports * common::crowd::lost_on_the_wire(&self.scene);
+        let on_the_wire = ports * self.lost_on_the_wire();
         assert!(
             self.to_be_counted <= dropped + faults + on_the_wire,
             "{} frames are missing, which it has not counted\n{}",
@@ -192,6 +197,12 @@ impl Soak {
             list(&summary.faults),
             self.to_be_counted
         ));
+    }
+
+    /// Frames that the far end of the card threw away.
+    fn lost_on_the_wire(&self) -> u64 {
+        let now = if self.card_is_there { common::crowd::lost_on_the_wire(&self.scene) } else { 0 };
+        self.lost_before + now
     }
 
     /// A round of frames in all directions, and whatever has arrived.
@@ -311,7 +322,7 @@ impl Soak {
             return;
         }
         if flow.from == End::Wire {
-            let lost = common::crowd::lost_on_the_wire(&self.scene);
+            let lost = self.lost_on_the_wire();
             // One for many is missing at each.
             self.wire_excused += 1;
             if self.wire_excused <= lost * u64::from(ROUTERS) {
