@@ -19,8 +19,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use testbed::{Bin, Namespace, Process, Signal, Station, VethOptions, veth};
 
-/// How long a program may take to start or end, also on a machine that is busy with other tests.
-pub const SOON: Duration = Duration::from_secs(10);
+/// How long a program may take to start or end, also on a machine that is busy with other tests; an emulated processor is
+/// some thirty times slower.
+pub const SOON: Duration = Duration::from_secs(if cfg!(feature = "vm") { 60 } else { 10 });
 
 /// Namespaces, network cards and a lab's folder. Everything goes when it is dropped.
 pub struct Scene {
