@@ -371,6 +371,75 @@ fn frames_that_a_card_takes_along_are_counted() {
 }
 
 #[test]
+fn frames_that_a_card_takes_along_are_counted_also_at_the_end() {
+    const FRAMES: u64 = 50;
+    let elsewhere = Namespace::new("elsewhere").unwrap();
+    let mut lab = Lab::new(&[], VethOptions::default());
+    // It is told of the card and of its own end at once.
+    lab.iou_fast.process.signal(Signal::STOP);
+    lab.scene.host.ip(&format!("link set eth0 netns {}", elsewhere.name())).unwrap();
+    elsewhere.ip("link set eth0 up").unwrap();
+    lab.wait_for_the_cable();
+    let station = lab.scene.station();
+    send_paced(&station, &(0..FRAMES).map(|seq| to_router(1, seq)).collect::<Vec<_>>());
+    from_router(&lab.routers[0], 1, 7);
+    std::thread::sleep(Duration::from_millis(50));
+    lab.iou_fast.process.signal(Signal::INT);
+    lab.iou_fast.process.signal(Signal::CONT);
+    let summary = lab.iou_fast.stop();
+    assert_eq!(summary.faults, [("rx-dropped".to_string(), FRAMES)], "{}", summary.text);
+    assert_eq!(summary.drops("nic-down"), 1, "{}", summary.text);
+}
+
+#[test]
+fn a_broadcast_storm_does_not_keep_a_card_from_being_taken_again() {
+    // Interfaces for which each broadcast is work, too many for a worker to keep up.
+    const ROUTERS: u16 = 500;
+    const UNITS: u16 = 8;
+    let options = VethOptions::default();
+    let scene = Scene::silent(&["eth0"], &options);
+    let units = (1..=ROUTERS).flat_map(|id| (0..UNITS).map(move |unit| (id, unit)));
+    scene.netmap(
+        &units.map(|(id, unit)| format!("{id}:0/{unit} {}:0/{unit}\n", 512 + id)).collect::<String>(),
+    );
+    let iou_fast = scene.start(&["-i", "eth0", "-p", &pseudo_ids(ROUTERS)]);
+    let routers = [1, 2].map(|id| scene.deep_router(id));
+    let mut lab = Lab { scene, iou_fast, routers, options };
+    lab.wait_until_it_carries();
+    remove(&lab);
+    lab.wait_until_said("eth0 is gone", 1);
+    std::thread::sleep(Duration::from_millis(100));
+
+    // The XDP program is ready before the worker is.
+    let stalled = lab.iou_fast.process.stall("worker 0").unwrap();
+    lab.make_cards();
+    lab.wait_until_said("1 queue; forwarding goes on", 1);
+    lab.wait_for_the_cable();
+    let (station, storm) = (lab.scene.station(), lab.scene.station());
+    let end = AtomicBool::new(false);
+    let arrived = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let frames: Vec<Vec<u8>> = (0..32).map(to_all).collect();
+            while !end.load(Relaxed) {
+                let _ = storm.send_batch(&frames);
+            }
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        drop(stalled);
+        let router = &mut lab.routers[0];
+        let arrived = wait_until(WAIT, || {
+            let _ = station.send(&to_router(1, 1 << 40));
+            let is_it = |frame: &[u8]| number(frame) == Some(1 << 40);
+            router.recv_where(Duration::from_millis(5), |_, frame| is_it(frame)).is_some()
+        });
+        end.store(true, Relaxed);
+        arrived
+    });
+    assert!(arrived, "{}", lab.iou_fast.process.dump());
+    lab.iou_fast.stop();
+}
+
+#[test]
 fn a_netmap_that_changes_while_the_card_is_away_holds_when_it_is_back() {
     let wiring = |ids: [u16; 2]| ids.map(|id| format!("{id}:0/0 {}:0/0\n", 512 + id)).concat();
     let scene = Scene::silent(&["eth0"], &VethOptions::default());

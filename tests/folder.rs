@@ -139,6 +139,30 @@ fn the_folder_is_removed_and_made_again() {
 }
 
 #[test]
+fn a_netmap_that_changes_while_the_folder_is_away_is_followed_when_it_is_back() {
+    let scene = Scene::silent(&["eth0"], &VethOptions::default());
+    scene.netmap(&classroom(1));
+    let iou_fast = scene.start(&["-i", "eth0"]);
+    let mut station = scene.station();
+    for (round, routers) in [2, 3].into_iter().enumerate() {
+        std::fs::remove_dir_all(scene.netio()).unwrap();
+        if round == 1 {
+            std::fs::create_dir(scene.netio()).unwrap();
+        }
+        scene.netmap(&classroom(routers));
+        let read = wait_until(SOON, || lines(&iou_fast, "was read again: added") > round);
+        assert!(read, "{}", iou_fast.process.dump());
+        for id in 1..=routers {
+            let mut router = Router::new(&scene.netio(), id).unwrap();
+            wait_until_connected(&station, &mut router, id);
+            wait_until_heard(&mut station, &scene.netio(), id, u64::from(routers));
+        }
+    }
+    assert_eq!(lines(&iou_fast, "is not followed"), 0, "{}", iou_fast.process.dump());
+    iou_fast.stop();
+}
+
+#[test]
 fn a_folder_of_another_user_in_its_place_is_refused_until_it_is_gone() {
     let (scene, iou_fast) = lab(1);
     let mut station = scene.station();

@@ -11,7 +11,7 @@ use iou_fast::sys::tap::Tap;
 use std::net::UdpSocket;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use testbed::{Router, Station, Tag, VethOptions};
+use testbed::{Router, Station, Tag, VethOptions, veth};
 
 const STATION: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const R1: [u8; 6] = [0xaa, 0xbb, 0xcc, 0, 1, 0];
@@ -349,6 +349,67 @@ fn an_mtu_that_is_raised_is_followed() {
     let summary = iou_fast.stop();
     assert!(summary.dropped.iter().all(|(why, _)| why == "too-long"), "{}", summary.text);
     assert!(summary.faults.is_empty(), "{}", summary.text);
+}
+
+#[test]
+fn a_card_of_another_mtu_that_comes_in_its_place_is_taken_as_it_is() {
+    for sizes_of_cards in [[9000, 1500, 9000], [1500, 9000, 1500]] {
+        let options = |mtu| VethOptions { mtu, queues_rx: 2, queues_tx: 2, ..VethOptions::default() };
+        let scene = Scene::silent(&["eth0"], &options(sizes_of_cards[0]));
+        scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
+        let mut routers = [scene.deep_router(1), scene.deep_router(2)];
+        let iou_fast = start(&scene, &["--cpus", "0,1"]);
+        for (round, size) in sizes_of_cards.into_iter().enumerate() {
+            if round > 0 {
+                scene.host.ip("link del eth0").unwrap();
+                let gone =
+                    || iou_fast.process.stderr().lines().filter(|line| line.contains("eth0 is gone")).count();
+                assert!(testbed::wait_until(SOON, || gone() == round), "{}", iou_fast.process.dump());
+                veth((&scene.wire, "eth0"), (&scene.host, "eth0"), &options(size)).unwrap();
+                scene.silence(&["eth0"]);
+            }
+            let mut station = scene.station();
+            let (list, most) = (sizes(size as usize + 14), size as usize + 14);
+            let all = Vec::from_iter(0..list.len() as u64);
+            // Large frames pass both ways from some moment on.
+            let (down, up) = (plain(R1, STATION, most, 5000), plain(STATION, R1, most, 5001));
+            let carries = testbed::wait_until(SOON, || {
+                let _ = station.send(&down);
+                let a_while = Duration::from_millis(20);
+                routers[0].recv_where(a_while, |_, frame| frame == down).is_some() && {
+                    routers[0].send(501, FROM_1, &up).unwrap();
+                    station.recv_where(a_while, |frame| frame == up).is_some()
+                }
+            });
+            assert!(carries, "{size}\n{}", iou_fast.process.dump());
+            while station.recv(Duration::from_millis(50)).is_some() {}
+            routers.iter_mut().for_each(|router| while router.recv(Duration::from_millis(50)).is_some() {});
+
+            station.send_batch(&numbered(R1, STATION, &list)).unwrap();
+            assert_eq!(routers[0].hear(all.len()), all, "{size}");
+            numbered(STATION, R1, &list)
+                .iter()
+                .for_each(|frame| routers[0].send(501, FROM_1, frame).unwrap());
+            assert_eq!(station.hear(all.len()), all, "{size}");
+            // Datagrams of several chunks stay what they were for once.
+            let between = sizes(9014);
+            numbered(R2, R1, &between).iter().for_each(|frame| routers[0].send(501, FROM_1, frame).unwrap());
+            if size == 9000 || sizes_of_cards[0] == 9000 {
+                assert_eq!(routers[1].hear(between.len()), Vec::from_iter(0..between.len() as u64), "{size}");
+            } else {
+                while routers[1].recv(Duration::from_millis(50)).is_some() {}
+            }
+            numbered(BROADCAST, R2, &list)
+                .iter()
+                .for_each(|frame| routers[1].send(502, FROM_2, frame).unwrap());
+            assert_eq!(station.hear(all.len()), all, "{size}");
+            assert_eq!(routers[0].hear(all.len()), all, "{size}");
+        }
+        let summary = iou_fast.stop();
+        let expected = ["nic-down", "nic-refused", "router-down", "too-long"];
+        assert!(summary.dropped.iter().all(|(why, _)| expected.contains(&why.as_str())), "{}", summary.text);
+        assert!(summary.faults.is_empty(), "{}", summary.text);
+    }
 }
 
 /// The kernel at the other end leaves the checksum of a large datagram to a network card that is none.

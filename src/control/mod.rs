@@ -387,6 +387,11 @@ impl Forwarder {
         for card in &self.cards {
             card.settle();
         }
+        let orders = orders(&self.workers);
+        let around = Around { options: &self.options, pool: &self.pool, orders: &orders };
+        for (index, (card, lan)) in self.cards.iter_mut().zip(&self.lans).enumerate() {
+            card.last_look(index, lan, &around);
+        }
         for worker in &self.workers {
             worker.orders.give(Order::Stop);
         }

@@ -158,7 +158,7 @@ impl Watch {
     }
 
     /// Begins to read the file if it is due: what it says is to follow `plan`, in these folders, with as many ports on
-    /// each LAN as there is room for. Wakes `wake` at the end.
+    /// each LAN as there is room for. Wakes `wake` at the end. While a folder is away, it waits for that.
     pub(super) fn read(
         &mut self,
         plan: &Arc<Plan>,
@@ -169,6 +169,11 @@ impl Watch {
             return;
         }
         let (folders, rooms) = circumstances();
+        if !folders.iter().all(Folder::is_in_place) {
+            // New sockets have no place just now. A file that could not be followed would be read only when it changes again.
+            self.due = Some(Instant::now() + SETTLED);
+            return;
+        }
         self.due = None;
         self.seen = Signature::of(&self.request.file);
         let (send, receive) = channel::bounded(1);

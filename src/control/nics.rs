@@ -527,6 +527,15 @@ impl Card {
         self.recover(index, lan, around);
     }
 
+    /// Looks at the card for the last time, when the XDP program passes everything already: if it has gone and nobody has
+    /// noticed, its sockets are given up, so that what it took along is counted. One that is still there keeps its
+    /// sockets, for what is to be sent.
+    pub(super) fn last_look(&mut self, index: usize, lan: &Lan, around: &Around<'_>) {
+        if let Some(change @ Change::Gone(_)) = self.device.as_mut().and_then(|device| device.look(lan)) {
+            self.lose(change, index, lan, around);
+        }
+    }
+
     /// How long until [`follow`](Self::follow) is due, events apart.
     pub(super) fn next_step(&self) -> Option<Duration> {
         let Some(lost) = &self.lost else {

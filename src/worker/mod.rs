@@ -925,8 +925,9 @@ impl Worker {
                     self.delivery.set_socket(router, socket, &mut self.stock, &self.poller);
                 }
                 Order::Nic { lan, sockets } => {
-                    // What has arrived is delivered. Nothing more does: the XDP program was told to pass everything.
-                    while self.arrive(lan) {}
+                    // What has arrived is delivered. Nothing more does: the XDP program was told to pass everything. When
+                    // there are sockets again it may be at work before this worker is, and a storm would have no end.
+                    while !self.arrivals[lan].queues.is_empty() && self.arrive(lan) {}
                     self.unplug(lan, true);
                     if let Some(Err(error)) = sockets.map(|sockets| self.plug(lan, sockets)) {
                         tracing::error!(
