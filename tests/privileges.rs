@@ -17,9 +17,8 @@ const HSRP: [u8; 6] = [0, 0, 0x0c, 7, 0xac, 1];
 const NET_ADMIN: u64 = 1 << 12;
 const NET_RAW: u64 = 1 << 13;
 const IPC_LOCK: u64 = 1 << 14;
-const PERFMON: u64 = 1 << 38;
 const BPF: u64 = 1 << 39;
-const CONTROL: u64 = NET_ADMIN | NET_RAW | IPC_LOCK | BPF | PERFMON;
+const CONTROL: u64 = NET_ADMIN | NET_RAW | IPC_LOCK | BPF;
 
 /// One thread, as `/proc/PID/task/TID/status` shows it.
 #[derive(Debug)]

@@ -17,14 +17,14 @@ use std::collections::BTreeMap;
 /// What the control thread keeps while routers run, to take a card again that was removed, and to make sockets.
 pub const RUNNING: Set = Set::NET_ADMIN // attach XDP, offloads, send buffers beyond net.core.wmem_max
     .union(Set::NET_RAW) // AF_XDP sockets, the AF_PACKET socket that keeps a card promiscuous
-    .union(Set::BPF) // make maps, load the program
-    // Load the program: without it the verifier also follows what a CPU might guess, where the loops of the program have
-    // no end, and has the JIT put barriers in the path of every frame.
-    .union(Set::PERFMON)
+    .union(Set::BPF) // attach the program, where unprivileged BPF is off
     .union(Set::IPC_LOCK); // register memory for frames beyond RLIMIT_MEMLOCK, 8 MB as a rule
 
 /// What start-up needs besides: given up before the first router is told `ready`.
 pub const STARTUP: Set = RUNNING
+    // Load the program: without it the verifier also follows what a CPU might guess, where the loops of the program have
+    // no end, and has the JIT put barriers in the path of every frame.
+    .union(Set::PERFMON)
     .union(Set::SYS_ADMIN) // the network namespace in which pseudo sockets are made; whose program is on a card
     .union(Set::SYS_PTRACE); // which process holds a card or a socket that we want
 
@@ -205,15 +205,11 @@ const IOCTLS: &[u64] = &[
 const BPF_ELEMENTS: &[u32] =
     &[libbpf_sys::BPF_MAP_LOOKUP_ELEM, libbpf_sys::BPF_MAP_UPDATE_ELEM, libbpf_sys::BPF_MAP_DELETE_ELEM];
 
-/// `bpf` for a card taken again: load, attach, and say who is there already. No pinning, no tracing.
+/// `bpf` for a card taken again: attach, and say who is there already. The program and its maps stay: nothing is made,
+/// loaded, pinned or traced.
 const BPF_CONTROL: &[u32] = &[
-    libbpf_sys::BPF_MAP_CREATE,
     libbpf_sys::BPF_MAP_GET_NEXT_KEY,
-    libbpf_sys::BPF_MAP_FREEZE,
     libbpf_sys::BPF_MAP_GET_FD_BY_ID,
-    libbpf_sys::BPF_PROG_LOAD,
-    libbpf_sys::BPF_PROG_BIND_MAP,
-    libbpf_sys::BPF_BTF_LOAD,
     libbpf_sys::BPF_BTF_GET_FD_BY_ID,
     libbpf_sys::BPF_OBJ_GET_INFO_BY_FD,
     libbpf_sys::BPF_LINK_CREATE,
