@@ -4,9 +4,10 @@
 
 use crate::ring::checked::Shared;
 use crate::ring::{Consumer, NEED_WAKEUP, Producer};
-use crate::sync::{AtomicBool, Ordering, fence};
+use crate::sync::{Ordering, fence};
 use crate::umem::Umem;
 use loom::sync::Arc;
+use loom::sync::atomic::AtomicBool;
 use loom::thread;
 
 /// Numbers its descriptors from 1; 0 is what a place holds that was never written.
