@@ -432,7 +432,10 @@ impl Forwarder {
         for (number, socket) in &sockets {
             match socket.fd.try_clone() {
                 Ok(descriptor) => given[plan.pseudos[*number].worker].push((*number, descriptor)),
-                Err(error) => return tracing::error!("the NETMAP is not followed: a pseudo socket: {error}"),
+                Err(error) => {
+                    tracing::error!("the NETMAP is not followed yet: a pseudo socket: {error}");
+                    return self.netmap.ask_later();
+                }
             }
         }
         // First the files of ids that are no longer ours: nobody is to send there any more.

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// How long after its last change the file is read: editors write in several steps.
 const SETTLED: Duration = Duration::from_millis(200);
+/// How long until a file is read again that only circumstances stand in the way of.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Why a changed NETMAP is not followed.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +75,8 @@ pub(super) struct Watch {
     due: Option<Instant>,
     asked: bool,
     reading: Option<channel::Receiver<Result<Next, Refusal>>>,
+    /// Why the file is not followed; said.
+    refused: Option<String>,
     remarks: Vec<String>,
 }
 
@@ -91,6 +95,7 @@ impl Watch {
             due: None,
             asked: false,
             reading: None,
+            refused: None,
             remarks,
         };
         if let Err(error) = watch.watch() {
@@ -131,6 +136,11 @@ impl Watch {
     /// Reads the file again at once.
     pub(super) fn ask(&mut self) {
         (self.asked, self.due) = (true, Some(Instant::now()));
+    }
+
+    /// Reads the file again in a while: what stands in its way may pass.
+    pub(super) fn ask_later(&mut self) {
+        self.due.get_or_insert_with(|| Instant::now() + AGAIN);
     }
 
     /// Looks at the file itself, once a second: a link may lead to it, or a mount cover it, and then its folder tells
@@ -210,10 +220,19 @@ impl Watch {
         let next = match result {
             Ok(next) => next,
             Err(why) => {
-                tracing::error!("{file} is not followed, everything stays as it was:\n{why}");
+                let (passing, why) = (matches!(why, Refusal::Socket(_)), why.to_string());
+                if self.refused.as_ref() != Some(&why) || asked {
+                    let again = if passing { " It is tried again every few seconds." } else { "" };
+                    tracing::error!("{file} is not followed, everything stays as it was.{again}\n{why}");
+                }
+                self.refused = Some(why);
+                if passing {
+                    self.ask_later();
+                }
                 return None;
             }
         };
+        self.refused = None;
         for remark in next.remarks.iter().filter(|remark| !self.remarks.contains(remark)) {
             tracing::info!("{remark}");
         }

@@ -519,7 +519,7 @@ impl Card {
     }
 
     /// Looks at the card and does what follows: tells the workers its state, gives it up when it has gone, takes it again
-    /// when it is back. Never waits.
+    /// when it is back. Waits for a grace period of the kernel at most.
     pub(super) fn follow(&mut self, index: usize, lan: &Lan, around: &Around<'_>) {
         if let Some(change) = self.device.as_mut().and_then(|device| device.look(lan)) {
             self.lose(change, index, lan, around);
