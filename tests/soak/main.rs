@@ -457,7 +457,7 @@ fn all_faults_at_random_and_every_frame_is_accounted_for() {
         std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
     };
     let seed = variable("IOU_FAST_SOAK_SEED", 4);
-    let time = Duration::from_secs(variable("IOU_FAST_SOAK_SECONDS", 100));
+    let time = Duration::from_secs(variable("IOU_FAST_SOAK_SECONDS", 120));
     println!("seed {seed}, {time:?}");
     let mut soak = Soak::new(seed);
     soak.run(time);
