@@ -424,7 +424,7 @@ impl Bed {
             // A card that is behind has half a second at the end: that is for some of the inputs.
             for _ in 0..4 {
                 self.turn();
-                (0..2 * PLACES).for_each(|_| drop(self.transmit()));
+                (0..2 * PLACES).for_each(|_| _ = self.transmit());
             }
         }
         self.orders.give(Order::Stop);

@@ -116,7 +116,7 @@ impl RingBuffer {
             if word & DISCARDED == 0 {
                 self.batch.push((at + RECORD_HEADER, len));
             }
-            self.position += room;
+            self.position = self.position.wrapping_add(room);
         }
         if self.batch.is_empty() && self.position != before {
             // Nothing but discarded records: a caller that has no batch has nothing to release.

@@ -82,13 +82,13 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             let status = fuzz(target, options.seconds)?.status().map_err(|source| start(target, source))?;
             Ok(verdict(target, status))
         }
-        None => Ok(check(options.seconds, shell::can_be_root())?.iter().all(|(_, passed)| *passed)),
+        None => Ok(check(options.seconds, shell::can_be_root(), None)?.iter().all(|(_, passed)| *passed)),
     }
 }
 
 /// Runs every target over its corpus and so many seconds more, two at a time and quietly. Targets that need root are left
-/// out unless `root`. Returns which targets ran, and whether they found nothing.
-pub(crate) fn check(seconds: u32, root: bool) -> Result<Vec<(String, bool)>> {
+/// out unless `root`. With a `seed` each run tries the same. Returns which targets ran, and whether they found nothing.
+pub(crate) fn check(seconds: u32, root: bool, seed: Option<u32>) -> Result<Vec<(String, bool)>> {
     let targets: Vec<String> =
         targets()?.into_iter().filter(|target| root || !ROOT.contains(&target.as_str())).collect();
     let mut verdicts = Vec::new();
@@ -96,6 +96,7 @@ pub(crate) fn check(seconds: u32, root: bool) -> Result<Vec<(String, bool)>> {
         let mut running = Vec::new();
         for target in pair {
             let command = &mut fuzz(target, seconds)?;
+            command.args(seed.map(|seed| format!("-seed={seed}")));
             let log = log(target)?;
             let both = log.try_clone().map_err(|source| start(target, source))?;
             let child = command.stdin(Stdio::null()).stdout(log).stderr(both).spawn();

@@ -106,7 +106,7 @@ fn fuzzing(stages: &mut Stages, options: &Options) -> Result<()> {
     if !root {
         stages.not_run.push("fuzzing of the XDP program and of workers: they need root".into());
     }
-    for (target, passed) in fuzz::check(FUZZ_SECONDS, root)? {
+    for (target, passed) in fuzz::check(FUZZ_SECONDS, root, Some(1))? {
         stages.count += Count { passed: passed.into(), failed: (!passed).into(), ignored: 0 };
         if !passed {
             stages.failed.push(format!("fuzzing: {target}"));
