@@ -446,6 +446,8 @@ pub struct Worker {
     /// What [`Remains::sockets`] will say of those that are closed.
     closed: Vec<(RxStatistics, u64)>,
     next_upkeep: u64,
+    /// It was told to [`enlarge`](Self::enlarge), and had too few chunks as yet.
+    wants_large: bool,
     turns: Turns,
     pace: Pace,
     /// Frames that arrived for routers in this turn of the loop.
@@ -526,6 +528,7 @@ impl Worker {
             latencies: Latencies::default(),
             closed: Vec::new(),
             next_upkeep: 0,
+            wants_large: false,
             turns: Turns::default(),
             pace: Pace::default(),
             moved: 0,
@@ -908,6 +911,7 @@ impl Worker {
             if self.delivery.is_waiting() {
                 self.delivery.expire(now, &mut self.stock, &self.poller);
             }
+            self.wants_large = self.wants_large && !self.enlarge();
             for Arrival { lan, queues, .. } in &mut self.arrivals {
                 for queue in queues {
                     queue.write_off(lan);
@@ -937,9 +941,10 @@ impl Worker {
                     }
                 }
                 Order::Large => {
-                    if !self.enlarge() {
+                    self.wants_large = !self.enlarge();
+                    if self.wants_large {
                         tracing::warn!(
-                            "worker {}: no memory left for large frames from routers: start iou-fast again",
+                            "worker {}: no memory is left for large frames from routers; they are `too-long` until some is",
                             self.index
                         );
                     }
