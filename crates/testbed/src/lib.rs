@@ -25,6 +25,7 @@ mod process;
 mod router;
 mod station;
 mod sys;
+mod trunk;
 mod veth;
 
 pub use bin::Bin;
@@ -35,6 +36,7 @@ pub use namespace::{Namespace, is_root, reap_stale, require_root, run, with_own_
 pub use process::{Process, Signal, Stalled};
 pub use router::{Datagram, Router, RouterOptions};
 pub use station::Station;
+pub use trunk::Trunk;
 pub use veth::{VethOptions, veth};
 
 use std::time::{Duration, Instant};
