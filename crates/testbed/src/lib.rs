@@ -26,6 +26,7 @@ mod router;
 mod station;
 mod sys;
 mod terminal;
+mod trunk;
 mod veth;
 
 pub use bin::Bin;
@@ -37,6 +38,7 @@ pub use process::{Process, Signal, Stalled, Streams};
 pub use router::{Datagram, Router, RouterOptions};
 pub use station::Station;
 pub use terminal::Terminal;
+pub use trunk::Trunk;
 pub use veth::{VethOptions, veth};
 
 use std::time::{Duration, Instant};
