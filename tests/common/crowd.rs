@@ -168,6 +168,7 @@ pub struct Crowd {
     members: Arc<Vec<Member>>,
     end: Arc<AtomicBool>,
     reader: Option<JoinHandle<Vec<Router>>>,
+    thread: i32,
 }
 
 impl Crowd {
@@ -176,7 +177,9 @@ impl Crowd {
         let members: Arc<Vec<Member>> = Arc::new(routers.iter().map(|_| Member::default()).collect());
         let end = Arc::new(AtomicBool::new(false));
         let (shared, ended) = (members.clone(), end.clone());
+        let (tell, told) = std::sync::mpsc::channel();
         let read = move || {
+            tell.send(rustix::thread::gettid().as_raw_pid()).unwrap();
             while !ended.load(Relaxed) {
                 let reads = |n: &usize| !shared[*n].stopped.load(Relaxed);
                 let reading: Vec<usize> = (0..routers.len()).filter(reads).collect();
@@ -195,7 +198,13 @@ impl Crowd {
             }
             routers
         };
-        Self { members, end, reader: Some(std::thread::spawn(read)) }
+        let reader = std::thread::spawn(read);
+        Self { members, end, reader: Some(reader), thread: told.recv().unwrap() }
+    }
+
+    /// Id of the thread that reads.
+    pub fn thread(&self) -> i32 {
+        self.thread
     }
 
     /// Starts routers 1 to `routers` and reads them.
