@@ -106,6 +106,7 @@ fn bench(quick: bool, filter: &str) -> Result<bool> {
         failed: Vec::new(),
     };
     println!("{}\n\n{}", report.title(), Report::head());
+    let before = measure::stolen()?;
     let mut cases = Cases { bed, plan, rows: Vec::new(), notes: Vec::new() };
     for (name, case) in cases::ALL.iter().filter(|(name, _)| name.contains(filter)) {
         if let Err(error) = case(&mut cases) {
@@ -115,6 +116,11 @@ fn bench(quick: bool, filter: &str) -> Result<bool> {
         cases.bed.silence();
     }
     cases.no_fault();
+    let after = measure::stolen()?;
+    let stolen = 100.0 * (after.0 - before.0) as f64 / (after.1 - before.1).max(1) as f64;
+    if stolen >= 1.0 {
+        cases.notes.push(format!("the machine's host kept {stolen:.0} % of the CPUs' time meanwhile"));
+    }
     report.rows = cases.rows;
     report.notes = cases.notes;
     report.faults = std::mem::take(&mut cases.bed.faults);

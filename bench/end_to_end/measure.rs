@@ -101,6 +101,15 @@ pub(crate) fn threads(pid: u32) -> Result<Vec<Thread>> {
     Ok(threads)
 }
 
+/// What the host of a virtual machine kept of its CPUs' time, and all of that time, in ticks since it was started.
+pub(crate) fn stolen() -> Result<(u64, u64)> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().unwrap_or_default();
+    // user nice system idle iowait irq softirq steal; what follows is in user already.
+    let ticks: Vec<u64> = line.split_whitespace().skip(1).take(8).filter_map(|n| n.parse().ok()).collect();
+    Ok((ticks.last().copied().unwrap_or(0), ticks.iter().sum()))
+}
+
 /// Memory of a process in bytes, huge pages included.
 pub(crate) fn memory(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
