@@ -136,7 +136,7 @@ fn threads_of_a_lab_of_another_user_keep_only_what_they_need() {
     scene.give_netio(LAB);
     let router = scene.router_of(LAB, 1);
     let iou_fast = scene.start(&["-i", "eth0", "-p", "513", "--uid", "61000", "--cpus", "0,1"]);
-    let names = ["worker 0", "worker 1", "pseudo-sockets"];
+    let names = ["worker 0", "worker 1", "pseudo-sockets", "log", "output"];
     // The effective and the file ids are the lab's user's; the real and the saved one are not, so that he cannot
     // signal it.
     assert_confined(&iou_fast.process, [0, LAB, 0, LAB], &names, false);
@@ -159,7 +159,7 @@ fn threads_of_a_lab_of_root_keep_only_what_they_need() {
     scene.netmap("1:0/0 513:0/0\n");
     let router = scene.router_of(0, 1);
     let iou_fast = scene.start(&["-i", "eth0", "-p", "513"]);
-    assert_confined(&iou_fast.process, [0; 4], &["worker 0", "pseudo-sockets"], false);
+    assert_confined(&iou_fast.process, [0; 4], &["worker 0", "pseudo-sockets", "log", "output"], false);
     let _router = works(&scene, &iou_fast, 0, router);
     iou_fast.stop();
 }
@@ -247,7 +247,12 @@ fn an_ordinary_user_runs_it_with_file_capabilities() {
     let router = scene.router_of(LAB, 1);
     let iou_fast = started_by_user(&scene, &copy);
     // Only root can empty the bounding set. With no new privileges it bounds nothing.
-    assert_confined(&iou_fast.process, [LAB; 4], &["worker 0", "worker 1", "pseudo-sockets"], true);
+    assert_confined(
+        &iou_fast.process,
+        [LAB; 4],
+        &["worker 0", "worker 1", "pseudo-sockets", "log", "output"],
+        true,
+    );
     let said = iou_fast.process.stderr();
     assert!(!said.contains("WARN"), "{said}");
     let router = works(&scene, &iou_fast, LAB, router);
@@ -260,7 +265,7 @@ fn an_ordinary_user_runs_it_with_file_capabilities() {
     assert_ne!(less, given);
     let copy = copy_with(&less);
     let iou_fast = started_by_user(&scene, &copy);
-    assert_confined(&iou_fast.process, [LAB; 4], &["worker 0", "worker 1"], true);
+    assert_confined(&iou_fast.process, [LAB; 4], &["worker 0", "worker 1", "log", "output"], true);
     let said = iou_fast.process.stderr();
     assert!(said.contains("net.unix.max_dgram_qlen"), "{said}");
     works(&scene, &iou_fast, LAB, router);

@@ -484,6 +484,7 @@ impl Forwarder {
                 }
                 if let Err(error) = privileges::confine(Role::Worker) {
                     tracing::error!("worker {index}: {error}");
+                    crate::output::finish();
                     std::process::exit(1);
                 }
                 worker.run()

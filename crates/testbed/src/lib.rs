@@ -26,6 +26,7 @@ mod process;
 mod router;
 mod station;
 mod sys;
+mod terminal;
 mod veth;
 
 pub use bin::Bin;
@@ -34,9 +35,10 @@ pub use first::First;
 pub use frame::{Tag, frame};
 pub use frr::Frr;
 pub use namespace::{Namespace, is_root, reap_stale, require_root, run, with_own_mounts};
-pub use process::{Process, Signal, Stalled};
+pub use process::{Process, Signal, Stalled, Streams};
 pub use router::{Datagram, Router, RouterOptions};
 pub use station::Station;
+pub use terminal::Terminal;
 pub use veth::{VethOptions, veth};
 
 use std::time::{Duration, Instant};
