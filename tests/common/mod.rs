@@ -9,6 +9,7 @@
 #![allow(dead_code, unreachable_pub, reason = "a module of each test program, which uses a part of it")]
 
 pub mod crowd;
+pub mod tables;
 pub mod users;
 
 use std::os::unix::fs::PermissionsExt;

@@ -18,6 +18,7 @@
 
 mod bin;
 mod error;
+mod first;
 pub mod frame;
 mod frr;
 mod namespace;
@@ -31,6 +32,7 @@ mod veth;
 
 pub use bin::Bin;
 pub use error::{Error, Result};
+pub use first::First;
 pub use frame::{Tag, frame};
 pub use frr::Frr;
 pub use namespace::{Namespace, is_root, reap_stale, require_root, run, with_own_mounts};
