@@ -16,6 +16,7 @@ use crate::fdb::Port;
 use crate::lan::Lan;
 use crate::nic;
 use crate::nic::attach::XdpModeChoice;
+use crate::nic::links::Links;
 use crate::nic::watch::LinkWatch;
 use crate::plan::Plan;
 use crate::privileges::{self, Role};
@@ -131,6 +132,8 @@ pub struct Forwarder {
     reports: channel::Receiver<Report>,
     wake: Arc<OwnedFd>,
     watch: LinkWatch,
+    /// Interfaces have changed since the host's addresses were read.
+    links_changed: bool,
     pool: Arc<Pool>,
     started: Instant,
     cpus: Vec<usize>,
@@ -211,6 +214,7 @@ impl Forwarder {
             reports,
             wake: wake.clone(),
             watch,
+            links_changed: true,
             pool: pool.clone(),
             started: Instant::now(),
             cpus,
@@ -223,6 +227,7 @@ impl Forwarder {
         for (card, lan) in forwarder.cards.iter_mut().zip(&forwarder.lans) {
             card.first_look(lan);
         }
+        forwarder.follow_addresses();
         for (index, nics) in parts.into_iter().enumerate() {
             let counts = Arc::new(WorkerCounts::default());
             let setup = Setup {
@@ -319,7 +324,9 @@ impl Forwarder {
             if stopped {
                 return Ok(());
             }
-            self.follow_links(link && self.watch.drain());
+            let changed = link && self.watch.drain();
+            self.links_changed |= changed;
+            self.follow_links(changed);
             self.follow_moves();
             if asked {
                 while rustix::net::recv(&again, &mut [0u8; 16], RecvFlags::DONTWAIT).is_ok_and(|(_, n)| n > 0)
@@ -357,6 +364,7 @@ impl Forwarder {
                 self.netmap.sweep(self.connections.folder(0));
                 self.last_check = Instant::now();
                 self.follow_links(true);
+                self.follow_addresses();
                 let moved: Vec<u64> = self.cards.iter().map(Card::moves).collect();
                 self.follow_moves();
                 let now = Duration::from_nanos(worker::monotonic());
@@ -506,6 +514,21 @@ impl Forwarder {
         if !self.large && self.cards.iter().any(Card::has_large_frames) {
             self.large = true;
             self.workers.iter().for_each(|worker| worker.orders.give(Order::Large));
+        }
+    }
+
+    /// Tells the LANs the host's own addresses, if interfaces have changed. Once a second at most, for they may be thousands.
+    fn follow_addresses(&mut self) {
+        if !self.links_changed {
+            return;
+        }
+        match Links::read() {
+            Ok(links) => {
+                let mut cards = self.cards.iter().zip(&self.lans);
+                self.links_changed = !cards.all(|(card, lan)| card.follow_addresses(&links, lan));
+            }
+            // They are read again in a second.
+            Err(error) => tracing::debug!("{error}"),
         }
     }
 
