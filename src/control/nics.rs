@@ -373,7 +373,7 @@ impl Device {
             Some(_) if self.zero_copy => {
                 "its driver takes no larger ones with zero-copy: start iou-fast again, with `--copy-mode copy`"
             }
-            _ => "larger ones need kernel 6.6 or newer, 6.7 with several queues or workers",
+            _ => "larger ones need kernel 6.7 or newer, or 6.6.11",
         };
         tracing::warn!(
             "{name}: its MTU is {mtu}, and frames above {largest} bytes are dropped and counted ({why})"
@@ -505,7 +505,6 @@ impl Card {
         };
         let large = needs_several_chunks(device.nic.mtu());
         let (copy_mode, scatter) = binding(options.copy_mode, &device.attachment, large);
-        let alone = device.queues * sizes.workers == 1;
         let config = Config {
             ifindex: device.nic.index(),
             queues: device.queues as u32,
@@ -514,8 +513,9 @@ impl Card {
             completion_size: sizes.ring as u32,
             rx_size: sizes.share as u32,
             tx_size: sizes.share.max(TX_MIN) as u32,
+            tx_queues,
             copy_mode,
-            scatter: scatter && (alone || shares_large_frames()),
+            scatter: scatter && shares_large_frames(),
             patience,
         };
         let sockets = Sockets::open(umem, free, &config)
@@ -527,9 +527,8 @@ impl Card {
         shared.lane_share.store(sizes.share as u32, Relaxed);
         shared.lane_head.store(if device.zero_copy { 0 } else { HEAD as u32 }, Relaxed);
         shared.largest.store(device.largest() as u32, Relaxed);
-        let (tx_queues, scatter) = (tx_queues as usize, device.scatter);
-        let mut workers: Vec<NicSockets> =
-            (0..sizes.workers).map(|_| NicSockets { queues: Vec::new(), tx_queues, scatter }).collect();
+        let empty = || NicSockets { queues: Vec::new(), scatter: device.scatter };
+        let mut workers: Vec<NicSockets> = (0..sizes.workers).map(|_| empty()).collect();
         for (number, queue) in sockets.queues.into_iter().enumerate() {
             let rings = Arc::new(Rings::new(queue.fill, queue.completion));
             for (worker, socket) in queue.sockets.into_iter().enumerate() {
