@@ -223,22 +223,24 @@ fn a_terminal_that_is_held_or_closed_ends_nothing() {
     let share = || Some(programs.try_clone().unwrap());
     let streams = Streams { stdin: share(), stdout: share(), stderr: share() };
     let mut iou_fast = lab.start(command, streams);
-    drop(programs);
     lab.connected();
-    let quiet = Duration::from_millis(200);
-    assert!(terminal.read(quiet).contains("\nready\r\n"));
+    let said = terminal.read(SOON, |said| said.contains("\nready\r\n"));
+    assert!(said.contains("\nready\r\n"), "{said}");
 
     // ^S, and ^Q some log lines later.
     terminal.press(b"\x13").unwrap();
+    assert!(wait_until(SOON, || Terminal::is_held(&programs)));
     for _ in 0..3 {
         iou_fast.signal(Signal::HUP);
         lab.talk();
         lab.restart_the_router();
     }
-    assert!(!terminal.read(quiet).contains("was read again"));
+    let again = |said: &str| said.matches("was read again").count();
+    assert_eq!(again(&terminal.read(Duration::from_millis(200), |_| false)), 0);
     terminal.press(b"\x11").unwrap();
-    let said = terminal.read(quiet);
-    assert_eq!(said.matches("was read again").count(), 3, "{said}");
+    let said = terminal.read(SOON, |said| again(said) == 3);
+    assert_eq!(again(&said), 3, "{said}");
+    drop(programs);
 
     drop(terminal);
     // It got a SIGHUP by that; and some more.

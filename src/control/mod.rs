@@ -179,7 +179,7 @@ impl Forwarder {
     pub fn start(prepared: Prepared, options: &Options) -> Result<Self, Error> {
         nic::kernel::require_minimum()?;
         let cpus = check_cpus(&options.cpus)?;
-        let Prepared { plan, folders, remarks, request, seen } = prepared;
+        let Prepared { plan, folders, remarks, request, seen, left_alone } = prepared;
         let plan = Arc::new(plan);
         let pseudos = Pseudos::new(&plan, pseudos::bind(&plan, None, &folders)?);
 
@@ -210,7 +210,7 @@ impl Forwarder {
             keepalives: Keepalives::new(&plan, options.netl1_dir.as_deref()),
             plan: plan.clone(),
             pseudos,
-            netmap: netmap::Watch::new(request, seen, remarks),
+            netmap: netmap::Watch::new(request, seen, remarks, left_alone),
             cards,
             lans,
             workers: Vec::new(),
@@ -370,7 +370,7 @@ impl Forwarder {
             let rooms = || self.cards.iter().map(Card::room).collect();
             self.netmap.read(&self.plan, || (self.connections.folders(), rooms()), &self.wake);
             if sweep {
-                self.netmap.sweep();
+                self.netmap.sweep(self.connections.folder(0));
                 self.last_check = Instant::now();
                 self.follow_links(true);
                 self.follow_addresses();

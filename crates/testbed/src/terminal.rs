@@ -2,7 +2,7 @@ use crate::error::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A terminal, from the side of who sits at it. Dropping it is a window that is closed or a line that breaks down: programs
 /// that have it cannot write to it any more, and who was started in it gets SIGHUP.
@@ -37,16 +37,27 @@ impl Terminal {
         Ok(())
     }
 
-    /// What has been written to it, until nothing more comes for as long as `silence`.
+    /// What is written to it until that is `enough`, or for as long as `timeout`.
     #[must_use]
-    pub fn read(&self, silence: Duration) -> String {
-        let silence = Timespec { tv_sec: silence.as_secs() as i64, tv_nsec: silence.subsec_nanos().into() };
-        let mut said = Vec::new();
+    pub fn read(&self, timeout: Duration, enough: impl Fn(&str) -> bool) -> String {
+        const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+        let end = Instant::now() + timeout;
+        let mut said = String::new();
         let mut bytes = [0; 4096];
-        while poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&silence)).is_ok_and(|ready| ready > 0) {
-            let Ok(read) = rustix::io::read(&self.0, &mut bytes) else { break };
-            said.extend(&bytes[..read]);
+        while Instant::now() < end && !enough(&said) {
+            let ready = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&LOOK)).unwrap_or(0);
+            if ready > 0 {
+                let read = rustix::io::read(&self.0, &mut bytes).unwrap_or(0);
+                said.push_str(&String::from_utf8_lossy(&bytes[..read]));
+            }
         }
-        String::from_utf8_lossy(&said).into_owned()
+        said
+    }
+
+    /// Whether `programs`, their side, takes what is written, or is held.
+    #[must_use]
+    pub fn is_held(programs: &OwnedFd) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [PollFd::new(programs, PollFlags::OUT)], Some(&now)).is_ok_and(|ready| ready == 0)
     }
 }
