@@ -226,7 +226,7 @@ pub fn confine(role: Role) -> Result<(), Error> {
     let kept = match role {
         Role::Control => RUNNING,
         Role::Guard => GUARDING,
-        Role::Worker | Role::SocketMaker => CapabilitySet::empty(),
+        Role::Worker | Role::SocketMaker | Role::Output => CapabilitySet::empty(),
     };
     keep(kept).map_err(fail("give up capabilities"))?;
     sys::violation::report().map_err(fail("install a signal handler"))?;
