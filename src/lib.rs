@@ -32,6 +32,7 @@ pub mod ethernet;
 pub mod fdb;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod guard;
 pub mod iou;
 #[cfg(feature = "lab")]
 pub mod lab;

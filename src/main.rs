@@ -8,6 +8,7 @@
 use clap::Parser;
 use iou_fast::cli::Args;
 use iou_fast::control::{Forwarder, Options, labs};
+use iou_fast::guard::Guard;
 use iou_fast::nic::hold;
 use iou_fast::output;
 use iou_fast::privileges::{self, Role};
@@ -39,6 +40,11 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     privileges::report_panics();
     let users = labs::users(args)?;
     privileges::begin(users.lab, users.caller)?;
+    let state_dir = args.state_dir.clone().unwrap_or_else(hold::state_dir);
+    // Now, for later there are threads. Declared first: it is let off when everything else has been given back.
+    let guard = Guard::start(&state_dir)
+        .inspect_err(|error| tracing::warn!("no guard, so after a kill -9 offloads stay off: {error}"))
+        .ok();
     output::start().map_err(|error| format!("cannot start a thread for the log: {error}"))?;
     let cpus = args.cpus.as_ref().map_or_else(Vec::new, |list| list.0.clone());
     let prepared = labs::prepare(args, cpus.len().max(1))?;
@@ -60,11 +66,12 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         copy_mode: args.copy_mode.into(),
         poll: args.poll.into(),
         exclusive: args.exclusive,
-        state_dir: args.state_dir.clone().unwrap_or_else(hold::state_dir),
+        state_dir,
         blocked: args.block.unwrap_or_default(),
         netl1_dir: args.netl1_dir.clone(),
     };
     let mut forwarder = Forwarder::start(prepared, &options)?;
+    forwarder.guard(guard);
     privileges::confine(Role::Control)?;
     output::print(&format!("{}\nready\n", forwarder.describe().join("\n")));
     let result = forwarder.run(&stop, &again);

@@ -3,6 +3,7 @@
 //! ```text
 //!   started as root, or with file capabilities
 //!      │ begin:   files are touched with the rights of the lab's user, no new privileges, only STARTUP is kept
+//!      ├──► guard, a process: become_starter, confine: GUARDING, files of the state folder, offloads
 //!      ▼
 //!   everything is brought up ──► workers:       confine: no capability, few system calls
 //!      │                    ├──► socket maker:  confine: no capability, fewer still; in a network namespace of its own
@@ -16,7 +17,7 @@
 pub mod lists;
 
 use crate::{output, sys};
-use lists::{RUNNING, STARTUP};
+use lists::{GUARDING, RUNNING, STARTUP};
 use nix::unistd::{Gid, Uid, User, getgrouplist, getresgid, getresuid, setfsgid, setfsuid};
 use rustix::io::Errno;
 use rustix::process::DumpableBehavior;
@@ -67,6 +68,8 @@ pub enum Role {
     SocketMaker,
     /// Writes the log, or what is printed.
     Output,
+    /// Waits in a process of its own to put offloads back.
+    Guard,
 }
 
 /// A user's id and groups.
@@ -161,6 +164,22 @@ fn raw_gid(gid: Gid) -> rustix::process::Gid {
     rustix::process::Gid::from_raw(gid.as_raw())
 }
 
+/// For the guard, which has no business with the lab's user: all ids become those of whoever started it.
+///
+/// # Errors
+/// [`Error::System`]: the process must not go on then.
+pub fn become_starter() -> Result<(), Error> {
+    let fail = |source: Errno| Error::System {
+        action: "take off the rights of the routers' user",
+        source: source.into(),
+    };
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    thread::set_thread_res_gid(gid, gid, gid).map_err(fail)?;
+    thread::set_thread_res_uid(uid, uid, uid).map_err(fail)?;
+    // A change of ids makes a process dumpable by its user again.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(fail)
+}
+
 /// Does `work` on files of whoever started this process: locks and records of network cards in `/run/iou-fast`.
 pub fn as_starter<T>(work: impl FnOnce() -> T) -> T {
     let ids = getresuid().ok().zip(getresgid().ok());
@@ -204,7 +223,11 @@ impl Drop for FileRights {
 pub fn confine(role: Role) -> Result<(), Error> {
     let fail = |action| move |source: Errno| Error::System { action, source: source.into() };
     thread::set_no_new_privs(true).map_err(fail("give up new privileges"))?;
-    let kept = if role == Role::Control { RUNNING } else { CapabilitySet::empty() };
+    let kept = match role {
+        Role::Control => RUNNING,
+        Role::Guard => GUARDING,
+        Role::Worker | Role::SocketMaker | Role::Output => CapabilitySet::empty(),
+    };
     keep(kept).map_err(fail("give up capabilities"))?;
     sys::violation::report().map_err(fail("install a signal handler"))?;
     for filter in lists::filters(role)? {

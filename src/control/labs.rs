@@ -22,6 +22,19 @@ pub enum Error {
     /// The netio folder, or the uid it is named after.
     #[error(transparent)]
     Folder(#[from] crate::iou::folder::Error),
+    /// Through sudo nobody has another's rights work in a folder of his choice.
+    #[error(
+        "{option} with the rights of user {owner}: user {caller}, who called this through sudo, cannot choose where \
+         these are used; leave it out, or run this as root without sudo (`sudo -i` first)"
+    )]
+    SudoFolder {
+        /// The option.
+        option: &'static str,
+        /// Whose rights are used there.
+        owner: u32,
+        /// Who called.
+        caller: u32,
+    },
     /// What is to be connected.
     #[error(transparent)]
     Plan(#[from] crate::plan::Error),
@@ -87,13 +100,29 @@ pub struct Users {
 /// The users that `args` and the environment name.
 ///
 /// # Errors
-/// [`Error::Folder`] if `SUDO_UID` decides and is no number.
+/// [`Error::Folder`] if `SUDO_UID` decides and is no number; [`Error::SudoFolder`].
 pub fn users(args: &Args) -> Result<Users, Error> {
     let own = rustix::process::getuid();
     let lab = default_uid(args.uid, |name| std::env::var_os(name), own.as_raw())?;
     // Only root can have been called through sudo, whatever the environment says.
     let sudo = std::env::var("SUDO_UID").ok().filter(|_| own.is_root());
-    Ok(Users { lab, caller: sudo.and_then(|uid| uid.parse().ok()) })
+    let users = Users { lab, caller: sudo.and_then(|uid| uid.parse().ok()) };
+    check_folders(args, users)?;
+    Ok(users)
+}
+
+/// Who has no more than `sudo iou-fast` names no folder where another's rights are used: it would be made, or files in it.
+fn check_folders(args: &Args, users: Users) -> Result<(), Error> {
+    let Some(caller) = users.caller.filter(|caller| *caller != 0) else { return Ok(()) };
+    let named = [
+        ("--state-dir", args.state_dir.is_some(), 0),
+        ("--netio-dir", args.netio_dir.is_some(), users.lab),
+        ("--netl1-dir", args.netl1_dir.is_some(), users.lab),
+    ];
+    match named.into_iter().find(|(_, given, owner)| *given && *owner != caller) {
+        Some((option, _, owner)) => Err(Error::SudoFolder { option, owner, caller }),
+        None => Ok(()),
+    }
 }
 
 /// Reads the NETMAP of `args` and makes the plan for `workers` workers.

@@ -13,6 +13,7 @@ mod routers;
 
 use crate::control_frames::Blocked;
 use crate::fdb::Port;
+use crate::guard::Guard;
 use crate::lan::Lan;
 use crate::nic;
 use crate::nic::attach::XdpModeChoice;
@@ -141,6 +142,8 @@ pub struct Forwarder {
     last_check: Instant,
     /// Workers read datagrams of several chunks.
     large: bool,
+    /// Declared last: it is let off when the cards have been given back.
+    guard: Option<Guard>,
 }
 
 struct Running {
@@ -222,6 +225,7 @@ impl Forwarder {
             faults: [0; 2],
             last_check: Instant::now(),
             large: false,
+            guard: None,
         };
         // Before the workers: routers that have started already send at once, and a NIC not looked at counts as down.
         for (card, lan) in forwarder.cards.iter_mut().zip(&forwarder.lans) {
@@ -254,6 +258,11 @@ impl Forwarder {
             lan.tables.shared.live.store(1, Relaxed);
         }
         Ok(forwarder)
+    }
+
+    /// Looks after `guard` as well from now on, and lets it off at the end.
+    pub fn guard(&mut self, guard: Option<Guard>) {
+        self.guard = guard;
     }
 
     /// What was connected and what was got, a line each.
@@ -381,6 +390,7 @@ impl Forwarder {
                     ));
                 }
                 self.report_faults();
+                self.guard.iter_mut().for_each(Guard::look);
             }
         }
     }

@@ -465,3 +465,21 @@ impl Listener for testbed::Router {
         self.recv(timeout).map(|(_, frame)| frame)
     }
 }
+
+impl Running {
+    /// The process that puts offloads back if this one is killed.
+    #[track_caller]
+    pub fn guard(&self) -> u32 {
+        let pid = self.process.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let [guard] = children.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{children:?}") };
+        guard.parse().unwrap()
+    }
+}
+
+/// Whether process `pid` does anything still: it is there, and not only as a number that nobody has asked for.
+pub fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in brackets.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
