@@ -13,6 +13,7 @@ mod routers;
 
 use crate::control_frames::Blocked;
 use crate::fdb::Port;
+use crate::guard::Guard;
 use crate::lan::Lan;
 use crate::nic;
 use crate::nic::attach::XdpModeChoice;
@@ -141,6 +142,8 @@ pub struct Forwarder {
     last_check: Instant,
     /// Workers read datagrams of several chunks.
     large: bool,
+    /// Declared last: it is let off when the cards have been given back.
+    guard: Option<Guard>,
 }
 
 struct Running {
@@ -176,7 +179,7 @@ impl Forwarder {
     pub fn start(prepared: Prepared, options: &Options) -> Result<Self, Error> {
         nic::kernel::require_minimum()?;
         let cpus = check_cpus(&options.cpus)?;
-        let Prepared { plan, folders, remarks, request, seen } = prepared;
+        let Prepared { plan, folders, remarks, request, seen, left_alone } = prepared;
         let plan = Arc::new(plan);
         let pseudos = Pseudos::new(&plan, pseudos::bind(&plan, None, &folders)?);
 
@@ -207,7 +210,7 @@ impl Forwarder {
             keepalives: Keepalives::new(&plan, options.netl1_dir.as_deref()),
             plan: plan.clone(),
             pseudos,
-            netmap: netmap::Watch::new(request, seen, remarks),
+            netmap: netmap::Watch::new(request, seen, remarks, left_alone),
             cards,
             lans,
             workers: Vec::new(),
@@ -222,6 +225,7 @@ impl Forwarder {
             faults: [0; 2],
             last_check: Instant::now(),
             large: false,
+            guard: None,
         };
         // Before the workers: routers that have started already send at once, and a NIC not looked at counts as down.
         for (card, lan) in forwarder.cards.iter_mut().zip(&forwarder.lans) {
@@ -254,6 +258,11 @@ impl Forwarder {
             lan.tables.shared.live.store(1, Relaxed);
         }
         Ok(forwarder)
+    }
+
+    /// Looks after `guard` as well from now on, and lets it off at the end.
+    pub fn guard(&mut self, guard: Option<Guard>) {
+        self.guard = guard;
     }
 
     /// What was connected and what was got, a line each.
@@ -361,7 +370,7 @@ impl Forwarder {
             let rooms = || self.cards.iter().map(Card::room).collect();
             self.netmap.read(&self.plan, || (self.connections.folders(), rooms()), &self.wake);
             if sweep {
-                self.netmap.sweep();
+                self.netmap.sweep(self.connections.folder(0));
                 self.last_check = Instant::now();
                 self.follow_links(true);
                 self.follow_addresses();
@@ -381,6 +390,7 @@ impl Forwarder {
                     ));
                 }
                 self.report_faults();
+                self.guard.iter_mut().for_each(Guard::look);
             }
         }
     }
@@ -492,6 +502,7 @@ impl Forwarder {
                 }
                 if let Err(error) = privileges::confine(Role::Worker) {
                     tracing::error!("worker {index}: {error}");
+                    crate::output::finish();
                     std::process::exit(1);
                 }
                 worker.run()

@@ -68,8 +68,10 @@ const SOON: Duration = Duration::from_millis(50);
 const LATER: Duration = Duration::from_secs(1);
 /// While a card has no carrier, this often it is looked for: the kernel tells of it up to a second late.
 const CARRIER: Duration = Duration::from_millis(100);
-/// Offloads that are turned on under us are turned off again so often. Then somebody insists.
+/// Offloads that are turned on under us are turned off again so often. Then somebody insists...
 const QUIETED: u32 = 3;
+/// ...until they have been off for so long.
+const GIVEN_IN: Duration = Duration::from_secs(60);
 
 /// Interfaces below a card that are named at most: a bridge may have a hundred ports.
 const CAUTIONS: usize = 8;
@@ -123,8 +125,45 @@ struct Device {
     zero_copy: bool,
     /// Frames may take several chunks.
     scatter: bool,
-    /// How often its offloads had to be turned off again.
-    quieted: u32,
+    insistence: Insistence,
+}
+
+/// Offloads that somebody turns on under us.
+#[derive(Debug, Default)]
+struct Insistence {
+    /// How often they were found on, since they were off for a while.
+    times: u32,
+    /// When they were found on last.
+    last: Option<Instant>,
+}
+
+/// What to do about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Answer {
+    TurnOff,
+    /// Left on, which is to be said.
+    GiveUp,
+    /// All is well, or has been said.
+    Nothing,
+}
+
+impl Insistence {
+    /// At `now` they are found `on`, or off.
+    fn found(&mut self, on: bool, now: Instant) -> Answer {
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) >= GIVEN_IN) {
+            *self = Self::default();
+        }
+        if !on {
+            return Answer::Nothing;
+        }
+        self.last = Some(now);
+        self.times = (self.times + 1).min(QUIETED + 2);
+        match self.times {
+            times if times <= QUIETED => Answer::TurnOff,
+            times if times == QUIETED + 1 => Answer::GiveUp,
+            _ => Answer::Nothing,
+        }
+    }
 }
 
 /// Why a card, or its sockets, must be taken anew.
@@ -267,7 +306,7 @@ impl Device {
             queues: nic.rx_queues() as usize,
             zero_copy: false,
             scatter: false,
-            quieted: 0,
+            insistence: Insistence::default(),
             nic,
         })
     }
@@ -357,22 +396,22 @@ impl Device {
 
     /// What is in the way of an XDP program and was turned on since is turned off again, a few times.
     fn follow_offloads(&mut self) {
-        let turned_on = match self.offloads.turned_on() {
-            Ok(features) if !features.is_empty() && self.quieted <= QUIETED => features,
-            _ => return,
-        };
+        let Ok(turned_on) = self.offloads.turned_on() else { return };
         let name = self.nic.name();
-        self.quieted += 1;
-        if self.quieted > QUIETED {
-            for feature in turned_on {
-                tracing::error!(
-                    "{name}: {} is turned on again and again, and now left on: {}; find out who does it, then `{}`",
-                    feature.feature,
-                    feature.consequence(),
-                    feature.command()
-                );
+        match self.insistence.found(!turned_on.is_empty(), Instant::now()) {
+            Answer::Nothing => return,
+            Answer::GiveUp => {
+                for feature in turned_on {
+                    tracing::error!(
+                        "{name}: {} is turned on again and again, and now left on: {}; find out who does it, then `{}`",
+                        feature.feature,
+                        feature.consequence(),
+                        feature.command()
+                    );
+                }
+                return;
             }
-            return;
+            Answer::TurnOff => {}
         }
         let quieted = self.offloads.quiet_again();
         for feature in turned_on {
@@ -809,6 +848,33 @@ mod tests {
             assert_eq!(binding(choice, &native, true), large, "{choice:?} {chunks:?}, large");
             let generic = attachment(XdpMode::Generic, chunks);
             assert_eq!(binding(choice, &generic, true), (Copy, true));
+        }
+    }
+
+    #[test]
+    fn who_turned_offloads_on_and_gave_in_is_not_held_to_insist_for_ever() {
+        let second = |n| Duration::from_secs(n);
+        let start = Instant::now();
+        let mut insistence = Insistence::default();
+        let mut found = |on, after| insistence.found(on, start + second(after));
+        assert_eq!(found(false, 0), Answer::Nothing);
+        for after in [1, 2, 3] {
+            assert_eq!(found(true, after), Answer::TurnOff);
+            assert_eq!(found(false, after), Answer::Nothing);
+        }
+        // Said once, however long it stays on.
+        assert_eq!(found(true, 4), Answer::GiveUp);
+        for after in 5..200 {
+            assert_eq!(found(true, after), Answer::Nothing);
+        }
+        // Turned off by the command that was named, and on again: at once, and after a while.
+        assert_eq!(found(false, 200), Answer::Nothing);
+        assert_eq!(found(true, 201), Answer::Nothing);
+        assert_eq!(found(false, 202), Answer::Nothing);
+        assert_eq!(found(true, 262), Answer::TurnOff);
+        // Three times in months are three times three, not a fourth.
+        for day in 1..10 {
+            assert_eq!(found(true, 1000 + day * 86_400), Answer::TurnOff);
         }
     }
 

@@ -198,7 +198,21 @@ impl Nic {
         }
         let index = socket.index(name).map_err(|_| missing())?;
         let name = socket.name(index).map_err(|_| missing())?;
+        Self::known(socket, index, name)
+    }
 
+    /// The Ethernet interface number `index` of the calling thread's network namespace, whatever it is called now.
+    ///
+    /// # Errors
+    /// [`Error::Gone`], [`Error::NotEthernet`], [`Error::Query`].
+    pub(crate) fn at(index: u32) -> Result<Self, Error> {
+        let socket = DeviceSocket::open().map_err(Error::Socket)?;
+        let gone = |_| Error::Gone { name: format!("interface {index}") };
+        let name = socket.name(index).map_err(gone)?;
+        Self::known(socket, index, name)
+    }
+
+    fn known(socket: DeviceSocket, index: u32, name: String) -> Result<Self, Error> {
         let query = |what| {
             let name = name.clone();
             move |source| Error::Query { name, what, source }

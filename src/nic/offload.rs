@@ -191,6 +191,17 @@ impl Offloads {
         self.give_back()
     }
 
+    /// Turns on again what a run that was killed left off on `nic`.
+    ///
+    /// # Errors
+    /// As for [`restore`](Self::restore).
+    pub(crate) fn put_back(nic: &Nic, hold: &Hold) -> Result<(), Error> {
+        hold.remove_draft();
+        let (nic, hold, turned_off) = (nic.clone(), hold.clone(), read_record(hold)?);
+        let left = Self { nic, hold, turned_off, still_on: Vec::new(), generic_mode: false, restored: false };
+        left.restore()
+    }
+
     fn apply(&mut self) -> Result<(), Error> {
         let features = self.features()?;
         let plan = plan(&features, &self.turned_off, self.generic_mode);
