@@ -17,6 +17,10 @@
 //! The life of a frame is in `bpf/steer.bpf.c` and [`worker`]. [`netmap`], [`iou::header`], [`iou::mac`], [`plan`],
 //! [`fdb`] and the backlog's policy are pure. `docs/design.md` says why it is built so.
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::print_stdout, clippy::print_stderr, reason = "they panic where nobody reads: see `output`")
+)]
 #![allow(rustdoc::private_intra_doc_links, reason = "the documentation is for whoever carries this on")]
 
 pub mod books;

@@ -1,5 +1,10 @@
 //! Puts Cisco IOU/IOL routers on a real network.
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::print_stdout, clippy::print_stderr, reason = "they panic where nobody reads: see `output`")
+)]
+
 use clap::Parser;
 use iou_fast::cli::Args;
 use iou_fast::control::{Forwarder, Options, labs};

@@ -1,5 +1,7 @@
 //! Simulated IOU routers on the command line: see `iou-sim --help`.
 
+#![warn(clippy::print_stdout, clippy::print_stderr, reason = "they panic where nobody reads")]
+
 use clap::Parser;
 use iou_fast::iou::{Endpoint, InstanceId};
 use iou_fast::lab::{
