@@ -6,7 +6,8 @@
 //!      ├──► guard, a process: become_starter, confine: GUARDING, files of the state folder, offloads
 //!      ▼
 //!   everything is brought up ──► workers:       confine: no capability, few system calls
-//!      │                    └──► socket maker:  confine: no capability, fewer still; in a network namespace of its own
+//!      │                    ├──► socket maker:  confine: no capability, fewer still; in a network namespace of its own
+//!      │                    └──► log, output:   confine: no capability, what every thread may; before all others
 //!      ▼ confine
 //!   control: RUNNING, the system calls of recovery
 //! ```
@@ -15,7 +16,7 @@
 
 pub mod lists;
 
-use crate::sys;
+use crate::{output, sys};
 use lists::{GUARDING, RUNNING, STARTUP};
 use nix::unistd::{Gid, Uid, User, getgrouplist, getresgid, getresuid, setfsgid, setfsuid};
 use rustix::io::Errno;
@@ -65,6 +66,8 @@ pub enum Role {
     Worker,
     /// Makes sockets in a network namespace of its own.
     SocketMaker,
+    /// Writes the log, or what is printed.
+    Output,
     /// Waits in a process of its own to put offloads back.
     Guard,
 }
@@ -223,7 +226,7 @@ pub fn confine(role: Role) -> Result<(), Error> {
     let kept = match role {
         Role::Control => RUNNING,
         Role::Guard => GUARDING,
-        Role::Worker | Role::SocketMaker => CapabilitySet::empty(),
+        Role::Worker | Role::SocketMaker | Role::Output => CapabilitySet::empty(),
     };
     keep(kept).map_err(fail("give up capabilities"))?;
     sys::violation::report().map_err(fail("install a signal handler"))?;
@@ -239,7 +242,9 @@ pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("?").to_owned();
-        eprintln!("iou-fast: thread \"{name}\" {panic}: a bug, please report it");
+        output::log(&format!("iou-fast: thread \"{name}\" {panic}: a bug, please report it\n"));
+        // It may be the process' last word.
+        output::finish();
     }));
 }
 
@@ -269,12 +274,14 @@ mod tests {
 
     /// This test program again with `test` alone, as another process: what a thread gives up is gone for good.
     fn again(test: &str) -> Output {
-        Command::new(std::env::current_exe().unwrap())
-            .args([&format!("privileges::tests::{test}"), "--exact", "--nocapture", "--test-threads=1"])
-            .env(ROLE, "1")
-            .env("RUST_BACKTRACE", "1")
-            .output()
-            .unwrap()
+        command(test).output().unwrap()
+    }
+
+    fn command(test: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([&format!("privileges::tests::{test}"), "--exact", "--nocapture", "--test-threads=1"]);
+        command.env(ROLE, "1").env("RUST_BACKTRACE", "1");
+        command
     }
 
     fn is_again() -> bool {
@@ -307,6 +314,30 @@ mod tests {
             format!("thread \"worker 7\" made system call {}, which is not on its list", libc::SYS_socket);
         assert!(said.contains(&line), "{said}");
         assert!(!String::from_utf8_lossy(&output.stdout).contains("went on"));
+    }
+
+    #[test]
+    fn the_process_ends_also_when_nobody_reads_why() {
+        if is_again() {
+            let _ = confined("worker 7", Role::Worker, || drop(std::net::UdpSocket::bind("127.0.0.1:0")));
+            return;
+        }
+        let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
+        let (_reader, writer) = rustix::pipe::pipe_with(flags).unwrap();
+        while rustix::io::write(&writer, &[b'.'; 4096]).is_ok() {}
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
+        let test = "the_process_ends_also_when_nobody_reads_why";
+        let mut child = command(test).stdout(std::process::Stdio::null()).stderr(writer).spawn().unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let status = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if std::time::Instant::now() > end => break None,
+                None => std::thread::sleep(std::time::Duration::from_millis(10)),
+            }
+        };
+        let _ = child.kill();
+        assert_eq!(status.and_then(|status| status.code()), Some(sys::violation::EXIT));
     }
 
     #[test]

@@ -718,3 +718,70 @@ fn tags_cross_the_bridge_in_their_place() {
     }
     iou_fast.stop().assert_clean();
 }
+
+/// On a bridge the host speaks as the bridge, not as the card: no router takes that address, nor one that the host is given
+/// later, though it has used it.
+#[test]
+fn the_address_of_the_hosts_bridge_is_no_routers() {
+    const LATER: [u8; 6] = [2, 0, 0, 0, 0xbb, 2];
+    let scene = bridged_scene();
+    quiet(&scene);
+    scene.host.ip("link set br0 address 02:00:00:00:bb:01").unwrap();
+    scene.host.ip("link add mv0 link br0 type macvlan mode bridge").unwrap();
+    scene.host.ip("link set mv0 up").unwrap();
+    scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
+    let mut routers = [1, 2].map(|id| Router::new(&scene.netio(), id).unwrap());
+    let iou_fast = scene.start(&["-i", "vethB", "-p", "501-502"]);
+    let mut seq = 0;
+    // Router `id` sends a frame; returns it.
+    let send = |routers: &[Router; 2], id: u16, to, from, seq| {
+        let sent = frame(to, from, NO_TAG, frame::ETHERTYPE, 80, seq);
+        routers[usize::from(id) - 1].send(500 + id, header(500 + id, 0, id, 0), &sent).unwrap();
+        sent
+    };
+    // Router 1 speaks as `mac` and is not heard; router 2 reaches the host under it.
+    let mut is_the_hosts = |mac: [u8; 6], card: &str, routers: &mut [Router; 2]| {
+        let mut host = testbed::Station::new(&scene.host, card).unwrap();
+        for _ in 0..3 {
+            seq += 3;
+            send(routers, 1, BROADCAST, mac, seq);
+            let own = send(routers, 1, BROADCAST, router_mac(1, 0, 0), seq + 1);
+            let heard = routers[1].recv_where(WAIT, |_, frame| frame::check(frame).is_ok());
+            assert_eq!(
+                heard.map(|(_, frame)| frame),
+                Some(own),
+                "router 2 hears what is router 1's own alone"
+            );
+            let sent = send(routers, 2, mac, router_mac(2, 0, 0), seq + 2);
+            let got = host.recv_where(WAIT, |frame| *frame == sent);
+            assert!(got.is_some(), "{card} is cut off\n{}", iou_fast.process.dump());
+        }
+        // But what the host said of itself.
+        let astray = routers[0].recv_where(Duration::ZERO, |_, frame| frame::check(frame).is_ok());
+        assert_eq!(astray, None);
+    };
+    for card in ["br0", "mv0"] {
+        is_the_hosts(scene.host.mac(card).unwrap(), card, &mut routers);
+    }
+    // What a router uses before the host does is the router's until then.
+    send(&routers, 1, BROADCAST, LATER, 900);
+    routers[1].recv_where(WAIT, |_, frame| frame::check(frame).is_ok()).expect("router 1, as somebody new");
+    let sent = send(&routers, 2, LATER, router_mac(2, 0, 0), 901);
+    assert!(routers[0].recv_where(WAIT, |_, frame| frame == sent).is_some());
+    scene.host.ip("link set br0 address 02:00:00:00:bb:02").unwrap();
+    let taken = || {
+        let [as_host, own] = [(LATER, 902), (router_mac(1, 0, 0), 903)]
+            .map(|(from, seq)| send(&routers, 1, BROADCAST, from, seq));
+        let mut heard = routers[1].recv_where(WAIT, |_, frame| frame::check(frame).is_ok());
+        let was_heard = heard.as_ref().is_some_and(|(_, frame)| *frame == as_host);
+        if was_heard {
+            heard = routers[1].recv_where(WAIT, |_, frame| frame::check(frame).is_ok());
+        }
+        assert_eq!(heard.map(|(_, frame)| frame), Some(own));
+        !was_heard
+    };
+    assert!(wait_until(WAIT, taken), "{}", iou_fast.process.dump());
+    is_the_hosts(LATER, "br0", &mut routers);
+    let summary = iou_fast.stop();
+    assert_eq!(summary.drops("spoofed"), 3 * 3 + 1, "{}", summary.text);
+}

@@ -52,6 +52,16 @@ pub struct Prepared {
     pub request: Request,
     /// The NETMAP file that was read.
     pub seen: Option<Signature>,
+    /// Ids that look like pseudo ids, but somebody uses them.
+    pub left_alone: Vec<InstanceId>,
+}
+
+/// A plan, and what is not in it.
+pub struct Planned {
+    /// What is to be connected.
+    pub plan: Plan,
+    /// Ids that look like pseudo ids, but somebody uses them.
+    pub left_alone: Vec<InstanceId>,
 }
 
 /// What a plan is made of: a NETMAP, and the options that say how to read it.
@@ -137,8 +147,8 @@ pub fn prepare(args: &Args, workers: usize) -> Result<Prepared, Error> {
         ids.check(&netmap, &request.file)?;
     }
     let mut remarks: Vec<String> = folder.empty_notice().into_iter().collect();
-    let plan = request.plan(netmap, &folder, &[], &mut remarks)?;
-    Ok(Prepared { plan, folders: vec![folder], remarks, request, seen })
+    let Planned { plan, left_alone } = request.plan(netmap, &folder, &[], &mut remarks)?;
+    Ok(Prepared { plan, folders: vec![folder], remarks, request, seen, left_alone })
 }
 
 impl Request {
@@ -153,10 +163,10 @@ impl Request {
         folder: &Folder,
         ours: &[InstanceId],
         remarks: &mut Vec<String>,
-    ) -> Result<Plan, Error> {
+    ) -> Result<Planned, Error> {
         let file = &self.file;
-        let pseudo = match &self.pseudo {
-            Some(ids) => ids.0.clone(),
+        let (pseudo, left_alone) = match &self.pseudo {
+            Some(ids) => (ids.0.clone(), Vec::new()),
             None => inferred(&netmap, file, folder, ours, remarks)?,
         };
         let hosts = hosts::classify(&netmap, file, Arc::new(hosts::System), hosts::DEADLINE);
@@ -166,7 +176,7 @@ impl Request {
         let lab = LabRequest { netmap, file: file.clone(), netio, uid, pseudo, remote };
         let plan = Plan::new(&[lab], &self.interfaces, self.workers, self.flood)?;
         remarks.extend(plan.notes.iter().cloned());
-        Ok(plan)
+        Ok(Planned { plan, left_alone })
     }
 }
 
@@ -181,13 +191,14 @@ fn netmap_file(option: Option<&Path>) -> PathBuf {
     option.map(Path::to_path_buf).or_else(from_environment).unwrap_or_else(|| PathBuf::from("NETMAP"))
 }
 
+/// The pseudo ids, and those that somebody uses.
 fn inferred(
     netmap: &Netmap,
     file: &Path,
     folder: &Folder,
     ours: &[InstanceId],
     remarks: &mut Vec<String>,
-) -> Result<Vec<InstanceId>, Error> {
+) -> Result<(Vec<InstanceId>, Vec<InstanceId>), Error> {
     let mut probe = folder.probe();
     let probe = |id| if ours.contains(&id) { IdState::Free } else { probe(id) };
     let inferred = infer(netmap, file, probe)?;
@@ -195,5 +206,5 @@ fn inferred(
         remarks.push(format!("{id} looks like a pseudo id and is left alone: {why}"));
     }
     remarks.push(format!("pseudo ids inferred from {}: {}", file.display(), ranges(&inferred.ids)));
-    Ok(inferred.ids)
+    Ok((inferred.ids, inferred.in_use.into_iter().map(|(id, _)| id).collect()))
 }

@@ -17,6 +17,7 @@ use crate::guard::Guard;
 use crate::lan::Lan;
 use crate::nic;
 use crate::nic::attach::XdpModeChoice;
+use crate::nic::links::Links;
 use crate::nic::watch::LinkWatch;
 use crate::plan::Plan;
 use crate::privileges::{self, Role};
@@ -132,6 +133,8 @@ pub struct Forwarder {
     reports: channel::Receiver<Report>,
     wake: Arc<OwnedFd>,
     watch: LinkWatch,
+    /// Interfaces have changed since the host's addresses were read.
+    links_changed: bool,
     pool: Arc<Pool>,
     started: Instant,
     cpus: Vec<usize>,
@@ -176,7 +179,7 @@ impl Forwarder {
     pub fn start(prepared: Prepared, options: &Options) -> Result<Self, Error> {
         nic::kernel::require_minimum()?;
         let cpus = check_cpus(&options.cpus)?;
-        let Prepared { plan, folders, remarks, request, seen } = prepared;
+        let Prepared { plan, folders, remarks, request, seen, left_alone } = prepared;
         let plan = Arc::new(plan);
         let pseudos = Pseudos::new(&plan, pseudos::bind(&plan, None, &folders)?);
 
@@ -207,13 +210,14 @@ impl Forwarder {
             keepalives: Keepalives::new(&plan, options.netl1_dir.as_deref()),
             plan: plan.clone(),
             pseudos,
-            netmap: netmap::Watch::new(request, seen, remarks),
+            netmap: netmap::Watch::new(request, seen, remarks, left_alone),
             cards,
             lans,
             workers: Vec::new(),
             reports,
             wake: wake.clone(),
             watch,
+            links_changed: true,
             pool: pool.clone(),
             started: Instant::now(),
             cpus,
@@ -227,6 +231,7 @@ impl Forwarder {
         for (card, lan) in forwarder.cards.iter_mut().zip(&forwarder.lans) {
             card.first_look(lan);
         }
+        forwarder.follow_addresses();
         for (index, nics) in parts.into_iter().enumerate() {
             let counts = Arc::new(WorkerCounts::default());
             let setup = Setup {
@@ -328,7 +333,9 @@ impl Forwarder {
             if stopped {
                 return Ok(());
             }
-            self.follow_links(link && self.watch.drain());
+            let changed = link && self.watch.drain();
+            self.links_changed |= changed;
+            self.follow_links(changed);
             self.follow_moves();
             if asked {
                 while rustix::net::recv(&again, &mut [0u8; 16], RecvFlags::DONTWAIT).is_ok_and(|(_, n)| n > 0)
@@ -363,9 +370,10 @@ impl Forwarder {
             let rooms = || self.cards.iter().map(Card::room).collect();
             self.netmap.read(&self.plan, || (self.connections.folders(), rooms()), &self.wake);
             if sweep {
-                self.netmap.sweep();
+                self.netmap.sweep(self.connections.folder(0));
                 self.last_check = Instant::now();
                 self.follow_links(true);
+                self.follow_addresses();
                 let moved: Vec<u64> = self.cards.iter().map(Card::moves).collect();
                 self.follow_moves();
                 let now = Duration::from_nanos(worker::monotonic());
@@ -494,6 +502,7 @@ impl Forwarder {
                 }
                 if let Err(error) = privileges::confine(Role::Worker) {
                     tracing::error!("worker {index}: {error}");
+                    crate::output::finish();
                     std::process::exit(1);
                 }
                 worker.run()
@@ -515,6 +524,21 @@ impl Forwarder {
         if !self.large && self.cards.iter().any(Card::has_large_frames) {
             self.large = true;
             self.workers.iter().for_each(|worker| worker.orders.give(Order::Large));
+        }
+    }
+
+    /// Tells the LANs the host's own addresses, if interfaces have changed. Once a second at most, for they may be thousands.
+    fn follow_addresses(&mut self) {
+        if !self.links_changed {
+            return;
+        }
+        match Links::read() {
+            Ok(links) => {
+                let mut cards = self.cards.iter().zip(&self.lans);
+                self.links_changed = !cards.all(|(card, lan)| card.follow_addresses(&links, lan));
+            }
+            // They are read again in a second.
+            Err(error) => tracing::debug!("{error}"),
         }
     }
 

@@ -21,6 +21,7 @@ use crate::lan::Lan;
 use crate::nic::attach::{Attachment, PATIENCE, XdpMode, XdpModeChoice, attach_within};
 use crate::nic::hold::Hold;
 use crate::nic::kernel::shares_large_frames;
+use crate::nic::links::Links;
 use crate::nic::offload::Offloads;
 use crate::nic::promisc::Promiscuous;
 use crate::nic::{self, LinkState, Nic};
@@ -71,6 +72,9 @@ const CARRIER: Duration = Duration::from_millis(100);
 const QUIETED: u32 = 3;
 /// ...until they have been off for so long.
 const GIVEN_IN: Duration = Duration::from_secs(60);
+
+/// Interfaces below a card that are named at most: a bridge may have a hundred ports.
+const CAUTIONS: usize = 8;
 
 /// Whether a card of this MTU has frames that do not fit into one chunk; those with two VLAN tags are the largest.
 fn needs_several_chunks(mtu: u32) -> bool {
@@ -200,6 +204,8 @@ pub(super) struct Card {
     moves_read: u64,
     options: steer::Options,
     sizes: Sizes,
+    /// What was said of interfaces below it, or at its other end.
+    cautions: Vec<String>,
 }
 
 /// How large a NIC's rings are.
@@ -283,11 +289,10 @@ impl Device {
                 return Err(Error::ZeroCopyGeneric(name));
             }
             offloads.quiet_for_generic()?;
-            if let Some(caution) = nic.generic_caution() {
-                tracing::warn!("{name}: {caution}");
-            }
         }
-        for feature in offloads.still_on() {
+        // What is stacked has what merges from the interface below, which is named below if it matters.
+        for feature in offloads.still_on().iter().filter(|feature| !nic.is_stacked() || feature.is_of_tags())
+        {
             tracing::warn!("{name}: {feature}");
         }
         Ok(Self {
@@ -443,7 +448,7 @@ impl Card {
         let steering =
             Steering::load(&steer_options).map_err(|source| Error::Steer { nic: lan.nic.clone(), source })?;
         let device = Device::take(nic, hold, &steering, options, PATIENCE)?;
-        Ok(Self {
+        let mut card = Self {
             name: lan.nic.clone(),
             closing: None,
             lost: None,
@@ -454,11 +459,39 @@ impl Card {
             options: steer_options,
             sizes: Sizes::new(device.queues, plan.workers, needs_several_chunks(device.nic.mtu())),
             device: Some(device),
-        })
+            cautions: Vec::new(),
+        };
+        card.caution();
+        Ok(card)
+    }
+
+    /// Names what makes frames above the MTU below the card, or at its other end, with what prevents it: once, until it is
+    /// something else.
+    fn caution(&mut self) {
+        let Some(device) = &self.device else { return };
+        let found: Vec<String> = match device.nic.obstacles(device.attachment.mode == XdpMode::Generic) {
+            Ok(found) => found.iter().map(ToString::to_string).collect(),
+            Err(error) => vec![error.to_string()],
+        };
+        let new: Vec<&String> = found.iter().filter(|text| !self.cautions.contains(text)).collect();
+        for text in new.iter().take(CAUTIONS) {
+            tracing::warn!("{}: {text}", self.name);
+        }
+        if new.len() > CAUTIONS {
+            tracing::warn!("{}: and {} more interfaces like these", self.name, new.len() - CAUTIONS);
+        }
+        self.cautions = found;
     }
 
     pub(super) fn sizes(&self) -> Sizes {
         self.sizes
+    }
+
+    /// Tells the LAN under which addresses the host itself is on it. False if the card is not there: they stay.
+    pub(super) fn follow_addresses(&self, links: &Links, lan: &Lan) -> bool {
+        let Some(device) = &self.device else { return false };
+        lan.set_host(links.own_addresses(device.nic.index()));
+        true
     }
 
     /// Opens the AF_XDP sockets, and adds each worker's to its `parts`.
@@ -673,6 +706,7 @@ impl Card {
             let hold = Hold::take_within(&nic, &around.options.state_dir, Duration::ZERO)?;
             lan.set_nic_mac(nic.mac());
             self.device = Some(Device::take(nic, hold, &self.steering, around.options, Duration::ZERO)?);
+            self.caution();
         }
         let mut free = Vec::new();
         around.pool.take(&mut free, self.sizes.queues * self.sizes.ring);

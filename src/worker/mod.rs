@@ -73,6 +73,9 @@ const TIMER_SLACK: Option<NonZeroU64> = NonZeroU64::new(1000);
 const UPKEEP: Duration = Duration::from_millis(100);
 /// A worker with nothing to do looks this often whether it should have been woken.
 const SLEEP: Duration = Duration::from_secs(1);
+/// What is in a ring of a worker that sleeps may be about to wake it: whoever put it there can have been off its CPU just
+/// then. After so long the wake-up is lost.
+const WAKE_UP: Duration = Duration::from_millis(20);
 /// While a NIC has not taken what is in its TX ring, this often it is told again.
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -578,10 +581,11 @@ impl Worker {
         }
         let timeout = self.timeout(busy);
         let in_vain = self.poller.wait(events, timeout);
-        self.awake();
-        if in_vain && timeout == SLEEP && self.frames_wait() {
+        // Before the XDP programs are told that it is awake: what comes after that need not wake it.
+        if in_vain && !timeout.is_zero() && self.frames_wait() && self.poller.wait(events, WAKE_UP) {
             self.counts.fault(Fault::LostWakeup, 1);
         }
+        self.awake();
         for n in 0..events.len() {
             match events.token(n) {
                 Token::Ring => {}

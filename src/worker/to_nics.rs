@@ -11,6 +11,7 @@ use crate::iou::InstanceId;
 use crate::iou::header::{self, Header, TYPE_DATA};
 use crate::lan::{Lan, explain};
 use crate::plan::{Plan, Port, Router};
+use crate::ration::Ration;
 use crate::stats::{self, Fault, Latency, Loss, WorkerCounts};
 use crate::sys::mmsg::{CHUNKS, Receiver, TooFew};
 use af_xdp::{Kick, Packet, RingFull, Tx};
@@ -151,6 +152,8 @@ pub(super) struct NicSide {
     /// Frames and bytes put into the TX ring since it was last empty, and how many of them the driver threw away.
     pushed: (u64, u64),
     refused: u64,
+    /// What the kernel says when it does not send may come with every batch.
+    complaints: Ration,
 }
 
 /// A worker's memory of where stations are.
@@ -177,6 +180,7 @@ impl NicSide {
             behind_since: 0,
             pushed: (0, 0),
             refused: 0,
+            complaints: Ration::default(),
         };
         side.set_ports(ports, flood);
         side
@@ -561,7 +565,9 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
             Ok(Kick::Dropped) => nic.refused += 1,
             Ok(Kick::Down) => break,
             Err(error) => {
-                tracing::warn!("{}: cannot send: {error}", nic.lan.nic);
+                if let Some(withheld) = nic.complaints.ask(clock::monotonic()) {
+                    tracing::warn!("{}: cannot send: {error} ({withheld} times before it)", nic.lan.nic);
+                }
                 break;
             }
         }

@@ -9,6 +9,7 @@
 #![allow(dead_code, unreachable_pub, reason = "a module of each test program, which uses a part of it")]
 
 pub mod crowd;
+pub mod tables;
 pub mod users;
 
 use std::os::unix::fs::PermissionsExt;
@@ -146,6 +147,21 @@ impl Running {
         summary
     }
 
+    /// The BPF links that it has on card number `index`. Other namespaces have cards of the same number.
+    pub fn xdp_links(&self, index: u32) -> Vec<u32> {
+        let mut ids = Vec::new();
+        for descriptor in std::fs::read_dir(format!("/proc/{}/fdinfo", self.process.pid())).unwrap() {
+            let Ok(text) = std::fs::read_to_string(descriptor.unwrap().path()) else { continue };
+            let field = |name: &str| -> Option<u32> {
+                text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+            };
+            if field("ifindex:") == Some(index) {
+                ids.extend(field("link_id:"));
+            }
+        }
+        ids
+    }
+
     /// Ends it with SIGKILL.
     pub fn kill(mut self) {
         self.process.signal(Signal::KILL);
@@ -222,9 +238,11 @@ pub struct Strain {
 }
 
 impl Strain {
+    const NAP: Duration = Duration::from_millis(5);
+
     /// Measures from now on: how much later than asked a sleeping thread runs.
     pub fn measure() -> Self {
-        const NAP: Duration = Duration::from_millis(5);
+        const NAP: Duration = Strain::NAP;
         let (waited, end) = (Arc::<[AtomicU64; 2]>::default(), Arc::<AtomicBool>::default());
         let (shared, ended) = (waited.clone(), end.clone());
         std::thread::spawn(move || {
@@ -244,6 +262,18 @@ impl Strain {
         Duration::from_micros(self.waited[0].load(Relaxed))
     }
 
+    /// Does `work`, which is to take less than `limit`; says how long it took, and what of it is the machine's.
+    pub fn time<T>(&self, limit: Duration, work: impl FnOnce() -> T) -> (Took, T) {
+        let (before, start) = (self.sum(), std::time::Instant::now());
+        let result = work();
+        let time = start.elapsed();
+        if time >= limit {
+            // Who measures may have been kept waiting as well, and says so when it runs.
+            std::thread::sleep(Self::NAP * 4);
+        }
+        (Took { time, strain: self.sum() - before }, result)
+    }
+
     /// The longest delay.
     pub fn longest(&self) -> Duration {
         Duration::from_micros(self.waited[1].load(Relaxed))
@@ -254,6 +284,36 @@ impl Drop for Strain {
     fn drop(&mut self) {
         self.end.store(true, Relaxed);
     }
+}
+
+/// How long something took.
+#[derive(Clone, Copy)]
+pub struct Took {
+    /// In all.
+    pub time: Duration,
+    /// While the machine kept its processes waiting.
+    pub strain: Duration,
+}
+
+impl Took {
+    /// It took less than `limit`, apart from what is the machine's.
+    pub fn is_within(self, limit: Duration) -> bool {
+        self.time < limit + self.strain
+    }
+}
+
+impl std::fmt::Debug for Took {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} ({:?} of the machine's)", self.time, self.strain)
+    }
+}
+
+/// Each took less than `limit`.
+#[track_caller]
+pub fn assert_each_within(limit: Duration, times: &[Took], dump: impl FnOnce() -> String) {
+    let longest = times.iter().map(|took| took.time).max();
+    println!("{} times, {longest:?} the longest", times.len());
+    assert!(times.iter().all(|took| took.is_within(limit)), "more than {limit:?}: {times:?}\n{}", dump());
 }
 
 /// The MAC of a router's interface, as current images make it.
@@ -329,6 +389,12 @@ impl Scene {
                 namespace.sysctl(&format!("net.ipv6.conf.{name}.disable_ipv6"), "1").unwrap();
             }
         }
+    }
+
+    /// The number of one of the host's cards.
+    pub fn index(&self, card: &str) -> u32 {
+        let text = self.host.run("cat", [format!("/sys/class/net/{card}/ifindex")]).unwrap().stdout;
+        String::from_utf8(text).unwrap().trim().parse().unwrap()
     }
 
     /// What the host itself sees arrive on eth0.

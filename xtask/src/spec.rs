@@ -1,13 +1,22 @@
 //! `SPECIFICATION.md`: each promise in one line, with the tests that enforce it. A promise without a test, or with one
 //! that is not there, did not run or failed, is a failure of the whole run.
+//!
+//! A test is `file.rs::name`, or `cargo xtask fuzz TARGET`, which every run of all tests does for a few seconds. What only
+//! a run of its own shows is one of [`BY_HAND`], or a virtual machine's checks, `cargo xtask test --vm=KERNEL`.
 
 use crate::error::{Context, Result};
+use crate::vm;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 /// The file, in the workspace's folder.
 const FILE: &str = "SPECIFICATION.md";
+
+/// Commands beside the tests that a promise may name.
+const BY_HAND: [&str; 1] = ["cargo xtask soak"];
+/// What a fuzz target's name stands behind.
+const FUZZ: &str = "cargo xtask fuzz ";
 
 /// Results of single tests, out of what cargo and libtest write.
 #[derive(Default)]
@@ -51,6 +60,11 @@ impl Results {
         *all &= passed;
     }
 
+    /// A fuzz target has run.
+    pub(crate) fn fuzzed(&mut self, target: &str, passed: bool) {
+        self.passed.insert((FUZZ.into(), target.into()), passed);
+    }
+
     fn of(&self, test: &Test) -> Option<bool> {
         self.passed.get(&(test.program.clone(), test.name.clone())).copied()
     }
@@ -65,20 +79,22 @@ pub(crate) fn check(workspace: &Path, results: Option<&Results>) -> Result<Vec<S
     for (line, number) in text.lines().zip(1..) {
         let Some(promise) = line.strip_prefix("- ") else { continue };
         let mut say = |what: String| wrong.push(format!("{FILE}:{number}: {what}"));
-        let (tests, commands) = references(promise);
-        if tests.is_empty() && commands == 0 {
-            say("a promise without a test".into());
-        }
+        let mut any = false;
         if !promises.insert(promise) {
             say("stands there twice".into());
         }
-        for reference in tests {
+        for reference in promise.split('`').skip(1).step_by(2) {
             let Some(test) = Test::find(reference) else {
-                say(format!("{reference} names no test of this workspace"));
+                match reference.starts_with("cargo ") || reference.contains(".rs::") {
+                    true if is_by_hand(reference) => any = true,
+                    true => say(format!("{reference} names no test of this workspace")),
+                    // An option, or a path.
+                    false => {}
+                }
                 continue;
             };
-            let source = fs::read_to_string(workspace.join(&test.file)).unwrap_or_default();
-            if !has_test(&source, test.function()) {
+            any = true;
+            if !test.is_in(workspace) {
                 say(format!("there is no test {reference}"));
             } else if let Some(results) = results {
                 match results.of(&test) {
@@ -88,6 +104,9 @@ pub(crate) fn check(workspace: &Path, results: Option<&Results>) -> Result<Vec<S
                 }
             }
         }
+        if !any {
+            say("a promise without a test".into());
+        }
     }
     if promises.is_empty() {
         wrong.push(format!("{FILE} promises nothing"));
@@ -95,12 +114,10 @@ pub(crate) fn check(workspace: &Path, results: Option<&Results>) -> Result<Vec<S
     Ok(wrong)
 }
 
-/// The tests that a line names, `file.rs::name` in backticks, and how many commands that show what no test of an
-/// ordinary run can.
-fn references(line: &str) -> (Vec<&str>, usize) {
-    let quoted = || line.split('`').skip(1).step_by(2);
-    let tests = quoted().filter(|text| text.contains(".rs::")).collect();
-    (tests, quoted().filter(|text| text.starts_with("cargo xtask ")).count())
+/// True for a command that shows what no test of an ordinary run can.
+fn is_by_hand(command: &str) -> bool {
+    let kernel = || command.strip_prefix("cargo xtask test --vm=");
+    BY_HAND.contains(&command) || kernel().is_some_and(|kernel| vm::names().contains(&kernel))
 }
 
 /// A test, as the specification names it and as libtest does.
@@ -113,6 +130,10 @@ struct Test {
 
 impl Test {
     fn find(reference: &str) -> Option<Self> {
+        if let Some(target) = reference.strip_prefix(FUZZ) {
+            let file = format!("fuzz/fuzz_targets/{target}.rs");
+            return Some(Self { file, program: FUZZ.into(), name: target.into() });
+        }
         let (file, name) = reference.split_once("::")?;
         let path = file.strip_suffix(".rs")?;
         let (package, path) = match path.strip_prefix("crates/") {
@@ -135,8 +156,10 @@ impl Test {
         Some(Self { file: file.into(), program, name })
     }
 
-    fn function(&self) -> &str {
-        self.name.rsplit("::").next().unwrap_or_default()
+    fn is_in(&self, workspace: &Path) -> bool {
+        let source = fs::read_to_string(workspace.join(&self.file)).unwrap_or_default();
+        let function = self.name.rsplit("::").next().unwrap_or_default();
+        if self.program == FUZZ { source.contains("fuzz_target!(") } else { has_test(&source, function) }
     }
 }
 
@@ -171,6 +194,8 @@ mod tests {
         assert_eq!(found("src/bin/iou-sim.rs::tests::x"), pair("iou_sim", "tests::x"));
         assert_eq!(found("crates/af_xdp/src/ring.rs::tests::x"), pair("af_xdp", "ring::tests::x"));
         assert_eq!(found("xtask/src/spec.rs::tests::x"), pair("xtask", "spec::tests::x"));
+        assert_eq!(found("crates/af_xdp/src/model.rs::x"), pair("af_xdp", "model::x"));
+        assert_eq!(found("cargo xtask fuzz netmap"), pair("cargo xtask fuzz ", "netmap"));
         assert_eq!(Test::find("docs/design.md"), None);
     }
 
@@ -202,16 +227,39 @@ mod tests {
         fs::create_dir_all(folder.join("tests")).unwrap();
         let write = |file: &str, text: &str| fs::write(folder.join(file), text).unwrap();
         write("tests/a.rs", "#[test]\nfn one() {}\n\n#[test]\n#[ignore]\nfn two() {}\nfn three() {}\n");
+        fs::create_dir_all(folder.join("fuzz/fuzz_targets")).unwrap();
+        write("fuzz/fuzz_targets/one.rs", "fuzz_target!(|input: &[u8]| {});\n");
         let promises = "# Promises\n- One. `tests/a.rs::one`\n- Two. `tests/a.rs::two`\n- Three. `tests/a.rs::three`\n\
-                        - Nothing.\n- By hand. `cargo xtask soak`\n- None. `elsewhere/a.rs::one`\n";
+                        - Nothing `--like` that.\n- By hand. `cargo xtask soak`\n- None. `tests/a.rs::one` `a.rs::one`\n\
+                        - Fuzzed. `cargo xtask fuzz one`\n- Gone. `cargo xtask fuzz two`\n- All. `cargo xtask fuzz`\n\
+                        - Kernel. `cargo xtask test --vm=oldest`\n- Other. `cargo xtask test --vm=none`\n";
         write(FILE, promises);
         let wrong = check(&folder, None).unwrap();
-        assert_eq!(wrong.len(), 4, "{wrong:?}");
-        for (line, what) in
-            wrong.iter().zip([":3: there is no test", ":4: ", ":5: a promise without", ":7: "])
-        {
+        let expected = [
+            ":3: there is no test",
+            ":4: there is no test",
+            ":5: a promise without",
+            ":7: a.rs::one names no test",
+            ":9: there is no test",
+            ":10: cargo xtask fuzz names no test",
+            ":10: a promise without",
+            ":12: cargo xtask test --vm=none names",
+            ":12: a promise without",
+        ];
+        assert_eq!(wrong.len(), expected.len(), "{wrong:?}");
+        for (line, what) in wrong.iter().zip(expected) {
             assert!(line.contains(what), "{line}");
         }
+        write(FILE, "- Fuzzed. `cargo xtask fuzz one`\n");
+        let mut results = Results::default();
+        assert_eq!(
+            check(&folder, Some(&results)).unwrap(),
+            [format!("{FILE}:1: cargo xtask fuzz one has not run")]
+        );
+        results.fuzzed("one", true);
+        assert!(check(&folder, Some(&results)).unwrap().is_empty());
+        results.fuzzed("one", false);
+        assert_eq!(check(&folder, Some(&results)).unwrap().len(), 1);
         write(FILE, "- One. `tests/a.rs::one`\n");
         let mut results = Results::default();
         assert_eq!(

@@ -108,6 +108,7 @@ fn fuzzing(stages: &mut Stages, options: &Options) -> Result<()> {
     }
     for (target, passed) in fuzz::check(FUZZ_SECONDS, root, Some(1))? {
         stages.count += Count { passed: passed.into(), failed: (!passed).into(), ignored: 0 };
+        stages.results.fuzzed(&target, passed);
         if !passed {
             stages.failed.push(format!("fuzzing: {target}"));
         }
