@@ -613,7 +613,7 @@ impl Soak {
 #[test]
 fn what_is_wrong_with_one_card_costs_the_other_nothing() {
     let to = |from, to| Flow { from, to: Some(to) };
-    let (wires, routers) = ([0, 1].map(End::Wire), [1, 2].map(End::Router));
+    let (wires, routers) = ([0, 1].map(End::Wire), [1, ROUTERS].map(End::Router));
     for fault in [CardDown(1), CardRemoved(1), CardRenamed(1), MoreQueues(1), ProgramDetached(1)] {
         assert!(!fault.may_cost(to(wires[0], routers[0]), routers[0]), "{fault:?}");
         assert!(!fault.may_cost(to(routers[0], wires[0]), wires[0]), "{fault:?}");

@@ -53,9 +53,9 @@ const GROWTH: u64 = 8 << 20;
 /// Files that the disk takes.
 const FILES: u32 = 300;
 
-/// The card on whose LAN a router is.
+/// The card on whose LAN a router is. Its neighbours in number are there, too: on each card both workers have routers.
 pub(crate) const fn card_of(id: u16) -> usize {
-    (id as usize - 1) % CARDS.len()
+    (id as usize - 1) / ON_A_CARD as usize
 }
 
 /// A time in which a fault was there.
@@ -302,9 +302,9 @@ impl Soak {
 
     /// Another router on the same card.
     fn neighbour(&mut self, id: u16) -> u16 {
-        let cards = CARDS.len() as u16;
-        let away = 1 + self.random.below(ON_A_CARD - 1) as u16;
-        1 + (id - 1 + cards * away) % ROUTERS
+        let all = ON_A_CARD as u16;
+        let (first, own) = ((id - 1) / all * all, (id - 1) % all);
+        first + 1 + (own + 1 + self.random.below(ON_A_CARD - 1) as u16) % all
     }
 
     /// Since `from` the machine was busy with other things. What was about to recover from a fault has until now for it.
