@@ -24,3 +24,17 @@ int steer(struct xdp_md *ctx)
 		return XDP_ABORTED;
 	return verdict;
 }
+
+static __u32 turn;
+
+/* The same program on a frame from another station each time, of 256: what follows a station that moved finds one. */
+SEC("xdp.frags")
+int steer_from_many(struct xdp_md *ctx)
+{
+	struct ethhdr *eth = (void *)(long)ctx->data;
+
+	if ((void *)(eth + 1) > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	eth->h_source[5] = turn++;
+	return steer_body(ctx);
+}

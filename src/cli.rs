@@ -49,7 +49,7 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE")]
     pub netmap: Option<PathBuf>,
 
-    /// Folder of the routers' sockets, if it is not `/tmp/netio<uid>`
+    /// Folder of the routers' sockets, if it is not `/tmp/netio<uid>`. Through sudo only for routers of one's own
     #[arg(long, value_name = "DIR")]
     pub netio_dir: Option<PathBuf>,
 
@@ -105,7 +105,7 @@ pub struct Args {
     /// Where locks and the cards' former settings are kept
     ///
     /// Root's are in /run/iou-fast, those of another user in iou-fast under $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR,
-    /// else `/run/user/<uid>`.
+    /// else `/run/user/<uid>`. It cannot be chosen through sudo.
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 }

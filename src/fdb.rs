@@ -10,7 +10,7 @@
 use crate::iou::mac::Mac;
 use hashlink::{DefaultHashBuilder, LinkedHashMap, LinkedHashSet};
 use rustc_hash::FxHashMap;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -76,6 +76,8 @@ pub enum Refusal {
     NoStation,
     /// The address is the NIC's own.
     Nic,
+    /// The host itself is on this LAN with the address, by another interface: a bridge, say.
+    Host,
     /// The address follows the pattern of another interface.
     Predicted(Port),
     /// It moved too often of late.
@@ -181,6 +183,8 @@ impl Behind {
 #[derive(Debug)]
 pub struct Fdb {
     nic: Mac,
+    /// The host's other addresses on this LAN.
+    host: BTreeSet<Mac>,
     /// By pattern; `false` once the address has spoken from the wire.
     predicted: FxHashMap<Mac, (Port, bool)>,
     learned: StationMap<Port>,
@@ -196,6 +200,7 @@ impl Fdb {
     pub fn new(nic: Mac, ports: usize) -> Self {
         Self {
             nic,
+            host: BTreeSet::new(),
             predicted: FxHashMap::default(),
             learned: StationMap::default(),
             by_port: FxHashMap::default(),
@@ -243,6 +248,23 @@ impl Fdb {
         gone
     }
 
+    /// The host has these addresses on the LAN from now on, by whatever interface. Returns the learned stations that go for
+    /// that. A pattern stays its port's: NETMAP says whose it is.
+    pub fn set_host(&mut self, addresses: BTreeSet<Mac>) -> Vec<Station> {
+        if addresses == self.host {
+            return Vec::new();
+        }
+        self.host = addresses;
+        let is_hosts = |mac: &Mac| self.host.contains(mac) && !self.predicted.contains_key(mac);
+        let mut gone: Vec<Station> =
+            self.learned.keys().filter(|station| is_hosts(&station.mac)).copied().collect();
+        gone.sort_unstable();
+        for station in &gone {
+            self.forget(station);
+        }
+        gone
+    }
+
     /// Why `station`, whatever is known of it, cannot be behind `port`: what no router may say of itself.
     #[must_use]
     pub fn forbidden(&self, station: &Station, port: Port) -> Option<Refusal> {
@@ -252,8 +274,11 @@ impl Fdb {
         if station.mac == self.nic {
             return Some(Refusal::Nic);
         }
-        let owner = self.predicted.get(&station.mac).map(|(owner, _)| *owner);
-        owner.filter(|owner| *owner != port).map(Refusal::Predicted)
+        match self.predicted.get(&station.mac) {
+            Some((owner, _)) if *owner == port => None,
+            Some((owner, _)) => Some(Refusal::Predicted(*owner)),
+            None => self.host.contains(&station.mac).then_some(Refusal::Host),
+        }
     }
 
     /// Whether the address of `station` follows the pattern of `port`.
@@ -439,6 +464,28 @@ mod tests {
             assert_ne!(fdb.lookup(&untagged(mac)), Some(1));
         }
         assert_eq!(fdb.learn(untagged(pattern), 0, at(0)), Learned::Known);
+    }
+
+    #[test]
+    fn what_the_host_has_by_another_interface_is_no_routers_unless_the_netmap_says_so() {
+        let mut fdb = Fdb::new(NIC, 2);
+        let [bridge, pattern] = [Mac([2, 0, 0, 0, 0, 7]), Mac([0xaa, 0xbb, 0xcc, 0, 1, 0])];
+        fdb.predict(pattern, 0);
+        fdb.learn(untagged(HSRP), 0, at(0));
+        let in_vlan = Station { outer_vid: 10, ..untagged(bridge) };
+        fdb.learn(in_vlan, 0, at(0));
+        fdb.learn(untagged(bridge), 1, at(0));
+        assert_eq!(fdb.set_host([bridge, pattern].into()), [untagged(bridge), in_vlan]);
+        assert_eq!(fdb.set_host([bridge, pattern].into()), []);
+        for port in [0, 1] {
+            assert_eq!(fdb.learn(in_vlan, port, at(1)), Learned::Refused(Refusal::Host));
+            assert_eq!(fdb.lookup(&in_vlan), None);
+        }
+        assert_eq!(fdb.learn(untagged(pattern), 0, at(1)), Learned::Known);
+        assert_eq!(fdb.lookup(&untagged(HSRP)), Some(0));
+        // It is not the host's any more.
+        assert_eq!(fdb.set_host([].into()), []);
+        assert_eq!(fdb.learn(in_vlan, 1, at(2)), new_station());
     }
 
     #[test]

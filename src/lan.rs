@@ -9,7 +9,7 @@ use crate::plan::Plan;
 use crate::ration::Ration;
 use crate::steer::layout::{PortEntry, RouterState, mac_word};
 use crate::steer::{Error, Tables};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -113,6 +113,22 @@ impl Lan {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
+    /// The host has these addresses on the LAN from now on, by whatever interface.
+    pub fn set_host(&self, addresses: BTreeSet<Mac>) {
+        let mut fdb = self.lock();
+        let gone = fdb.set_host(addresses);
+        for station in &gone {
+            let Self { nic, tables, .. } = self;
+            tracing::warn!("{nic}: {}, which a router used, is this host's own address now", station.mac);
+            if let Err(error) = tables.remove_learned(station) {
+                tracing::warn!("{nic}: {} cannot be taken out of its tables: {error}", station.mac);
+            }
+        }
+        if !gone.is_empty() {
+            self.generation.fetch_add(1, Ordering::Release);
+        }
+    }
+
     /// The router's interface at `port`, as users write it.
     pub fn name(&self, port: Port) -> String {
         let endpoint = self.entries().get(&port).and_then(|entry| entry.header.destination());
@@ -124,7 +140,7 @@ impl Lan {
     pub fn is_spoofed(&self, refusal: Refusal, port: Port) -> bool {
         let router = |port: Port| self.entries().get(&port).map(|entry| entry.router);
         match refusal {
-            Refusal::Nic => true,
+            Refusal::Nic | Refusal::Host => true,
             Refusal::Predicted(owner) => router(owner) != router(port),
             _ => false,
         }
@@ -253,6 +269,7 @@ pub fn explain(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::NoStation => "it is no station address",
         Refusal::Nic => "it is the network card's own address",
+        Refusal::Host => "it is this host's own address on the network card's LAN",
         Refusal::Predicted(_) => "it is the address of another router's interface",
         Refusal::Echo => "its frame came from the wire before: is there a loop behind this port?",
         Refusal::Retired => "the NETMAP has its interface no more",

@@ -10,6 +10,7 @@
 //!                               lan, fdb: which station is behind which port
 //!                               stats: what happened
 //!
+//!   output: the log and what is printed, for which nobody waits
 //!   privileges: what each of these threads may do, and that the rest is given up
 //! ```
 //!
@@ -27,12 +28,14 @@ pub mod ethernet;
 pub mod fdb;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod guard;
 pub mod iou;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod lan;
 pub mod netmap;
 pub mod nic;
+pub mod output;
 pub mod plan;
 pub mod privileges;
 pub mod ration;

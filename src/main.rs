@@ -3,24 +3,29 @@
 use clap::Parser;
 use iou_fast::cli::Args;
 use iou_fast::control::{Forwarder, Options, labs};
+use iou_fast::guard::Guard;
 use iou_fast::nic::hold;
+use iou_fast::output;
 use iou_fast::privileges::{self, Role};
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let _last = output::Finish;
     let filter = EnvFilter::try_from_env("IOU_FAST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // Colours are for people: in a file or a journal they are noise.
     let ansi = std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(ansi);
-    log.with_writer(std::io::stderr).init();
+    // What cannot be written is lost, and neither ends the process nor holds a thread up.
+    log.with_writer(|| output::Log).log_internal_errors(false).init();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("iou-fast: {error}");
+            output::log(&format!("iou-fast: {error}\n"));
             ExitCode::FAILURE
         }
     }
@@ -30,16 +35,24 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     privileges::report_panics();
     let users = labs::users(args)?;
     privileges::begin(users.lab, users.caller)?;
+    let state_dir = args.state_dir.clone().unwrap_or_else(hold::state_dir);
+    // Now, for later there are threads. Declared first: it is let off when everything else has been given back.
+    let guard = Guard::start(&state_dir)
+        .inspect_err(|error| tracing::warn!("no guard, so after a kill -9 offloads stay off: {error}"))
+        .ok();
+    output::start().map_err(|error| format!("cannot start a thread for the log: {error}"))?;
     let cpus = args.cpus.as_ref().map_or_else(Vec::new, |list| list.0.clone());
     let prepared = labs::prepare(args, cpus.len().max(1))?;
     for remark in &prepared.remarks {
-        eprintln!("{remark}");
+        output::log(&format!("{remark}\n"));
     }
     // Before anything is taken: a signal from here on ends in a clean stop.
     let (stop, signalled) = UnixStream::pair()?;
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::low_level::pipe::register(signal, signalled.try_clone()?)?;
     }
+    // Beyond a limit for the size of files, as that of the log, writing fails: that is enough.
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
     let (again, signalled) = UnixStream::pair()?;
     signal_hook::low_level::pipe::register(signal_hook::consts::SIGHUP, signalled)?;
     let options = Options {
@@ -48,20 +61,16 @@ fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
         copy_mode: args.copy_mode.into(),
         poll: args.poll.into(),
         exclusive: args.exclusive,
-        state_dir: args.state_dir.clone().unwrap_or_else(hold::state_dir),
+        state_dir,
         blocked: args.block.unwrap_or_default(),
         netl1_dir: args.netl1_dir.clone(),
     };
     let mut forwarder = Forwarder::start(prepared, &options)?;
+    forwarder.guard(guard);
     privileges::confine(Role::Control)?;
-    // Nobody has to read what we print: a closed pipe does not end a running lab.
-    let mut out = std::io::stdout();
-    for line in forwarder.describe() {
-        let _ = writeln!(out, "{line}");
-    }
-    let _ = writeln!(out, "ready").and_then(|()| out.flush());
+    output::print(&format!("{}\nready\n", forwarder.describe().join("\n")));
     let result = forwarder.run(&stop, &again);
     let summary = forwarder.stop();
-    let _ = writeln!(out, "{summary}").and_then(|()| out.flush());
+    output::print(&format!("{summary}\n"));
     Ok(result?)
 }

@@ -3,9 +3,11 @@
 //! ```text
 //!   started as root, or with file capabilities
 //!      │ begin:   files are touched with the rights of the lab's user, no new privileges, only STARTUP is kept
+//!      ├──► guard, a process: become_starter, confine: GUARDING, files of the state folder, offloads
 //!      ▼
 //!   everything is brought up ──► workers:       confine: no capability, few system calls
-//!      │                    └──► socket maker:  confine: no capability, fewer still; in a network namespace of its own
+//!      │                    ├──► socket maker:  confine: no capability, fewer still; in a network namespace of its own
+//!      │                    └──► log, output:   confine: no capability, what every thread may; before all others
 //!      ▼ confine
 //!   control: RUNNING, the system calls of recovery
 //! ```
@@ -14,8 +16,8 @@
 
 pub mod lists;
 
-use crate::sys;
-use lists::{RUNNING, STARTUP};
+use crate::{output, sys};
+use lists::{GUARDING, RUNNING, STARTUP};
 use nix::unistd::{Gid, Uid, User, getgrouplist, getresgid, getresuid, setfsgid, setfsuid};
 use rustix::io::Errno;
 use rustix::process::DumpableBehavior;
@@ -64,6 +66,10 @@ pub enum Role {
     Worker,
     /// Makes sockets in a network namespace of its own.
     SocketMaker,
+    /// Writes the log, or what is printed.
+    Output,
+    /// Waits in a process of its own to put offloads back.
+    Guard,
 }
 
 /// A user's id and groups.
@@ -158,6 +164,22 @@ fn raw_gid(gid: Gid) -> rustix::process::Gid {
     rustix::process::Gid::from_raw(gid.as_raw())
 }
 
+/// For the guard, which has no business with the lab's user: all ids become those of whoever started it.
+///
+/// # Errors
+/// [`Error::System`]: the process must not go on then.
+pub fn become_starter() -> Result<(), Error> {
+    let fail = |source: Errno| Error::System {
+        action: "take off the rights of the routers' user",
+        source: source.into(),
+    };
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    thread::set_thread_res_gid(gid, gid, gid).map_err(fail)?;
+    thread::set_thread_res_uid(uid, uid, uid).map_err(fail)?;
+    // A change of ids makes a process dumpable by its user again.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(fail)
+}
+
 /// Does `work` on files of whoever started this process: locks and records of network cards in `/run/iou-fast`.
 pub fn as_starter<T>(work: impl FnOnce() -> T) -> T {
     let ids = getresuid().ok().zip(getresgid().ok());
@@ -201,7 +223,11 @@ impl Drop for FileRights {
 pub fn confine(role: Role) -> Result<(), Error> {
     let fail = |action| move |source: Errno| Error::System { action, source: source.into() };
     thread::set_no_new_privs(true).map_err(fail("give up new privileges"))?;
-    let kept = if role == Role::Control { RUNNING } else { CapabilitySet::empty() };
+    let kept = match role {
+        Role::Control => RUNNING,
+        Role::Guard => GUARDING,
+        Role::Worker | Role::SocketMaker | Role::Output => CapabilitySet::empty(),
+    };
     keep(kept).map_err(fail("give up capabilities"))?;
     sys::violation::report().map_err(fail("install a signal handler"))?;
     for filter in lists::filters(role)? {
@@ -216,7 +242,9 @@ pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("?").to_owned();
-        eprintln!("iou-fast: thread \"{name}\" {panic}: a bug, please report it");
+        output::log(&format!("iou-fast: thread \"{name}\" {panic}: a bug, please report it\n"));
+        // It may be the process' last word.
+        output::finish();
     }));
 }
 
@@ -246,12 +274,14 @@ mod tests {
 
     /// This test program again with `test` alone, as another process: what a thread gives up is gone for good.
     fn again(test: &str) -> Output {
-        Command::new(std::env::current_exe().unwrap())
-            .args([&format!("privileges::tests::{test}"), "--exact", "--nocapture", "--test-threads=1"])
-            .env(ROLE, "1")
-            .env("RUST_BACKTRACE", "1")
-            .output()
-            .unwrap()
+        command(test).output().unwrap()
+    }
+
+    fn command(test: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([&format!("privileges::tests::{test}"), "--exact", "--nocapture", "--test-threads=1"]);
+        command.env(ROLE, "1").env("RUST_BACKTRACE", "1");
+        command
     }
 
     fn is_again() -> bool {
@@ -284,6 +314,30 @@ mod tests {
             format!("thread \"worker 7\" made system call {}, which is not on its list", libc::SYS_socket);
         assert!(said.contains(&line), "{said}");
         assert!(!String::from_utf8_lossy(&output.stdout).contains("went on"));
+    }
+
+    #[test]
+    fn the_process_ends_also_when_nobody_reads_why() {
+        if is_again() {
+            let _ = confined("worker 7", Role::Worker, || drop(std::net::UdpSocket::bind("127.0.0.1:0")));
+            return;
+        }
+        let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
+        let (_reader, writer) = rustix::pipe::pipe_with(flags).unwrap();
+        while rustix::io::write(&writer, &[b'.'; 4096]).is_ok() {}
+        rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
+        let test = "the_process_ends_also_when_nobody_reads_why";
+        let mut child = command(test).stdout(std::process::Stdio::null()).stderr(writer).spawn().unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let status = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if std::time::Instant::now() > end => break None,
+                None => std::thread::sleep(std::time::Duration::from_millis(10)),
+            }
+        };
+        let _ = child.kill();
+        assert_eq!(status.and_then(|status| status.code()), Some(sys::violation::EXIT));
     }
 
     #[test]

@@ -734,6 +734,7 @@ fn a_queue_that_another_program_has_is_said_with_the_way_to_find_it() {
         completion_size: 16,
         rx_size: 16,
         tx_size: 16,
+        tx_queues: 1,
         scatter: false,
         copy_mode: af_xdp::CopyMode::Copy,
         patience: Duration::ZERO,

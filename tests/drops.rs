@@ -1,15 +1,13 @@
 //! Every reason to drop a frame, provoked and counted exactly; and the books balance: what went in has come out or
 //! stands in the summary under its reason.
 //!
-//! What cannot be provoked from outside:
-//! - `no-chunk`, and with it `rx-ring-full`: the bound of the backlogs leaves a reserve of chunks for whatever the
-//!   sockets and rings can hold at once (`worker::backlog`, `stuck_routers_never_take_the_reserve`), and a worker gives
-//!   the kernel only as many chunks as it took out of an RX ring of the same size.
-//! - `tx-ring-full`: a TX ring is larger than what is read between two kicks; that a full one hands the frame back is
-//!   tested in `af_xdp::socket`, `a_full_tx_ring_hands_the_packet_back`.
+//! Elsewhere:
+//! - Faults are forced in tests/faults.rs.
 //! - `too-large`: tests/jumbo.rs, `what_is_larger_is_dropped_and_counted`.
-//! - `no-ring`: every queue has its sockets; the XDP program without them is tested in tests/steer.rs,
-//!   `without_a_socket_it_is_dropped_and_counted`.
+//!
+//! What cannot be provoked from outside:
+//! - `no-chunk`: the bound of the backlogs leaves a reserve of chunks for whatever the sockets and rings can hold at once
+//!   (`worker::backlog`, `stuck_routers_never_take_the_reserve`).
 //! - `bad-descriptor`: the kernel writes none; `af_xdp::umem`, `the_kernel_cannot_give_back_what_it_was_not_given`, and
 //!   `af_xdp::ring`, `nonsense_from_the_other_side_stays_within_the_ring`.
 

@@ -3,14 +3,14 @@
 
 mod common;
 
-use common::{SOON, Scene, Strain, assert_each_within, header, router_mac};
+use common::{SOON, Scene, Strain, header, router_mac, runs};
 use iou_fast::steer::{Options, Steering};
 use libbpf_rs::{Xdp, XdpFlags};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use testbed::{Bin, Namespace, Process, Router, Signal, Tag, VethOptions, frame, wait_until};
 
 const STATION: [u8; 6] = [2, 0, 0, 0, 0, 9];
@@ -284,12 +284,69 @@ fn after_its_end_the_card_is_as_before() {
 }
 
 #[test]
-fn after_sigkill_the_kernel_takes_back_what_it_can_and_the_next_run_the_rest() {
+fn after_sigkill_the_kernel_takes_back_what_it_can_and_the_guard_the_rest() {
+    let scene = Scene::with_cards(&["eth0", "eth1"], &VethOptions::default());
+    scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
+    let cards = ["eth0", "eth1"];
+    let see = || cards.map(|card| state_of(&scene.host, card));
+    for card in cards {
+        scene.host.run("ethtool", ["-K", card, "gro", "on"]).unwrap();
+    }
+    let arguments = ["-p", "501,502", "-i", "eth0=501", "-i", "eth1=502", "--xdp-mode"];
+    for mode in ["native", "generic"] {
+        let before = see();
+        let iou_fast = scene.start(&[&arguments[..], &[mode]].concat());
+        let guard = iou_fast.guard();
+        for during in see() {
+            assert!(during.contains("rx-vlan-offload: off"), "{during}");
+            assert_eq!(during.contains("generic-receive-offload: off"), mode == "generic", "{during}");
+        }
+        iou_fast.kill();
+        assert!(wait_until(WAIT, || see() == before && !runs(guard)), "{mode}: {:?}", see());
+        assert!(is_empty(&state_folder(&scene)), "neither lock nor record");
+    }
+
+    // A card that came in the place of one is covered, too.
+    let mut iou_fast = scene.start(&[&arguments[..], &["native"]].concat());
+    let guard = iou_fast.guard();
+    scene.host.ip("link del eth1").unwrap();
+    iou_fast.process.wait_for_line(|line| line.contains("eth1 is gone"), SOON).unwrap();
+    testbed::veth((&scene.wire, "eth1"), (&scene.host, "eth1"), &VethOptions::default()).unwrap();
+    iou_fast
+        .process
+        .wait_for_line(|line| line.contains("forwarding goes on") && !line.contains("when"), SOON)
+        .unwrap();
+    let offloads = || String::from_utf8(scene.host.run("ethtool", ["-k", "eth1"]).unwrap().stdout).unwrap();
+    assert!(offloads().contains("rx-vlan-offload: off"));
+    iou_fast.kill();
+    assert!(wait_until(WAIT, || !runs(guard)));
+    assert!(offloads().contains("rx-vlan-offload: on"), "{}", offloads());
+    assert!(is_empty(&state_folder(&scene)));
+}
+
+/// As when everything of a service is killed (`systemctl kill -s KILL`), or there is no memory for anybody.
+#[test]
+fn where_the_guard_was_killed_as_well_the_next_run_puts_offloads_back() {
     let scene = addressed_scene();
     scene.host.run("ethtool", ["-K", "eth0", "gro", "on"]).unwrap();
     let before = state_of(&scene.host, "eth0");
     for mode in ["native", "generic"] {
-        scene.start(&["-i", "eth0", "-p", "501", "--xdp-mode", mode]).kill();
+        let mut iou_fast = scene.start(&["-i", "eth0", "-p", "501", "--xdp-mode", mode]);
+        let guard = iou_fast.guard();
+        // What ends all of a service, or of a terminal, does not end the guard.
+        for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
+            kill(guard, signal);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(runs(guard));
+        kill(guard, Signal::KILL);
+        let said = iou_fast.process.wait_for_line(|line| line.contains("the guard"), SOON).unwrap();
+        assert!(
+            said.contains(&format!("pid {guard}")) && said.contains("should iou-fast be killed"),
+            "{said}"
+        );
+        assert!(!Path::new(&format!("/proc/{guard}")).exists(), "it was waited for");
+        iou_fast.kill();
         let link = || String::from_utf8(scene.host.ip("-d link show dev eth0").unwrap().stdout).unwrap();
         assert!(wait_until(WAIT, || before.starts_with(&link())), "{mode}:\n{}", link());
         the_host_works(&scene);
@@ -302,6 +359,35 @@ fn after_sigkill_the_kernel_takes_back_what_it_can_and_the_next_run_the_rest() {
         assert_eq!(state_of(&scene.host, "eth0"), before, "{mode}");
         assert!(is_empty(&state_folder(&scene)));
     }
+}
+
+#[test]
+fn the_guard_ends_with_it_and_holds_nobody_up() {
+    let scene = addressed_scene();
+    let mut iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
+    let guard = iou_fast.guard();
+    // Stopped it cannot end; it does as soon as it goes on, without doing anything.
+    kill(guard, Signal::STOP);
+    iou_fast.process.signal(Signal::INT);
+    assert!(iou_fast.process.wait(SOON).unwrap().success());
+    let during = state_of(&scene.host, "eth0");
+    kill(guard, Signal::CONT);
+    assert!(wait_until(SOON, || !runs(guard)));
+    assert_eq!(state_of(&scene.host, "eth0"), during);
+
+    let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
+    let guard = iou_fast.guard();
+    iou_fast.stop();
+    assert!(!Path::new(&format!("/proc/{guard}")).exists(), "it is left when iou-fast has ended");
+    // A start that fails has had one, too.
+    scene.refused(&["-i", "eth9", "-p", "501"]);
+    assert!(is_empty(&state_folder(&scene)));
+}
+
+/// To a process that is no child of ours.
+fn kill(pid: u32, signal: Signal) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
 }
 
 /// A numbered stream from the wire to the host while `meanwhile` runs. Each number arrives, in order; returns how many
@@ -341,38 +427,70 @@ fn while_the_host_hears_numbers(scene: &Scene, meanwhile: impl FnOnce()) -> u64 
     })
 }
 
+/// Fifty are looked at before the next start. Two of seven start at once, while the one before is taken down and its
+/// guard is at work.
 #[test]
-fn it_starts_again_at_once_after_each_kill_and_nothing_is_left_of_fifty() {
+fn it_starts_again_at_once_after_a_kill_fifty_times_in_a_row() {
+    const KILLS: u64 = 50;
     let scene = addressed_scene();
     let mut router = Router::new(&scene.netio(), 1).unwrap();
     let before = state_of(&scene.host, "eth0");
-    let link = || String::from_utf8(scene.host.ip("-d link show dev eth0").unwrap().stdout).unwrap();
+    let offloads = || String::from_utf8(scene.host.run("ethtool", ["-k", "eth0"]).unwrap().stdout).unwrap();
+    let all_on = offloads();
     let host = HOST.to_string();
     let mut pings =
         Process::spawn(scene.wire.command("ping").args(["-i", "0.02", "-W", "3", &host])).unwrap();
-    // A queue was seen to stay busy for 62 ms after a kill.
-    const AT_ONCE: Duration = Duration::from_secs(1);
-    // After every third kill the next one starts while that one is taken down, and nobody can see what it leaves.
-    const KILLS: u64 = 75;
-    let (mut times, strain) = (Vec::new(), Strain::measure());
+    let (mut starts, mut ends) = (Vec::new(), Vec::new());
     let numbers = while_the_host_hears_numbers(&scene, || {
+        let strain = Strain::measure();
+        let limit = || Duration::from_secs(1) + strain.sum();
         let mut iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
-        for seq in 0..KILLS {
+        let all_off = offloads();
+        assert_ne!(all_on, all_off, "there is nothing to put back");
+        for seq in 0..KILLS / 5 * 7 {
             carries(&scene, &mut router, seq);
+            let guard = iou_fast.guard();
+            let waited = strain.sum();
+            let start = Instant::now();
             iou_fast.process.signal(Signal::KILL);
-            if seq % 3 != 2 {
-                // No program, no promiscuous mode.
-                assert!(wait_until(WAIT, || before.starts_with(&link())), "kill {seq}: {}", link());
+            if seq % 7 < 5 {
+                // No program, no promiscuous mode, offloads as they were.
+                assert!(wait_until(WAIT, || offloads() == all_on && !runs(guard)), "{}", offloads());
+                ends.push(start.elapsed());
+                assert!(
+                    start.elapsed() + waited < limit(),
+                    "{ends:?}, the machine paused for {:?}",
+                    strain.sum()
+                );
+                assert_eq!(state_of(&scene.host, "eth0"), before);
+                assert!(is_empty(&state_folder(&scene)));
             }
-            let (took, next) = strain.time(AT_ONCE, || scene.start(&["-i", "eth0", "-p", "501"]));
-            times.push(took);
-            iou_fast = next;
+            let waited = strain.sum();
+            let start = Instant::now();
+            iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
+            starts.push(start.elapsed());
+            assert!(
+                start.elapsed() + waited < limit(),
+                "{starts:?}, the machine paused for {:?}",
+                strain.sum()
+            );
+            // The guard of the one before has ended, or leaves the card to this one.
+            assert!(wait_until(WAIT, || !runs(guard)));
+            assert_eq!(offloads(), all_off);
         }
-        carries(&scene, &mut router, KILLS);
+        carries(&scene, &mut router, 1000);
         iou_fast.stop();
     });
+    starts.sort();
+    ends.sort();
+    println!(
+        "{numbers} numbers; started within {:?} (median), {:?}",
+        starts[starts.len() / 2],
+        starts.last()
+    );
+    println!("as before within {:?} (median), {:?}", ends[ends.len() / 2], ends.last());
+    assert_eq!((ends.len() as u64, starts.len() as u64), (KILLS, KILLS / 5 * 7));
     assert!(numbers > 500, "{numbers}");
-    assert_each_within(AT_ONCE, &times, String::new);
 
     pings.signal(Signal::INT);
     pings.wait(SOON).unwrap();
@@ -382,7 +500,7 @@ fn it_starts_again_at_once_after_each_kill_and_nothing_is_left_of_fifty() {
     let numbers: Vec<u64> = summary.split(' ').filter_map(|word| word.parse().ok()).collect();
     let [sent, received, ..] = numbers[..] else { panic!("{summary}") };
     // What is under way in the card while its driver takes a program on or off is lost, with any program.
-    assert!(sent >= 50 && sent - received <= 10, "{summary}");
+    assert!(sent >= 50 && sent - received <= 20, "{summary}");
     the_host_works(&scene);
     assert_eq!(state_of(&scene.host, "eth0"), before);
     assert_eq!(scene.netio().read_dir().unwrap().count(), 1);
@@ -566,4 +684,71 @@ fn tags_cross_the_bridge_in_their_place() {
         }
     }
     iou_fast.stop().assert_clean();
+}
+
+/// On a bridge the host speaks as the bridge, not as the card: no router takes that address, nor one that the host is given
+/// later, though it has used it.
+#[test]
+fn the_address_of_the_hosts_bridge_is_no_routers() {
+    const LATER: [u8; 6] = [2, 0, 0, 0, 0xbb, 2];
+    let scene = bridged_scene();
+    quiet(&scene);
+    scene.host.ip("link set br0 address 02:00:00:00:bb:01").unwrap();
+    scene.host.ip("link add mv0 link br0 type macvlan mode bridge").unwrap();
+    scene.host.ip("link set mv0 up").unwrap();
+    scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
+    let mut routers = [1, 2].map(|id| Router::new(&scene.netio(), id).unwrap());
+    let iou_fast = scene.start(&["-i", "vethB", "-p", "501-502"]);
+    let mut seq = 0;
+    // Router `id` sends a frame; returns it.
+    let send = |routers: &[Router; 2], id: u16, to, from, seq| {
+        let sent = frame(to, from, NO_TAG, frame::ETHERTYPE, 80, seq);
+        routers[usize::from(id) - 1].send(500 + id, header(500 + id, 0, id, 0), &sent).unwrap();
+        sent
+    };
+    // Router 1 speaks as `mac` and is not heard; router 2 reaches the host under it.
+    let mut is_the_hosts = |mac: [u8; 6], card: &str, routers: &mut [Router; 2]| {
+        let mut host = testbed::Station::new(&scene.host, card).unwrap();
+        for _ in 0..3 {
+            seq += 3;
+            send(routers, 1, BROADCAST, mac, seq);
+            let own = send(routers, 1, BROADCAST, router_mac(1, 0, 0), seq + 1);
+            let heard = routers[1].recv_where(WAIT, |_, frame| frame::check(frame).is_ok());
+            assert_eq!(
+                heard.map(|(_, frame)| frame),
+                Some(own),
+                "router 2 hears what is router 1's own alone"
+            );
+            let sent = send(routers, 2, mac, router_mac(2, 0, 0), seq + 2);
+            let got = host.recv_where(WAIT, |frame| *frame == sent);
+            assert!(got.is_some(), "{card} is cut off\n{}", iou_fast.process.dump());
+        }
+        // But what the host said of itself.
+        let astray = routers[0].recv_where(Duration::ZERO, |_, frame| frame::check(frame).is_ok());
+        assert_eq!(astray, None);
+    };
+    for card in ["br0", "mv0"] {
+        is_the_hosts(scene.host.mac(card).unwrap(), card, &mut routers);
+    }
+    // What a router uses before the host does is the router's until then.
+    send(&routers, 1, BROADCAST, LATER, 900);
+    routers[1].recv_where(WAIT, |_, frame| frame::check(frame).is_ok()).expect("router 1, as somebody new");
+    let sent = send(&routers, 2, LATER, router_mac(2, 0, 0), 901);
+    assert!(routers[0].recv_where(WAIT, |_, frame| frame == sent).is_some());
+    scene.host.ip("link set br0 address 02:00:00:00:bb:02").unwrap();
+    let taken = || {
+        let [as_host, own] = [(LATER, 902), (router_mac(1, 0, 0), 903)]
+            .map(|(from, seq)| send(&routers, 1, BROADCAST, from, seq));
+        let mut heard = routers[1].recv_where(WAIT, |_, frame| frame::check(frame).is_ok());
+        let was_heard = heard.as_ref().is_some_and(|(_, frame)| *frame == as_host);
+        if was_heard {
+            heard = routers[1].recv_where(WAIT, |_, frame| frame::check(frame).is_ok());
+        }
+        assert_eq!(heard.map(|(_, frame)| frame), Some(own));
+        !was_heard
+    };
+    assert!(wait_until(WAIT, taken), "{}", iou_fast.process.dump());
+    is_the_hosts(LATER, "br0", &mut routers);
+    let summary = iou_fast.stop();
+    assert_eq!(summary.drops("spoofed"), 3 * 3 + 1, "{}", summary.text);
 }

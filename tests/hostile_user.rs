@@ -4,7 +4,7 @@
 mod common;
 
 use common::users::{LAB, STRANGER, as_user};
-use common::{ARRIVAL, Listener, SILENCE, SOON, Scene, header, plain, router_mac};
+use common::{ARRIVAL, Listener, Running, SILENCE, SOON, Scene, header, plain, router_mac};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::io::Errno;
 use std::fs;
@@ -183,7 +183,6 @@ fn root_writes_to_no_file_of_the_users_choosing() {
 fn through_sudo(scene: &Scene, netmap: &Path, uid: u32) -> String {
     let mut command = scene.host.command(Bin::find("iou-fast").unwrap());
     command.args(["-i", "eth0", "-p", "513", "--uid", &uid.to_string(), "-n"]).arg(netmap);
-    command.arg("--netio-dir").arg(scene.netio()).arg("--state-dir").arg(scene.folder().join("state"));
     command.env("SUDO_UID", LAB.to_string());
     let mut process = Process::spawn(&mut command).unwrap();
     assert!(!process.wait(SOON).unwrap().success(), "{}", process.dump());
@@ -214,6 +213,50 @@ fn a_user_of_sudo_reads_no_file_of_roots_through_the_netmap() {
     let own = scene.netio().join("own");
     as_user(LAB, || fs::write(&own, "1:0/0 what\n")).unwrap();
     assert!(through_sudo(&scene, &own, LAB).contains("\"what\""));
+}
+
+/// `sudo iou-fast` makes nothing, by its name or in it, where the caller has no rights of his own.
+#[test]
+fn a_user_of_sudo_has_roots_rights_in_no_folder_of_his_choice() {
+    let scene = lab();
+    let roots = scene.folder().join("etc");
+    fs::create_dir(&roots).unwrap();
+    let made = roots.join("nologin");
+    let sudo = |arguments: &[&str]| {
+        let mut command = scene.host.command(Bin::find("iou-fast").unwrap());
+        command.arg("-n").arg(scene.netmap_file()).args(["-i", "eth0", "-p", "513"]).args(arguments);
+        command.env("SUDO_UID", LAB.to_string()).env_remove("NETIO_NETMAP");
+        Process::spawn(&mut command).unwrap()
+    };
+    let (own, stranger) = (LAB.to_string(), STRANGER.to_string());
+    for folder in [&made, &roots] {
+        let folder = folder.to_str().unwrap();
+        for (option, uid, owner) in [
+            ("--state-dir", &*own, "0"),
+            ("--state-dir", "0", "0"),
+            ("--netio-dir", "0", "0"),
+            ("--netio-dir", &stranger, &stranger),
+            ("--netl1-dir", "0", "0"),
+        ] {
+            let mut process = sudo(&[option, folder, "--uid", uid]);
+            assert!(!process.wait(SOON).unwrap().success(), "{}", process.dump());
+            let said = process.stderr();
+            assert!(
+                said.contains(&format!("{option} with the rights of user {owner}: user 61000")),
+                "{said}"
+            );
+            assert_eq!(fs::read_dir(&roots).unwrap().count(), 0, "{option} made something");
+        }
+    }
+    // With his own rights he names what he likes. Locks of network cards are where root's are.
+    let netio = scene.netio();
+    let mut process = sudo(&["--netio-dir", netio.to_str().unwrap()]);
+    process.wait_for_line(|line| line == "ready", SOON).unwrap();
+    Running { process }.stop().assert_clean();
+    let mut process = sudo(&["--netio-dir", made.to_str().unwrap()]);
+    assert!(!process.wait(SOON).unwrap().success());
+    assert!(process.stderr().contains("Permission denied"), "{}", process.dump());
+    assert!(!made.exists());
 }
 
 #[test]

@@ -88,6 +88,67 @@ fn routers_that_use_keepalives_may_start_later_and_after_a_kill() {
 }
 
 #[test]
+fn fifty_routers_behind_one_pseudo_id_find_room_for_their_keepalives() {
+    let scene = Scene::new();
+    scene.netmap("1:0/0 501:0/0\n");
+    std::fs::create_dir(scene.folder().join("netl1")).unwrap();
+    let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
+    let socket = scene.folder().join("netl1/L1501");
+    assert!(wait_until(SOON, || socket.exists()), "{}", iou_fast.process.dump());
+    // All at the same moment, three times.
+    let router = UnixDatagram::unbound().unwrap();
+    router.set_nonblocking(true).unwrap();
+    for n in 0..3 * 50 {
+        router
+            .send_to(&[0x01, 0xf5, 0, 1, 0, 0, 3, 0], &socket)
+            .unwrap_or_else(|error| panic!("{n}: {error}"));
+    }
+    iou_fast.stop();
+}
+
+#[test]
+fn without_descriptors_interfaces_stay_up() {
+    let scene = Scene::new();
+    scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
+    let sim = scene.simulate("1,2", TIMERS);
+    let iou_fast = scene.start(&["-i", "eth0", "-p", "501,502"]);
+    let ready = || iou_fast.process.stderr().contains("routers use L1 keepalives");
+    assert!(wait_until(SOON, ready), "{}", iou_fast.process.dump());
+    let pid = iou_fast.process.pid();
+    // The soft limit, so that there is not one more.
+    let limit = |n: u32| testbed::run("prlimit", [format!("--pid={pid}"), format!("--nofile={n}:")]).unwrap();
+    let open: Vec<u32> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+        .collect();
+    limit((0..).find(|n| !open.contains(n)).unwrap());
+    std::thread::sleep(TIMEOUT + Duration::from_secs(1));
+    for interface in ["1:0/0", "2:0/0"] {
+        assert_eq!(times(&sim, interface, "down"), 0, "{}\n{}", sim.dump(), iou_fast.process.dump());
+    }
+    limit(1000);
+    iou_fast.stop().assert_clean();
+}
+
+#[test]
+fn keepalives_that_cannot_be_sent_are_reported_once() {
+    let scene = Scene::new();
+    scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
+    let netl1 = scene.folder().join("netl1");
+    std::fs::create_dir(&netl1).unwrap();
+    // No socket for datagrams.
+    let listen = |id| std::os::unix::net::UnixListener::bind(netl1.join(format!("L1{id}"))).unwrap();
+    let _others = [listen(1), listen(2)];
+    let mut iou_fast = scene.start(&["-i", "eth0", "-p", "501,502"]);
+    let said = "no L1 keepalive can be sent to 1:0/0: Protocol wrong type for socket (os error 91) (1 others neither)";
+    iou_fast.process.wait_for_line(|line| line.contains(said), SOON).unwrap();
+    std::thread::sleep(Duration::from_millis(2200));
+    let log = iou_fast.process.stderr();
+    assert_eq!(log.matches("no L1 keepalive").count(), 1, "{log}");
+    iou_fast.stop();
+}
+
+#[test]
 fn without_routers_that_use_keepalives_nothing_is_made() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n");

@@ -3,13 +3,15 @@
 mod common;
 
 use common::crowd::{
-    Crowd, classroom, cpu_share, from_router, lost_on_the_wire, median, number, pseudo_ids, send_paced,
-    thread_times, to_all, to_router,
+    Crowd, classroom, cpu_share, from_router, lost_on_the_wire, number, pseudo_ids, send_paced, thread_times,
+    to_all, to_router,
 };
-use common::{BROADCAST, Running, SOON, Scene};
+use common::tables::Tables;
+use common::{BROADCAST, Running, SOON, Scene, router_mac};
+use iou_fast::steer::layout::Count;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
-use testbed::{Process, Router, Signal, Station, VethOptions, wait_until};
+use testbed::{First, Process, Router, Signal, Station, VethOptions, wait_until};
 
 const TWO_WORKERS: &[&str] = &["--cpus", "0,1"];
 
@@ -75,7 +77,7 @@ fn a_burst_of_512_frames_waits_for_a_router_whose_queue_takes_11() {
     for arguments in [&[], TWO_WORKERS] {
         let (lab, mut router) = lab(1, arguments, one_router);
         let frames: Vec<_> = (0..512).map(|seq| to_router(1, seq)).collect();
-        send_paced(&lab.station, &frames);
+        lab.station.send_batch(&frames).unwrap();
         let mut got = Vec::new();
         while let Some((_, frame)) = router.recv(Duration::from_secs(2)) {
             got.extend(number(&frame));
@@ -86,7 +88,13 @@ fn a_burst_of_512_frames_waits_for_a_router_whose_queue_takes_11() {
                 break;
             }
         }
-        assert_eq!(got, (0..512).collect::<Vec<_>>(), "{}", lab.iou_fast.process.dump());
+        assert_eq!(
+            got,
+            (0..512).collect::<Vec<_>>(),
+            "{} lost on the wire\n{}",
+            lost_on_the_wire(&lab.scene),
+            lab.iou_fast.process.dump()
+        );
         assert_eq!(router.drain(), 0);
         let summary = lab.iou_fast.stop();
         assert_eq!(summary.to_routers.0, 512);
@@ -123,24 +131,32 @@ const SHARED_CHUNKS: u64 = 4096 + 1024 + 128;
 #[test]
 fn a_router_that_stops_reading_holds_a_bounded_backlog_and_the_surplus_is_counted() {
     const SENT: u64 = 8000;
-    let (lab, crowd) = lab(50, &[], |scene| Crowd::new(scene, 50));
+    // A real process, which is stopped as a debugger or a full machine stops it.
+    const STOPPED: u16 = 50;
+    let (mut lab, (crowd, mut process)) =
+        lab(50, &[], |scene| (Crowd::new(scene, 49), scene.simulate("50", &["--echo"])));
     let mut traffic = Traffic::new();
-    crowd.hang(7);
+    process.signal(Signal::STOP);
     let start = Instant::now();
     let mut frames = Vec::new();
     for _ in 0..SENT / 40 {
-        frames.extend((1..=50).filter(|id| *id != 7).map(|id| traffic.next(id)));
-        frames.extend((0..40).map(|_| traffic.next(7)));
+        frames.extend((1..STOPPED).map(|id| traffic.next(id)));
+        frames.extend((0..40).map(|_| traffic.next(STOPPED)));
     }
     crowd.send(&lab.station, &frames);
     let took = start.elapsed();
-    assert_all_got(&lab, &crowd, &traffic, (1..=50).filter(|id| *id != 7));
-    crowd.resume(7);
+    assert_all_got(&lab, &crowd, &traffic, 1..STOPPED);
+    process.signal(Signal::CONT);
     // All that waited, and a last one that comes after it.
     std::thread::sleep(Duration::from_millis(500));
-    lab.station.send(&traffic.next(7)).unwrap();
-    assert!(wait_until(SOON, || crowd.numbers(7).last() == Some(&SENT)));
-    let got = crowd.numbers(7);
+    lab.station.send(&traffic.next(STOPPED)).unwrap();
+    // It sends back what it gets.
+    let mut got = Vec::new();
+    while got.last() != Some(&SENT) {
+        let own = |frame: &[u8]| frame[6..12] == router_mac(STOPPED, 0, 0);
+        let frame = lab.station.recv_where(SOON, own).expect("what the router got");
+        got.extend(number(&frame));
+    }
     assert!(got.is_sorted_by(|a, b| a < b), "not in order");
     let summary = lab.iou_fast.stop();
     let held = got.len() as u64 - 1;
@@ -197,24 +213,41 @@ fn a_third_of_the_routers_stop_reading_and_the_others_lose_nothing() {
     }
 }
 
-/// Sends a frame to each of 50 routers every millisecond or so, two to each of `stuck`, which do not read meanwhile;
-/// returns the p99 of the latency to `others`.
+/// Bursts of a pass in which latencies are measured, 2 ms apart: what stuck routers hold does not get stale in that time.
+const BURSTS: usize = 100;
+const BETWEEN: Duration = Duration::from_millis(2);
+
+/// Has `stuck` read nothing and their backlogs grow to their bounds; then sends bursts of a frame to each of 50 routers,
+/// and returns the p99 of the latency to `others`.
 fn p99_of_the_others(
     lab: &Lab,
     crowd: &Crowd,
+    tables: &Tables,
     traffic: &mut Traffic,
     stuck: &[u16],
     others: &[u16],
 ) -> Duration {
     stuck.iter().for_each(|id| crowd.hang(*id));
+    let full = || stuck.iter().all(|id| tables.is_paused(usize::from(*id) - 1));
+    let filled = wait_until(SOON, || {
+        // Fast enough that the first of them do not get stale meanwhile.
+        let each = 1024 / stuck.len().max(1);
+        let frames: Vec<_> = (0..each).flat_map(|_| stuck).map(|id| traffic.next(*id)).collect();
+        send_paced(&lab.station, &frames);
+        full()
+    });
+    assert!(filled, "{stuck:?} are not at their bounds\n{}", lab.iou_fast.process.dump());
+    let before = tables.count(Count::RouterPaused);
     let mut sent: HashMap<(u16, u64), Instant> = HashMap::new();
-    for _ in 0..100 {
-        let frames: Vec<_> = (1..=50).chain(stuck.iter().copied()).map(|id| traffic.next(id)).collect();
+    for _ in 0..BURSTS {
+        let frames: Vec<_> = (1..=50).map(|id| traffic.next(id)).collect();
         let now = Instant::now();
         sent.extend(others.iter().map(|id| ((*id, traffic.sent(*id) - 1), now)));
-        send_paced(&lab.station, &frames);
-        std::thread::sleep(Duration::from_millis(1));
+        lab.station.send_batch(&frames).unwrap();
+        std::thread::sleep(BETWEEN);
     }
+    let dropped = tables.count(Count::RouterPaused) - before;
+    assert!(dropped > 0 || stuck.is_empty(), "no frame to {stuck:?} was dropped in the XDP program");
     assert_all_got(lab, crowd, traffic, others.iter().copied());
     let mut times: Vec<Duration> = Vec::with_capacity(sent.len());
     for id in others {
@@ -222,8 +255,10 @@ fn p99_of_the_others(
         let timed = got.iter().filter_map(|got| Some(got.at - *sent.get(&(*id, got.seq))?));
         times.extend(timed);
     }
+    assert_eq!(times.len(), BURSTS * others.len());
     stuck.iter().for_each(|id| crowd.resume(*id));
     // What they held goes, before others are measured.
+    assert!(wait_until(SOON, || (0..50).all(|line| !tables.is_paused(line))));
     std::thread::sleep(Duration::from_millis(100));
     times.sort();
     times[times.len() * 99 / 100]
@@ -232,28 +267,42 @@ fn p99_of_the_others(
 #[test]
 fn routers_that_stop_reading_do_not_delay_the_others() {
     let (lab, crowd) = lab(50, &[], |scene| Crowd::new(scene, 50));
+    let tables = Tables::of(&lab.iou_fast.process);
     let mut traffic = Traffic::new();
+    // However busy the machine is.
+    let _first = (
+        First::this().unwrap(),
+        First::thread(crowd.thread()).unwrap(),
+        First::all_of(&lab.iou_fast.process).unwrap(),
+    );
     let (third, others): (Vec<u16>, Vec<u16>) = (1..=50).partition(|id| id % 3 == 0 || *id == 1);
-    let sets = [vec![], vec![1], third];
-    // A busy machine delays now these, now those: what iou-fast does shows in every try.
     let mut tries = Vec::new();
-    while tries.len() < 3 {
-        let mut p99: [Vec<Duration>; 3] = Default::default();
+    // A busy machine gets a second try: what iou-fast does shows in both.
+    while tries.len() < 2 {
+        let mut ratios: [Vec<f64>; 2] = Default::default();
         for _ in 0..7 {
-            for (stuck, p99) in sets.iter().zip(&mut p99) {
-                p99.push(p99_of_the_others(&lab, &crowd, &mut traffic, stuck, &others));
-            }
+            let mut pass = |stuck: &[u16]| {
+                p99_of_the_others(&lab, &crowd, &tables, &mut traffic, stuck, &others).as_secs_f64()
+            };
+            let (free, one, many) = (pass(&[]), pass(&[1]), pass(&third));
+            println!("p99 {:.0} us; beside one {:.0}, beside 17 {:.0}", free * 1e6, one * 1e6, many * 1e6);
+            ratios[0].push(one / free);
+            ratios[1].push(many / free);
         }
-        let [free, one, third] = p99.map(median);
-        println!("p99 of those that read: {free:?}; beside one that does not {one:?}, beside 17 {third:?}");
-        if one.max(third) <= free.mul_f64(1.5) {
+        let medians = ratios.map(|mut ratios| {
+            ratios.sort_by(f64::total_cmp);
+            ratios[ratios.len() / 2]
+        });
+        println!("median ratio beside one {:.2}, beside 17 {:.2}", medians[0], medians[1]);
+        if medians.iter().all(|ratio| *ratio <= 1.5) {
             let summary = lab.iou_fast.stop();
+            assert!(summary.drops("router-paused") > 0, "{}", summary.text);
             assert!(summary.faults.is_empty(), "{}", summary.text);
             return;
         }
-        tries.push((free, one, third));
+        tries.push(medians);
     }
-    panic!("p99 without, beside one, beside 17 that do not read: {tries:?}");
+    panic!("p99 beside one and beside 17 that do not read, by that of all reading: {tries:?}");
 }
 
 #[test]

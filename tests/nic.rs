@@ -10,6 +10,7 @@ use iou_fast::nic::watch::LinkWatch;
 use iou_fast::nic::{Error, Nic};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
@@ -252,6 +253,117 @@ fn a_bridge_is_taken_with_a_caution() {
         assert_eq!((nic.driver(), nic.rx_queues()), ("bridge", 1));
         assert!(nic.caution().unwrap().contains("veth"));
     });
+}
+
+/// What is said of what is below `name` or at its other end.
+fn obstacles(namespace: &Namespace, name: &str, generic: bool) -> Vec<String> {
+    let of = || Nic::find(name).unwrap().obstacles(generic).unwrap();
+    namespace.inside(of).iter().map(ToString::to_string).collect()
+}
+
+/// The commands that a text names, each between backticks.
+fn commands(texts: &[String]) -> Vec<Vec<&str>> {
+    let quoted = texts.iter().flat_map(|text| text.split('`').skip(1).step_by(2));
+    quoted.map(|command| command.strip_prefix("ethtool ").unwrap().split(' ').collect()).collect()
+}
+
+#[test]
+fn what_makes_large_frames_below_a_card_or_at_its_other_end_is_named_until_it_is_off() {
+    let ns = Namespace::new(1);
+    // A macvlan on a bridge of the card and of a second pair, whose other end is elsewhere.
+    let other = Namespace::new(1);
+    for recipe in [
+        "link add br0 type bridge",
+        "link add mv0 link br0 type macvlan mode bridge",
+        &format!("link add far type veth peer name far netns {}", other.0),
+        "link set card master br0",
+        "link set far master br0",
+    ] {
+        ns.ip(&recipe.split(' ').collect::<Vec<_>>());
+    }
+    ns.ethtool(&["-K", "card", "gro", "on"]);
+    // GRO of what is neither at the bottom nor anything's other end merges nothing: the bridge has it on.
+    assert!(ns.ethtool(&["-k", "br0"]).contains("generic-receive-offload: on"));
+    for card in ["mv0", "br0"] {
+        let texts = obstacles(&ns, card, true);
+        let says = |parts: &[&str]| texts.iter().any(|text| parts.iter().all(|part| text.contains(part)));
+        assert_eq!(texts.len(), 3, "{texts:#?}");
+        assert!(
+            says(&[&format!("card, below {card}, has rx-gro on"), "`ethtool -K card rx-gro off`"]),
+            "{texts:#?}"
+        );
+        assert!(
+            says(&["wire, the other end of card,", "`ethtool -K wire tso off tx-udp-segmentation off`"]),
+            "{texts:#?}"
+        );
+        assert!(says(&["the other end of far, in another network namespace,", "PEER"]), "{texts:#?}");
+    }
+    // In front of a native program there is none of that; the pair's own card has none below.
+    assert!(obstacles(&ns, "card", false).is_empty());
+    let texts = obstacles(&ns, "card", true);
+    assert!(texts.len() == 1 && texts[0].starts_with("wire, the other end of card,"), "{texts:#?}");
+
+    let texts = obstacles(&ns, "mv0", true);
+    for command in commands(&texts).iter().filter(|command| command[1] != "PEER") {
+        ns.ethtool(command);
+    }
+    let texts = obstacles(&ns, "mv0", true);
+    assert!(texts.len() == 1 && texts[0].contains("PEER"), "{texts:#?}");
+    assert!(obstacles(&ns, "card", true).is_empty());
+
+    // In a container what a macvlan is on cannot be seen.
+    ns.ip(&["link", "set", "mv0", "netns", &other.0]);
+    let texts = obstacles(&other, "mv0", true);
+    assert!(texts.len() == 1 && texts[0].contains("`ethtool -K LOWER gro off lro off`"), "{texts:#?}");
+}
+
+#[test]
+fn a_tap_whose_program_may_write_segments_is_named() {
+    let ns = Namespace::new(1);
+    for (name, mode) in [("tap0", "vnet_hdr"), ("tap1", "pi")] {
+        ns.ip(&["tuntap", "add", name, "mode", "tap", mode]);
+    }
+    for generic in [true, false] {
+        let texts = obstacles(&ns, "tap0", generic);
+        assert!(texts.len() == 1 && texts[0].contains("`host_tso4=off,"), "{texts:#?}");
+        assert!(obstacles(&ns, "tap1", generic).is_empty());
+    }
+}
+
+/// The host's own addresses on the LAN of `name`, as `ip link` shows them, and those of the interfaces named.
+fn own_addresses(namespace: &Namespace, name: &str, of: &[&str]) -> [BTreeSet<String>; 2] {
+    let found = namespace.inside(|| Nic::find(name).unwrap().own_addresses().unwrap());
+    let address = |name: &&str| {
+        let text = namespace.ip(&["-o", "link", "show", "dev", name]);
+        let mut words = text.split_whitespace().skip_while(|word| *word != "link/ether").skip(1);
+        words.next().unwrap().to_owned()
+    };
+    [found.iter().map(ToString::to_string).collect(), of.iter().map(address).collect()]
+}
+
+#[test]
+fn the_hosts_addresses_are_those_of_what_is_above_and_below_the_card() {
+    let ns = Namespace::new(1);
+    for recipe in [
+        "link add br0 address 02:00:00:00:bb:bb type bridge",
+        "link set wire master br0",
+        "link add mv0 link br0 type macvlan",
+        "link add mv1 link mv0 type macvlan",
+        "link add vrrp link br0 address 00:00:5e:00:01:0a type macvlan",
+        "tuntap add tap0 mode tap",
+        "link set tap0 master br0",
+        "link add beside type bridge",
+    ] {
+        ns.ip(&recipe.split(' ').collect::<Vec<_>>());
+    }
+    let above = ["card", "wire", "br0", "mv0", "mv1"];
+    for (card, own) in [("card", &above[..]), ("wire", &above), ("beside", &["beside"])] {
+        let [found, expected] = own_addresses(&ns, card, own);
+        assert_eq!(found, expected, "{card}");
+    }
+    // What is behind a bridge's ports are others.
+    let [found, expected] = own_addresses(&ns, "mv1", &["br0", "mv0", "mv1"]);
+    assert_eq!(found, expected);
 }
 
 #[test]
@@ -570,7 +682,8 @@ fn a_program_that_is_there_already_is_named_with_the_way_to_remove_it() {
         (libbpf_sys::XDP_FLAGS_SKB_MODE, ["link", "set", "dev", "card", "xdpgeneric", "off"]),
     ] {
         let flags = libbpf_rs::XdpFlags::from_bits_truncate(mode);
-        namespace.inside(|| xdp.attach(index, flags)).unwrap();
+        // What a test beside this one forks has our links open until it executes something.
+        soon("the card is free", || namespace.inside(|| xdp.attach(index, flags)).is_ok());
         let error = refused(XdpModeChoice::Auto);
         assert!(error.contains("\"theirs\", id ") && error.contains(&command.join(" ")), "{error}");
         namespace.ip(&command);

@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::users::{LAB, as_user};
-use common::{ARRIVAL, BROADCAST, Listener, Running, SOON, Scene, header, plain, router_mac};
+use common::users::{LAB, STRANGER, as_user};
+use common::{ARRIVAL, BROADCAST, Listener, Running, SOON, Scene, header, plain, router_mac, runs};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
@@ -79,6 +79,51 @@ fn assert_confined(process: &Process, uids: [u32; 4], names: &[&str], bounding: 
     assert_eq!(fs::metadata(format!("/proc/{}/mem", process.pid())).unwrap().uid(), 0);
 }
 
+/// The process beside it that puts offloads back has one thread, one capability, a filter, the ids of whoever started
+/// it, no terminal and no file; and with that it does what it is there for.
+#[track_caller]
+fn assert_guard_confined(scene: &Scene, iou_fast: Running, uid: u32, bounding: bool) {
+    let offloads = || String::from_utf8(scene.host.run("ethtool", ["-k", "eth0"]).unwrap().stdout).unwrap();
+    let (pid, guard) = (iou_fast.process.pid(), iou_fast.guard());
+    let folder = format!("/proc/{guard}");
+    let read = |file: &str| fs::read_to_string(format!("{folder}/{file}")).unwrap();
+    // It settles while iou-fast starts.
+    let settled = || thread(&read("status")).seccomp == 2;
+    assert!(wait_until(SOON, settled), "{}", read("status"));
+    let status = thread(&read("status"));
+    assert_eq!((&*status.name, status.uids), ("iou-guard", vec![uid; 4]));
+    assert_eq!((status.permitted, status.effective), (NET_ADMIN, NET_ADMIN));
+    assert_eq!((status.inheritable, status.ambient, status.bounding != 0), (0, 0, bounding));
+    assert!(status.no_new_privileges);
+    assert_eq!(fs::read_dir(format!("{folder}/task")).unwrap().count(), 1);
+    assert_eq!(fs::metadata(format!("{folder}/mem")).unwrap().uid(), 0, "not dumpable");
+    assert!(read("cmdline").starts_with(&format!("iou-guard {pid}\0")), "{:?}", read("cmdline"));
+    // Behind the name: state, parent, process group, session.
+    let stat = read("stat");
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    assert_eq!(fields[3], guard.to_string(), "a session of its own: {stat}");
+    assert_eq!(fs::read_link(format!("{folder}/cwd")).unwrap(), Path::new("/"));
+    let link = |fd: fs::DirEntry| {
+        let number: u32 = fd.file_name().to_str().unwrap().parse().unwrap();
+        (number, fs::read_link(fd.path()).unwrap().display().to_string())
+    };
+    let mut open: Vec<_> =
+        fs::read_dir(format!("{folder}/fd")).unwrap().map(|fd| link(fd.unwrap())).collect();
+    open.sort();
+    assert!(open[..3].iter().all(|(number, to)| *number <= 2 && to == "/dev/null"), "{open:?}");
+    let rest: Vec<&str> = open[3..].iter().map(|(_, to)| &**to).collect();
+    assert!(rest.len() == 2 && rest[0].starts_with("pipe:") && rest[1].contains("pidfd"), "{open:?}");
+    let own = read("status")
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB")?.parse().ok());
+    assert!(own.is_some_and(|kib: u64| kib < 2048), "{own:?} kB");
+
+    assert!(offloads().contains("rx-vlan-offload: off"));
+    iou_fast.kill();
+    assert!(wait_until(SOON, || !runs(guard)));
+    assert!(offloads().contains("rx-vlan-offload: on"), "{}", offloads());
+}
+
 /// Unicast and group frames both ways, an address learned by a worker, a router that restarts: all after privileges are
 /// gone. `uid` runs the router. Returns the router.
 fn works(scene: &Scene, iou_fast: &Running, uid: u32, router: Router) -> Router {
@@ -136,7 +181,7 @@ fn threads_of_a_lab_of_another_user_keep_only_what_they_need() {
     scene.give_netio(LAB);
     let router = scene.router_of(LAB, 1);
     let iou_fast = scene.start(&["-i", "eth0", "-p", "513", "--uid", "61000", "--cpus", "0,1"]);
-    let names = ["worker 0", "worker 1", "pseudo-sockets"];
+    let names = ["worker 0", "worker 1", "pseudo-sockets", "log", "output"];
     // The effective and the file ids are the lab's user's; the real and the saved one are not, so that he cannot
     // signal it.
     assert_confined(&iou_fast.process, [0, LAB, 0, LAB], &names, false);
@@ -151,6 +196,9 @@ fn threads_of_a_lab_of_another_user_keep_only_what_they_need() {
     drop(router);
     assert_eq!(fs::read_dir(scene.netio()).unwrap().count(), 0, "it removed what was its own");
     assert_eq!(fs::read_dir(scene.folder().join("state")).unwrap().count(), 0, "locks of root's, too");
+    let iou_fast = scene.start(&["-i", "eth0", "-p", "513", "--uid", "61000", "--cpus", "0,1"]);
+    assert_guard_confined(&scene, iou_fast, 0, false);
+    assert_eq!(fs::read_dir(scene.folder().join("state")).unwrap().count(), 0, "nor is one left now");
 }
 
 #[test]
@@ -159,9 +207,9 @@ fn threads_of_a_lab_of_root_keep_only_what_they_need() {
     scene.netmap("1:0/0 513:0/0\n");
     let router = scene.router_of(0, 1);
     let iou_fast = scene.start(&["-i", "eth0", "-p", "513"]);
-    assert_confined(&iou_fast.process, [0; 4], &["worker 0", "pseudo-sockets"], false);
+    assert_confined(&iou_fast.process, [0; 4], &["worker 0", "pseudo-sockets", "log", "output"], false);
     let _router = works(&scene, &iou_fast, 0, router);
-    iou_fast.stop();
+    assert_guard_confined(&scene, iou_fast, 0, false);
 }
 
 /// Names of hosts are looked up in the system's libraries, whose system calls nobody knows: a NETMAP that is read again has
@@ -220,21 +268,58 @@ fn copy_with(capabilities: &str) -> tempfile::TempDir {
     folder
 }
 
-/// iou-fast with capabilities of its file, started by user LAB.
-fn started_by_user(scene: &Scene, copy: &tempfile::TempDir) -> Running {
-    let state = scene.folder().join("run");
+/// iou-fast with capabilities of its file, as user `uid` starts it, whose routers are in `netio`.
+fn command_of_user(scene: &Scene, copy: &tempfile::TempDir, uid: u32, netio: &Path) -> Command {
+    let state = scene.folder().join(if uid == LAB { "run".into() } else { format!("run{uid}") });
     if !state.exists() {
         fs::create_dir(&state).unwrap();
-        chown(&state, Some(LAB), Some(LAB)).unwrap();
+        chown(&state, Some(uid), Some(uid)).unwrap();
     }
     let mut command: Command = scene.host.command("setpriv");
-    command.args(["--reuid", "61000", "--regid", "61000", "--clear-groups"]);
+    let uid = &*uid.to_string();
+    command.args(["--reuid", uid, "--regid", uid, "--clear-groups"]);
     command.arg(copy.path().join("iou-fast")).arg("-n").arg(scene.netmap_file());
-    command.arg("--netio-dir").arg(scene.netio()).args(["-i", "eth0", "-p", "513", "--cpus", "0,1"]);
+    command.arg("--netio-dir").arg(netio).args(["-i", "eth0", "-p", "513", "--cpus", "0,1"]);
     command.env("XDG_RUNTIME_DIR", state).env_remove("RUNTIME_DIRECTORY").env_remove("SUDO_UID");
-    let mut process = Process::spawn(&mut command).unwrap();
+    command
+}
+
+/// iou-fast with capabilities of its file, started by user LAB.
+fn started_by_user(scene: &Scene, copy: &tempfile::TempDir) -> Running {
+    let mut process = Process::spawn(&mut command_of_user(scene, copy, LAB, &scene.netio())).unwrap();
     process.wait_for_line(|line| line == "ready", SOON).unwrap();
     Running { process }
+}
+
+/// Neither sees the other's locks or descriptors; the kernel tells who loaded the program that is on the card.
+#[test]
+fn a_second_user_is_told_whose_iou_fast_has_the_card_and_not_how_to_cut_it_off() {
+    let scene = Scene::silent(&["eth0"], &VethOptions::default());
+    scene.netmap("1:0/0 513:0/0\n");
+    scene.give_netio(LAB);
+    let router = scene.router_of(LAB, 1);
+    let given = capabilities_in_the_readme();
+    let copy = copy_with(&given);
+    let iou_fast = started_by_user(&scene, &copy);
+    let pid = iou_fast.process.pid();
+    let netio = scene.folder().join("strangers");
+    fs::create_dir(&netio).unwrap();
+    chown(&netio, Some(STRANGER), Some(STRANGER)).unwrap();
+    let less = copy_with(&given.replace(",cap_sys_admin", ""));
+    for (copy, said) in [
+        (&copy, format!("\"steer\", id .*, held by iou-fast of user {LAB} (pid {pid}): ")),
+        // Who may not ask is told how to.
+        (&less, "as root, `bpftool prog show id ".to_owned()),
+    ] {
+        let mut second = Process::spawn(&mut command_of_user(&scene, copy, STRANGER, &netio)).unwrap();
+        assert!(!second.wait(SOON).unwrap().success());
+        let error = second.stderr();
+        assert!(error.contains("eth0 has an XDP program already"), "{error}");
+        assert!(said.split(".*").all(|part| error.contains(part)), "{said}\n{error}");
+        assert!(!error.contains("detach") && !error.contains("off`"), "{error}");
+    }
+    works(&scene, &iou_fast, LAB, router);
+    iou_fast.stop();
 }
 
 #[test]
@@ -247,7 +332,12 @@ fn an_ordinary_user_runs_it_with_file_capabilities() {
     let router = scene.router_of(LAB, 1);
     let iou_fast = started_by_user(&scene, &copy);
     // Only root can empty the bounding set. With no new privileges it bounds nothing.
-    assert_confined(&iou_fast.process, [LAB; 4], &["worker 0", "worker 1", "pseudo-sockets"], true);
+    assert_confined(
+        &iou_fast.process,
+        [LAB; 4],
+        &["worker 0", "worker 1", "pseudo-sockets", "log", "output"],
+        true,
+    );
     let said = iou_fast.process.stderr();
     assert!(!said.contains("WARN"), "{said}");
     let router = works(&scene, &iou_fast, LAB, router);
@@ -260,11 +350,12 @@ fn an_ordinary_user_runs_it_with_file_capabilities() {
     assert_ne!(less, given);
     let copy = copy_with(&less);
     let iou_fast = started_by_user(&scene, &copy);
-    assert_confined(&iou_fast.process, [LAB; 4], &["worker 0", "worker 1"], true);
+    assert_confined(&iou_fast.process, [LAB; 4], &["worker 0", "worker 1", "log", "output"], true);
     let said = iou_fast.process.stderr();
     assert!(said.contains("net.unix.max_dgram_qlen"), "{said}");
     works(&scene, &iou_fast, LAB, router);
-    iou_fast.stop();
+    assert_guard_confined(&scene, iou_fast, LAB, true);
+    assert_eq!(fs::read_dir(scene.folder().join("run/iou-fast")).unwrap().count(), 0);
 }
 
 #[test]

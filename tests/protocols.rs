@@ -10,7 +10,7 @@ mod common;
 use common::{Running, SOON, Scene, Strain, router_mac};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use testbed::{Frr, Namespace, Process, Station, wait_until};
+use testbed::{Frr, Namespace, Process, Station, Trunk, wait_until};
 
 /// The wire's number; TAP routers have 1 and 2. Number N is 10.10.100.N and fd00:10::100:N on eth0, and 10.255.0.N on
 /// lo.
@@ -312,6 +312,89 @@ fn a_vrrp_address_answers_from_the_wire_and_moves_to_the_other_router() {
     );
     becomes(&frr[1], "Master");
     drop(frr);
+    lan.iou_fast.stop();
+}
+
+/// One group in two VLANs at once: the same virtual MAC, active on one router in VLAN 10 and on the other in VLAN 20. In
+/// VLAN N the wire has 10.20.N.9, the routers have 10.20.N.1 and .2, the group has .254.
+#[test]
+fn one_vrrp_group_is_active_on_different_routers_in_two_vlans_and_fails_over_in_each_alone() {
+    const VIRTUAL: &str = "00:00:5e:00:01:0a";
+    const VLANS: [u16; 2] = [10, 20];
+    let lan = Lan::new(2, 0..0);
+    let trunks: Vec<Trunk> =
+        lan.all().map(|(_, namespace)| Trunk::new(namespace, "eth0", &VLANS).unwrap()).collect();
+    for (number, namespace) in lan.all() {
+        // Several interfaces have an address in each network; only the one that is asked for answers and asks.
+        namespace.sysctl("net.ipv4.conf.all.arp_ignore", "1").unwrap();
+        namespace.sysctl("net.ipv4.conf.all.arp_announce", "2").unwrap();
+        for vid in VLANS {
+            namespace.ip(&format!("addr add 10.20.{vid}.{number}/24 dev eth0.{vid}")).unwrap();
+            if number != WIRE {
+                let group = format!("vrrp{vid}");
+                let kind = "type macvlan mode bridge";
+                namespace.ip(&format!("link add {group} link eth0.{vid} address {VIRTUAL} {kind}")).unwrap();
+                namespace.ip(&format!("addr add 10.20.{vid}.254/32 dev {group}")).unwrap();
+                namespace.ip(&format!("link set {group} up")).unwrap();
+            }
+        }
+    }
+    let frr: Vec<Frr> = lan
+        .routers
+        .iter()
+        .zip([[200, 100], [100, 200]])
+        .map(|(router, priorities)| {
+            let interface = |(vid, priority)| {
+                format!(
+                    "interface eth0.{vid}\n vrrp 10 version 3\n vrrp 10 priority {priority}\n \
+                     vrrp 10 advertisement-interval 100\n vrrp 10 ip 10.20.{vid}.254\n"
+                )
+            };
+            let config: String = VLANS.into_iter().zip(priorities).map(interface).collect();
+            Frr::start(&router.namespace, &[("vrrpd", &config)]).unwrap()
+        })
+        .collect();
+    let becomes = |router: usize, vid: u16, state: &str| {
+        let name = format!("eth0.{vid}");
+        let is_so = |answer: &serde_json::Value| {
+            let mut groups = answer.as_array().into_iter().flatten();
+            groups.any(|group| group["interface"] == name.as_str() && group["v4"]["status"] == state)
+        };
+        frr[router - 1].wait("vrrpd", "show vrrp json", CONVERGED, is_so).unwrap();
+    };
+    for (router, vid, state) in [(1, 10, "Master"), (2, 10, "Backup"), (1, 20, "Backup"), (2, 20, "Master")] {
+        becomes(router, vid, state);
+    }
+    for vid in VLANS {
+        ping(lan.wire(), &format!("10.20.{vid}.9"), &format!("10.20.{vid}.254"));
+        let neighbour = lan.wire().ip(&format!("neigh show 10.20.{vid}.254")).unwrap().stdout;
+        let neighbour = String::from_utf8_lossy(&neighbour).into_owned();
+        assert!(neighbour.contains(VIRTUAL), "{neighbour}");
+    }
+
+    // Router 1 loses VLAN 10, and gets it back. VLAN 20, of the same address, does not notice.
+    let other = ["-q", "-i0.02", "-W5", "10.20.20.254"];
+    let mut beside = Process::spawn(lan.wire().command("ping").args(other)).unwrap();
+    for (what, master) in [("down", 2), ("up", 1)] {
+        let strain = Strain::measure();
+        let start = Instant::now();
+        lan.router(1).ip(&format!("link set eth0.10 {what}")).unwrap();
+        if what == "down" {
+            let answers = || lan.wire().run("ping", ["-c1", "-W0.1", "10.20.10.254"]).is_ok();
+            assert!(wait_until(SOON, answers), "no answer from the new master");
+            let (took, paused) = (start.elapsed(), strain.sum());
+            assert!(took < Duration::from_secs(1) + paused, "{took:?}, the machine paused for {paused:?}");
+        }
+        becomes(master, 10, "Master");
+        ping(lan.wire(), "10.20.10.9", "10.20.10.254");
+        becomes(2, 20, "Master");
+    }
+    becomes(2, 10, "Backup");
+    beside.signal(testbed::Signal::INT);
+    beside.wait(SOON).unwrap();
+    let text = beside.stdout();
+    assert!(text.contains(" 0% packet loss") && !text.contains("duplicates"), "{text}");
+    drop((frr, trunks));
     lan.iou_fast.stop();
 }
 

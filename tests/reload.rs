@@ -230,6 +230,37 @@ fn a_netmap_behind_a_link_is_followed_too() {
     iou_fast.stop();
 }
 
+/// Without `-p` an id only looks like one of ours: it may be that of a router that starts again.
+#[test]
+fn an_inferred_id_that_somebody_uses_is_taken_when_it_has_been_free_for_a_while() {
+    let scene = Scene::silent(&["eth0"], &VethOptions::default());
+    scene.netmap(&classroom(1));
+    let iou_fast = scene.start(&["-i", "eth0"]);
+    let options = RouterOptions { lock: true, ..RouterOptions::default() };
+    let hold = |id| Router::with(&scene.netio(), id, &options).unwrap();
+    let other = hold(514);
+    // Beside one that can be had...
+    replace(&scene, &wiring(&[3]));
+    wait_for(&iou_fast, "514 looks like a pseudo id and is left alone: its lock is held by process", 1);
+    wait_for(&iou_fast, "added 3:0/0 via 515:0/0 on eth0", 1);
+    drop(other);
+    std::thread::sleep(Duration::from_secs(2));
+    let other = hold(514);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(lines(&iou_fast, "via 514:0/0"), 0, "{}", iou_fast.process.dump());
+    drop(other);
+    wait_for(&iou_fast, "added 2:0/0 via 514:0/0 on eth0", 1);
+    carries(&scene, &mut Router::new(&scene.netio(), 2).unwrap(), 2);
+    // ...and alone.
+    let other = hold(516);
+    replace(&scene, "4:0/0 516:0/0\n");
+    wait_for(&iou_fast, "no pseudo instance id can be inferred", 1);
+    drop(other);
+    wait_for(&iou_fast, "added 4:0/0 via 516:0/0 on eth0; removed", 1);
+    assert_eq!(lines(&iou_fast, "looks like a pseudo id"), 1, "{}", iou_fast.process.dump());
+    assert!(iou_fast.stop().faults.is_empty());
+}
+
 #[test]
 fn an_id_that_somebody_uses_is_a_reason_to_refuse_and_an_id_taken_out_is_free() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());

@@ -33,9 +33,15 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 /// `iou-fast` in the scene's namespace with these arguments alone, and the scene's folder for its state. Under the
 /// laxest umask: what nobody else may write to must not depend on it.
 fn bare(scene: &Scene, arguments: &[&str]) -> Command {
+    let mut command = barest(scene, arguments);
+    command.arg("--state-dir").arg(scene.folder().join("state"));
+    command
+}
+
+/// With the usual folder for its state: another cannot be named through sudo.
+fn barest(scene: &Scene, arguments: &[&str]) -> Command {
     let mut command = scene.host.command("sh");
-    command.args(["-c", "umask 0; exec \"$@\"", "sh"]).arg(Bin::find("iou-fast").unwrap());
-    command.arg("--state-dir").arg(scene.folder().join("state")).args(arguments);
+    command.args(["-c", "umask 0; exec \"$@\"", "sh"]).arg(Bin::find("iou-fast").unwrap()).args(arguments);
     command.env_remove("SUDO_UID").env_remove("NETIO_NETMAP").current_dir(scene.folder());
     command
 }
@@ -273,7 +279,7 @@ fn the_netio_folder_is_that_of_the_user_who_runs_the_routers() {
     let _router = UnixDatagram::bind(elsewhere.join("1")).unwrap();
 
     for (sudo, option) in [(Some(uid), None), (None, Some(uid)), (Some(other), Some(uid))] {
-        let mut command = bare(&scene, &["-i", "eth0"]);
+        let mut command = barest(&scene, &["-i", "eth0"]);
         command.envs(sudo.map(|uid| ("SUDO_UID", uid.to_string())));
         command.args(option.iter().flat_map(|uid| ["--uid".to_string(), uid.to_string()]));
         let iou_fast = start(&mut command);

@@ -28,7 +28,10 @@ struct Lan {
 
 impl Lan {
     fn new(netmap: &str, arguments: &[&str]) -> Self {
-        let scene = Scene::new();
+        Self::on(Scene::new(), "eth0", netmap, arguments)
+    }
+
+    fn on(scene: Scene, card: &str, netmap: &str, arguments: &[&str]) -> Self {
         scene.netmap(netmap);
         let offloads = scene.wire.run("ethtool", ["-k", "eth0"]).unwrap().stdout;
         assert!(
@@ -41,7 +44,7 @@ impl Lan {
             namespace.ip(&format!("addr add 10.10.100.{number}/16 dev eth0")).unwrap();
             namespace.ip(&format!("addr add fd00:10::100:{number}/64 dev eth0")).unwrap();
         }
-        let iou_fast = scene.start(&[&["-i", "eth0", "-p", "600"], arguments].concat());
+        let iou_fast = scene.start(&[&["-i", card, "-p", "600"], arguments].concat());
         Self { iou_fast, router, _sim: sim, scene }
     }
 
@@ -176,6 +179,48 @@ fn in_generic_mode_the_start_says_which_offload_stands_in_the_way() {
         carry(&lan.router, (&lan.scene.wire, wire), 1 << 20);
     }
     lan.stop().assert_clean();
+}
+
+/// A macvlan has no native XDP, and a generic program comes behind GRO of the card below, and behind segments that the
+/// card's other end does not cut: the start names both, each with the command that helps, and says so once.
+#[test]
+fn on_a_macvlan_the_start_names_what_is_below_it_and_the_commands_that_help() {
+    let scene = Scene::new();
+    scene.host.ip("link add mv0 link eth0 type macvlan mode passthru").unwrap();
+    scene.host.ip("link set mv0 up").unwrap();
+    // As on a network card; on a veth it is off.
+    scene.host.run("ethtool", ["-K", "eth0", "gro", "on"]).unwrap();
+    let lan = Lan::on(scene, "mv0", TWO, &[]);
+    let said = lan.iou_fast.process.stderr();
+    let commands: Vec<Vec<&str>> = said
+        .split('`')
+        .filter_map(|quoted| quoted.strip_prefix("ethtool "))
+        .map(|command| command.split(' ').collect())
+        .collect();
+    let [here, far] = &commands[..] else { panic!("{commands:?}\n{said}") };
+    assert_eq!(here[..2], ["-K", "eth0"], "{said}");
+    assert_eq!(far[..2], ["-K", "PEER"], "{said}");
+    lan.scene.host.run("ethtool", here).unwrap();
+    lan.scene.wire.run("ethtool", [&["-K", "eth0"], &far[2..]].concat()).unwrap();
+    for (wire, router) in [("10.10.100.9", "10.10.100.1"), ("fd00:10::100:9", "fd00:10::100:1")] {
+        carry(&lan.scene.wire, (&lan.router, router), 4 << 20);
+        carry(&lan.router, (&lan.scene.wire, wire), 4 << 20);
+    }
+    assert!(iperf3(&lan.scene.wire, (&lan.router, "10.10.100.1"), &[]) > 20e6);
+
+    // Which it says as well: the kernel has taken tags out before the program sees the frame.
+    assert!(said.contains("sees no VLAN tags"), "{said}");
+    let mut spy = Router::new(&lan.scene.netio(), 2).unwrap();
+    let [mac, station] = [common::router_mac(2, 0, 0), lan.scene.wire.mac("eth0").unwrap()];
+    let sent = common::tagged(mac, station, &[testbed::Tag::vlan(10)], 100, 1);
+    let got = wait_for(|| {
+        lan.scene.station().send(&sent).unwrap();
+        spy.recv_where(TRY, |_, frame| frame.starts_with(&sent[..12]))
+    });
+    assert_eq!(got.1, [&sent[..12], &sent[16..]].concat());
+    drop(spy);
+    let summary = lan.stop();
+    assert_eq!((summary.drops("too-large"), summary.faults.len()), (0, 0), "{}", summary.text);
 }
 
 /// DHCP, mDNS, LDP and RIP go to groups. The router's kernel drops a datagram whose checksum is wrong.

@@ -55,6 +55,8 @@ pub(crate) struct Bed {
     pub(crate) cpus: [usize; 2],
     /// Faults that `iou-fast` reported, over all runs.
     pub(crate) faults: BTreeMap<String, u64>,
+    /// Runs of `iou-fast` that those were asked of.
+    pub(crate) ended: u64,
     allowed: CpuSet,
 }
 
@@ -74,7 +76,7 @@ impl Bed {
         let mut all = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
         let first = all.next().unwrap_or(0);
         let cpus = [first, all.next().unwrap_or(first)];
-        Ok(Self { host, wire, folder, board, cpus, faults: BTreeMap::new(), allowed })
+        Ok(Self { host, wire, folder, board, cpus, faults: BTreeMap::new(), ended: 0, allowed })
     }
 
     /// A lab of that many routers, each with a pseudo id of its own if `spread`.
@@ -89,8 +91,13 @@ impl Bed {
     /// Starts a process of the bench on the CPU of everybody else, on the wire or on the host, and waits until it is
     /// ready.
     pub(crate) fn start(&self, role: Role) -> Result<Process> {
+        self.start_beside(self.cpus[1], role)
+    }
+
+    /// The same on another CPU.
+    pub(crate) fn start_beside(&self, cpu: usize, role: Role) -> Result<Process> {
         let on_wire = matches!(role, Role::Generator { .. } | Role::Pinger { .. });
-        self.start_on(self.cpus[1], if on_wire { &self.wire } else { &self.host }, role)
+        self.start_on(cpu, if on_wire { &self.wire } else { &self.host }, role)
     }
 
     fn start_on(&self, cpu: usize, namespace: &Namespace, role: Role) -> Result<Process> {
@@ -181,14 +188,31 @@ impl Bed {
     /// Ends `iou-fast` and notes the faults it reports. Returns what it says of frames that it dropped.
     pub(crate) fn stop(&mut self, mut forwarder: Process) -> Result<String> {
         forwarder.signal(Signal::TERM);
-        forwarder.wait(SOON)?;
+        let status = forwarder.wait(SOON)?;
         let output = forwarder.stdout();
-        let line = |name: &str| output.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-        let faults = line("faults: ");
+        let line = |name: &str| output.lines().find_map(|line| line.strip_prefix(name));
+        let (Some(faults), Some(dropped), true) = (line("faults: "), line("dropped: "), status.success())
+        else {
+            return Err(format!("iou-fast did not end as it should: {}", forwarder.dump()).into());
+        };
         for (name, count) in faults.split(", ").filter_map(|fault| fault.rsplit_once(' ')) {
-            *self.faults.entry(name.to_owned()).or_default() += count.parse::<u64>().unwrap_or(0);
+            *self.faults.entry(name.to_owned()).or_default() += count.parse::<u64>()?;
         }
-        Ok(line("dropped: ").to_owned())
+        self.ended += 1;
+        Ok(dropped.to_owned())
+    }
+
+    /// What `iou-fast` was given by the network card: `native XDP, copy, 1 queue`.
+    pub(crate) fn card(&mut self) -> Result<String> {
+        let lab = self.lab(1, false)?;
+        let forwarder = self.forwarder(System::Fast, Way::ToNic, &lab)?;
+        let output = forwarder.stdout();
+        // `eth0: native XDP, copy, 1 queue, 1 worker on CPU 0`; lines of routers begin with the card as well.
+        let line = output.lines().find(|line| line.contains(" XDP, "));
+        let got = line.and_then(|line| Some(line.split_once(": ")?.1.rsplit_once(", ")?.0.to_owned()));
+        let got = got.ok_or_else(|| format!("it does not say what the card gave: {}", forwarder.dump()))?;
+        self.stop(forwarder)?;
+        Ok(got)
     }
 
     /// Frames that have arrived at the wire's end of the card.

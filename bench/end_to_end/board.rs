@@ -62,9 +62,8 @@ impl Board {
         self.word(word).store(value, Relaxed);
     }
 
-    /// Adds to a count that this process alone counts up.
+    /// Adds to a count, once a batch: several processes may count up the same.
     pub(crate) fn add(&self, word: Word, n: usize) {
-        let word = self.word(word);
-        word.store(word.load(Relaxed) + n as u64, Relaxed);
+        self.word(word).fetch_add(n as u64, Relaxed);
     }
 }

@@ -69,11 +69,22 @@ pub(crate) fn window(bed: &Bed, forwarder: &Process, meter: Meter, length: Durat
 
 /// CPU time of all threads of a process, ns.
 pub(crate) fn cpu_time(pid: u32) -> Result<u64> {
-    Ok(threads(pid)?.iter().map(|(_, time)| time).sum())
+    Ok(threads(pid)?.iter().map(|thread| thread.time).sum())
 }
 
-/// Name and CPU time (ns) of each thread of a process.
-pub(crate) fn threads(pid: u32) -> Result<Vec<(String, u64)>> {
+/// A thread of a process.
+#[derive(Clone, Debug)]
+pub(crate) struct Thread {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its CPU time, ns.
+    pub(crate) time: u64,
+    /// How often it left its CPU to wait for something.
+    pub(crate) sleeps: u64,
+}
+
+/// Each thread of a process.
+pub(crate) fn threads(pid: u32) -> Result<Vec<Thread>> {
     let mut threads = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let path = task?.path();
@@ -81,9 +92,22 @@ pub(crate) fn threads(pid: u32) -> Result<Vec<(String, u64)>> {
         // Time on the CPU, time waiting for it, number of time slices.
         let schedstat = fs::read_to_string(path.join("schedstat"))?;
         let time = schedstat.split_whitespace().next().and_then(|time| time.parse().ok());
-        threads.push((name, time.ok_or("no schedstat: a kernel without CONFIG_SCHED_INFO")?));
+        let time = time.ok_or("no schedstat: a kernel without CONFIG_SCHED_INFO")?;
+        let status = fs::read_to_string(path.join("status"))?;
+        let sleeps = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        let sleeps = sleeps.and_then(|number| number.trim().parse().ok()).ok_or("no count of switches")?;
+        threads.push(Thread { name, time, sleeps });
     }
     Ok(threads)
+}
+
+/// What the host of a virtual machine kept of its CPUs' time, and all of that time, in ticks since it was started.
+pub(crate) fn stolen() -> Result<(u64, u64)> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().unwrap_or_default();
+    // user nice system idle iowait irq softirq steal; what follows is in user already.
+    let ticks: Vec<u64> = line.split_whitespace().skip(1).take(8).filter_map(|n| n.parse().ok()).collect();
+    Ok((ticks.last().copied().unwrap_or(0), ticks.iter().sum()))
 }
 
 /// Memory of a process in bytes, huge pages included.

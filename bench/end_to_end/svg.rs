@@ -27,25 +27,30 @@ pub(crate) fn pictures(report: &Report) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Every target: how far the measured value is from it. The line in the middle is the target.
+/// Every target: how far the measured value is from it, with the range of the runs. The line in the middle is the target.
 fn targets(report: &Report) -> String {
     /// What fits to the right of the line: twice the target.
     const SCALE: f64 = 2.0;
     let rows: Vec<&Row> = report.rows.iter().filter(|row| row.met().is_some()).collect();
-    let mut picture = Picture::new(report, "Measured, as a share of the target", rows.len());
-    let wide = WIDTH - LEFT - 90.0;
+    let title =
+        "Measured, as a share of the target (the dashed line). With >= longer is better, with <= shorter";
+    let mut picture = Picture::new(report, title, rows.len());
+    let wide = WIDTH - LEFT - 180.0;
     for (n, row) in rows.iter().enumerate() {
         let (value, limit) = (row.judged.median(), row.target.limit().unwrap_or(1.0));
-        let share = if limit == 0.0 { f64::from(u8::from(value > 0.0)) * SCALE } else { value / limit };
+        let share = |value: f64| {
+            let share = if limit == 0.0 { f64::from(u8::from(value > 0.0)) * SCALE } else { value / limit };
+            share.min(SCALE) / SCALE * wide
+        };
+        let (low, high) = row.judged.range();
         let colour = if row.met() == Some(true) { MET } else { MISSED };
         let against = row.against.as_ref().map_or(String::new(), |(name, _)| format!(" / {name}"));
         picture.label(n, &format!("{}: {}{against}", row.case, row.quantity));
-        picture.bar(n, 0.2, 0.6, share.min(SCALE) / SCALE * wide, colour);
-        picture.text(
-            n,
-            LEFT + share.min(SCALE) / SCALE * wide + 6.0,
-            &format!("{} ({})", number(value), row.target),
-        );
+        picture.bar(n, 0.2, 0.6, share(value), colour);
+        picture.range(n, share(low), share(high));
+        let runs = if low < high { format!(", {}-{}", number(low), number(high)) } else { String::new() };
+        let text = format!("{}{runs} ({})", number(value), row.target);
+        picture.text(n, LEFT + share(high).max(share(value)) + 6.0, &text);
     }
     let (x, bottom) = (LEFT + wide / SCALE, TOP + rows.len() as f64 * LINE);
     let _ = writeln!(
@@ -108,6 +113,15 @@ impl Picture {
         let _ = writeln!(
             self.body,
             r#"<rect x="{LEFT}" y="{y:.1}" width="{length:.1}" height="{height:.1}" fill="{colour}"/>"#
+        );
+    }
+
+    /// A thin line from the smallest to the largest, through the middle of a bar.
+    fn range(&mut self, line: usize, low: f64, high: f64) {
+        let (y, from, to) = (TOP + (line as f64 + 0.5) * LINE, LEFT + low, LEFT + high);
+        let _ = writeln!(
+            self.body,
+            r#"<line x1="{from:.1}" y1="{y:.1}" x2="{to:.1}" y2="{y:.1}" stroke="{INK}" stroke-width="2"/>"#
         );
     }
 

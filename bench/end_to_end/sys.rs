@@ -212,9 +212,10 @@ pub(crate) fn packet_socket(interface: &str, ethertype: u16, bypass_qdisc: bool)
     Ok(socket)
 }
 
-/// Lets this thread run before all others on its CPU as soon as it is woken.
-pub(crate) fn go_first() -> io::Result<()> {
-    let parameters = libc::sched_param { sched_priority: 10 };
+/// Lets this thread run before all ordinary ones on its CPU as soon as it is woken, and before those that have a lower
+/// `priority`.
+pub(crate) fn go_first(priority: i32) -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: priority };
     // SAFETY: the parameters outlive the call, which reads them.
     check(unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) })?;
     Ok(())

@@ -11,7 +11,7 @@ const RING: u32 = 2048;
 pub(crate) fn all(criterion: &mut Criterion) {
     let (umem, mut free) = Umem::new(2 * RING).expect("16 MiB");
     let umem = Arc::new(umem);
-    let (mut fill, mut completion, mut socket, mut kernel) =
+    let (mut fill, mut completion, mut rx, mut tx, mut kernel) =
         simulated::rings(&umem, RING).expect("memory for four rings");
     let mut group = criterion.benchmark_group("rings");
     group.throughput(Throughput::Elements(BATCH as u64));
@@ -21,7 +21,7 @@ pub(crate) fn all(criterion: &mut Criterion) {
         bencher.iter(|| {
             fill.push(&mut free, BATCH);
             assert_eq!(kernel.receive(BATCH, 80), BATCH);
-            assert_eq!(socket.rx.receive(&mut packets, BATCH), BATCH);
+            assert_eq!(rx.receive(&mut packets, BATCH), BATCH);
             free.extend(packets.drain(..).map(Packet::into_frame));
         });
     });
@@ -30,10 +30,10 @@ pub(crate) fn all(criterion: &mut Criterion) {
         bencher.iter(|| {
             for _ in 0..BATCH {
                 let frame: Frame = free.pop().expect("more chunks than a batch");
-                socket.tx.push(Packet::new(frame, 64, 60)).expect("an empty ring");
+                tx.push(Packet::new(frame, 64, 60)).expect("an empty ring");
             }
-            socket.tx.publish();
-            black_box(socket.tx.kick().expect("no system call is made"));
+            tx.publish();
+            black_box(tx.kick().expect("no system call is made"));
             assert_eq!(kernel.send(), BATCH);
             assert_eq!(completion.reap(&mut free), BATCH);
         });

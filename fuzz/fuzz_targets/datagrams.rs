@@ -6,7 +6,7 @@
 #![no_main]
 
 use af_xdp::simulated::{Kernel, Ring, Word, rings};
-use af_xdp::{CHUNK, Umem};
+use af_xdp::{CHUNK, Socket, Umem};
 use fuzz::{Input, Paper};
 use iou_fast::checksum;
 use iou_fast::control_frames::{self, Blocked};
@@ -117,7 +117,7 @@ impl Bed {
         lan.mtu.store(if large { 9000 } else { 1500 }, Relaxed);
         let (umem, mut free) = Umem::new(CHUNKS[usize::from(large)]).expect("memory");
         let umem = Arc::new(umem);
-        let (mut fill, completion, socket, kernel) = rings(&umem, PLACES).expect("memory");
+        let (mut fill, completion, rx, tx, kernel) = rings(&umem, PLACES).expect("memory");
         fill.push(&mut free, PLACES as usize);
         let pool = Arc::new(Pool::new(umem, free));
         let copies = Paper::new(4);
@@ -133,12 +133,11 @@ impl Bed {
                 lan: lan.clone(),
                 sockets: NicSockets {
                     queues: vec![QueueSocket {
-                        socket,
+                        socket: Socket { rx, tx: Some(tx) },
                         rings: Arc::new(Rings::new(fill, completion)),
                         lane: 0,
                         steered: (0, 0),
                     }],
-                    tx_queues: 1,
                     scatter: large,
                 },
                 copies: (copies.ring(16), Arc::into_inner(wake).expect("the only one")),

@@ -4,7 +4,7 @@
 #![no_main]
 
 use af_xdp::simulated::{Kernel, Ring, Word, rings};
-use af_xdp::{CHUNK, Completion, Fill, Frame, Packet, RingFull, Socket, Umem};
+use af_xdp::{CHUNK, Completion, Fill, Frame, Packet, RingFull, Rx, Tx, Umem};
 use fuzz::Input;
 use libfuzzer_sys::fuzz_target;
 use std::collections::HashSet;
@@ -26,7 +26,8 @@ struct Bed {
     umem: Arc<Umem>,
     fill: Fill,
     completion: Completion,
-    socket: Socket,
+    rx: Rx,
+    tx: Tx,
     kernel: Kernel,
     free: Vec<Frame>,
     held: Vec<Packet>,
@@ -42,10 +43,10 @@ impl Bed {
     fn new() -> Self {
         let (umem, free) = Umem::new(CHUNKS).unwrap();
         let umem = Arc::new(umem);
-        let (fill, completion, socket, kernel) = rings(&umem, PLACES).unwrap();
+        let (fill, completion, rx, tx, kernel) = rings(&umem, PLACES).unwrap();
         let (held, filled, sent) = Default::default();
         let expected = Default::default();
-        Self { umem, fill, completion, socket, kernel, free, held, filled, sent, expected, sane: true }
+        Self { umem, fill, completion, rx, tx, kernel, free, held, filled, sent, expected, sane: true }
     }
 
     fn step(&mut self, input: &mut Input<'_>) {
@@ -61,7 +62,7 @@ impl Bed {
             }
             2 => {
                 let before = self.held.len();
-                let count = self.socket.rx.receive(&mut self.held, n(input));
+                let count = self.rx.receive(&mut self.held, n(input));
                 assert_eq!(self.held.len(), before + count);
                 let cut = self.held[before..].last().is_some_and(Packet::continues);
                 assert!(!cut, "a frame is whole, or empty");
@@ -77,13 +78,13 @@ impl Bed {
             }
             4 => {
                 let Some(packet) = self.held.pop() else { return };
-                if let Err(RingFull(packet)) = self.socket.tx.push(packet.skip(n(input))) {
+                if let Err(RingFull(packet)) = self.tx.push(packet.skip(n(input))) {
                     self.held.push(packet);
                 }
             }
-            5 => self.socket.tx.publish(),
+            5 => self.tx.publish(),
             6 => {
-                let _ = self.socket.tx.kick();
+                let _ = self.tx.kick();
             }
             7 => {
                 let Some(mut frame) = self.free.pop() else { return };
@@ -115,7 +116,7 @@ impl Bed {
                     self.sent.push(address);
                 }
             }
-            12 => assert!(self.socket.tx.pending() <= PLACES as usize),
+            12 => assert!(self.tx.pending() <= PLACES as usize),
             // And as it should not.
             13 => {
                 self.sane = false;
@@ -148,7 +149,7 @@ impl Bed {
             std::hint::black_box(data.iter().fold(0u8, |sum, byte| sum ^ byte));
         }
         if self.sane {
-            assert_eq!(self.socket.rx.faults() + self.completion.faults(), 0);
+            assert_eq!(self.rx.faults() + self.completion.faults(), 0);
         }
     }
 }

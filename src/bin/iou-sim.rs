@@ -116,7 +116,8 @@ fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("iou-sim: {e}");
+            // Who does not read it sees the status.
+            let _ = writeln!(io::stderr(), "iou-sim: {e}");
             ExitCode::FAILURE
         }
     }

@@ -12,8 +12,11 @@ use crate::iou::header;
 use crate::iou::socket::{PseudoSocket, bind_keepalives};
 use crate::lan::Lan;
 use crate::plan::Plan;
+use crate::worker;
+use rustix::io::Errno;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,8 +24,7 @@ use std::time::{Duration, Instant};
 
 /// How often each interface gets one.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How often what the routers send is read while they do: a queue of the kernel's default length, 11, is not to fill, or
-/// routers would wait for room.
+/// How often what the routers send is read while they do: also where queues are short no router is to wait long for room.
 const READ: Duration = Duration::from_millis(100);
 /// Routers that were silent for so long need not be read as often.
 const SILENT: Duration = Duration::from_secs(15);
@@ -47,6 +49,11 @@ struct Lab {
     heard: Option<Instant>,
     /// What stood in the way last, so that it is said once.
     said: String,
+    /// Why some could not be sent; said.
+    unsent: String,
+    /// A descriptor that is given up where there are no others: sending takes one for a moment, and interfaces would go
+    /// down for the want of it.
+    spare: Option<OwnedFd>,
 }
 
 impl Keepalives {
@@ -62,6 +69,8 @@ impl Keepalives {
             sockets: HashMap::new(),
             heard: None,
             said: String::new(),
+            unsent: String::new(),
+            spare: None,
         });
         let now = Instant::now();
         Self { labs: labs.collect(), up: Vec::new(), next: now, next_read: now }
@@ -100,6 +109,11 @@ impl Keepalives {
     }
 }
 
+/// A descriptor for nothing, if there is one left.
+fn spare() -> Option<OwnedFd> {
+    Arc::into_inner(worker::eventfd().ok()?)
+}
+
 impl Lab {
     /// Opens the folder when it appears, and binds a socket in it for each pseudo instance.
     fn follow(&mut self, plan: &Plan, index: usize) {
@@ -114,6 +128,9 @@ impl Lab {
             }
         }
         let Some(folder) = &self.folder else { return };
+        if self.spare.is_none() {
+            self.spare = spare();
+        }
         let pseudos = || plan.pseudos.iter().filter(|pseudo| pseudo.lab == index && pseudo.live);
         let ids = || pseudos().map(|pseudo| pseudo.id);
         self.sockets.retain(|id, socket| socket.is_in_place() && ids().any(|other| other == *id));
@@ -141,16 +158,32 @@ impl Lab {
     }
 
     /// One to each interface whose card is among those that are `up`.
-    fn send(&self, plan: &Plan, index: usize, up: &[bool]) {
+    fn send(&mut self, plan: &Plan, index: usize, up: &[bool]) {
+        let (mut unsent, mut first) = (0, None);
         for port in plan.ports.iter().filter(|port| port.live && plan.routers[port.router].lab == index) {
             let link = &plan.links[port.link];
             let Some(socket) = self.sockets.get(&plan.pseudos[link.pseudo].id) else { continue };
-            if up.get(link.lan) == Some(&true)
-                && let Err(error) =
-                    socket.send_to(plan.routers[port.router].id, &port.to_router.keepalive().0)
-            {
-                tracing::debug!("no keepalive to {}: {error}", port.endpoint);
+            if up.get(link.lan) != Some(&true) {
+                continue;
             }
+            let send = || socket.send_to(plan.routers[port.router].id, &port.to_router.keepalive().0);
+            let mut sent = send();
+            if sent == Err(Errno::MFILE) && self.spare.take().is_some() {
+                sent = send();
+                self.spare = spare();
+            }
+            if let Err(error) = sent {
+                unsent += 1;
+                first.get_or_insert_with(|| format!("{}: {error}", port.endpoint));
+            }
+        }
+        let Some(first) = first else { return self.unsent.clear() };
+        if self.unsent != first {
+            let others = if unsent > 1 { format!(" ({} others neither)", unsent - 1) } else { String::new() };
+            tracing::error!(
+                "no L1 keepalive can be sent to {first}{others}: such an interface goes down; it is tried again each second"
+            );
+            self.unsent = first;
         }
     }
 

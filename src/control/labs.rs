@@ -22,6 +22,19 @@ pub enum Error {
     /// The netio folder, or the uid it is named after.
     #[error(transparent)]
     Folder(#[from] crate::iou::folder::Error),
+    /// Through sudo nobody has another's rights work in a folder of his choice.
+    #[error(
+        "{option} with the rights of user {owner}: user {caller}, who called this through sudo, cannot choose where \
+         these are used; leave it out, or run this as root without sudo (`sudo -i` first)"
+    )]
+    SudoFolder {
+        /// The option.
+        option: &'static str,
+        /// Whose rights are used there.
+        owner: u32,
+        /// Who called.
+        caller: u32,
+    },
     /// What is to be connected.
     #[error(transparent)]
     Plan(#[from] crate::plan::Error),
@@ -39,6 +52,16 @@ pub struct Prepared {
     pub request: Request,
     /// The NETMAP file that was read.
     pub seen: Option<Signature>,
+    /// Ids that look like pseudo ids, but somebody uses them.
+    pub left_alone: Vec<InstanceId>,
+}
+
+/// A plan, and what is not in it.
+pub struct Planned {
+    /// What is to be connected.
+    pub plan: Plan,
+    /// Ids that look like pseudo ids, but somebody uses them.
+    pub left_alone: Vec<InstanceId>,
 }
 
 /// What a plan is made of: a NETMAP, and the options that say how to read it.
@@ -77,13 +100,29 @@ pub struct Users {
 /// The users that `args` and the environment name.
 ///
 /// # Errors
-/// [`Error::Folder`] if `SUDO_UID` decides and is no number.
+/// [`Error::Folder`] if `SUDO_UID` decides and is no number; [`Error::SudoFolder`].
 pub fn users(args: &Args) -> Result<Users, Error> {
     let own = rustix::process::getuid();
     let lab = default_uid(args.uid, |name| std::env::var_os(name), own.as_raw())?;
     // Only root can have been called through sudo, whatever the environment says.
     let sudo = std::env::var("SUDO_UID").ok().filter(|_| own.is_root());
-    Ok(Users { lab, caller: sudo.and_then(|uid| uid.parse().ok()) })
+    let users = Users { lab, caller: sudo.and_then(|uid| uid.parse().ok()) };
+    check_folders(args, users)?;
+    Ok(users)
+}
+
+/// Who has no more than `sudo iou-fast` names no folder where another's rights are used: it would be made, or files in it.
+fn check_folders(args: &Args, users: Users) -> Result<(), Error> {
+    let Some(caller) = users.caller.filter(|caller| *caller != 0) else { return Ok(()) };
+    let named = [
+        ("--state-dir", args.state_dir.is_some(), 0),
+        ("--netio-dir", args.netio_dir.is_some(), users.lab),
+        ("--netl1-dir", args.netl1_dir.is_some(), users.lab),
+    ];
+    match named.into_iter().find(|(_, given, owner)| *given && *owner != caller) {
+        Some((option, _, owner)) => Err(Error::SudoFolder { option, owner, caller }),
+        None => Ok(()),
+    }
 }
 
 /// Reads the NETMAP of `args` and makes the plan for `workers` workers.
@@ -108,8 +147,8 @@ pub fn prepare(args: &Args, workers: usize) -> Result<Prepared, Error> {
         ids.check(&netmap, &request.file)?;
     }
     let mut remarks: Vec<String> = folder.empty_notice().into_iter().collect();
-    let plan = request.plan(netmap, &folder, &[], &mut remarks)?;
-    Ok(Prepared { plan, folders: vec![folder], remarks, request, seen })
+    let Planned { plan, left_alone } = request.plan(netmap, &folder, &[], &mut remarks)?;
+    Ok(Prepared { plan, folders: vec![folder], remarks, request, seen, left_alone })
 }
 
 impl Request {
@@ -124,10 +163,10 @@ impl Request {
         folder: &Folder,
         ours: &[InstanceId],
         remarks: &mut Vec<String>,
-    ) -> Result<Plan, Error> {
+    ) -> Result<Planned, Error> {
         let file = &self.file;
-        let pseudo = match &self.pseudo {
-            Some(ids) => ids.0.clone(),
+        let (pseudo, left_alone) = match &self.pseudo {
+            Some(ids) => (ids.0.clone(), Vec::new()),
             None => inferred(&netmap, file, folder, ours, remarks)?,
         };
         let hosts = hosts::classify(&netmap, file, Arc::new(hosts::System), hosts::DEADLINE);
@@ -137,7 +176,7 @@ impl Request {
         let lab = LabRequest { netmap, file: file.clone(), netio, uid, pseudo, remote };
         let plan = Plan::new(&[lab], &self.interfaces, self.workers, self.flood)?;
         remarks.extend(plan.notes.iter().cloned());
-        Ok(plan)
+        Ok(Planned { plan, left_alone })
     }
 }
 
@@ -152,13 +191,14 @@ fn netmap_file(option: Option<&Path>) -> PathBuf {
     option.map(Path::to_path_buf).or_else(from_environment).unwrap_or_else(|| PathBuf::from("NETMAP"))
 }
 
+/// The pseudo ids, and those that somebody uses.
 fn inferred(
     netmap: &Netmap,
     file: &Path,
     folder: &Folder,
     ours: &[InstanceId],
     remarks: &mut Vec<String>,
-) -> Result<Vec<InstanceId>, Error> {
+) -> Result<(Vec<InstanceId>, Vec<InstanceId>), Error> {
     let mut probe = folder.probe();
     let probe = |id| if ours.contains(&id) { IdState::Free } else { probe(id) };
     let inferred = infer(netmap, file, probe)?;
@@ -166,5 +206,5 @@ fn inferred(
         remarks.push(format!("{id} looks like a pseudo id and is left alone: {why}"));
     }
     remarks.push(format!("pseudo ids inferred from {}: {}", file.display(), ranges(&inferred.ids)));
-    Ok(inferred.ids)
+    Ok((inferred.ids, inferred.in_use.into_iter().map(|(id, _)| id).collect()))
 }

@@ -13,9 +13,11 @@ mod routers;
 
 use crate::control_frames::Blocked;
 use crate::fdb::Port;
+use crate::guard::Guard;
 use crate::lan::Lan;
 use crate::nic;
 use crate::nic::attach::XdpModeChoice;
+use crate::nic::links::Links;
 use crate::nic::watch::LinkWatch;
 use crate::plan::Plan;
 use crate::privileges::{self, Role};
@@ -131,6 +133,8 @@ pub struct Forwarder {
     reports: channel::Receiver<Report>,
     wake: Arc<OwnedFd>,
     watch: LinkWatch,
+    /// Interfaces have changed since the host's addresses were read.
+    links_changed: bool,
     pool: Arc<Pool>,
     started: Instant,
     cpus: Vec<usize>,
@@ -138,6 +142,8 @@ pub struct Forwarder {
     last_check: Instant,
     /// Workers read datagrams of several chunks.
     large: bool,
+    /// Declared last: it is let off when the cards have been given back.
+    guard: Option<Guard>,
 }
 
 struct Running {
@@ -173,7 +179,7 @@ impl Forwarder {
     pub fn start(prepared: Prepared, options: &Options) -> Result<Self, Error> {
         nic::kernel::require_minimum()?;
         let cpus = check_cpus(&options.cpus)?;
-        let Prepared { plan, folders, remarks, request, seen } = prepared;
+        let Prepared { plan, folders, remarks, request, seen, left_alone } = prepared;
         let plan = Arc::new(plan);
         let pseudos = Pseudos::new(&plan, pseudos::bind(&plan, None, &folders)?);
 
@@ -204,13 +210,14 @@ impl Forwarder {
             keepalives: Keepalives::new(&plan, options.netl1_dir.as_deref()),
             plan: plan.clone(),
             pseudos,
-            netmap: netmap::Watch::new(request, seen, remarks),
+            netmap: netmap::Watch::new(request, seen, remarks, left_alone),
             cards,
             lans,
             workers: Vec::new(),
             reports,
             wake: wake.clone(),
             watch,
+            links_changed: true,
             pool: pool.clone(),
             started: Instant::now(),
             cpus,
@@ -218,11 +225,13 @@ impl Forwarder {
             faults: [0; 2],
             last_check: Instant::now(),
             large: false,
+            guard: None,
         };
         // Before the workers: routers that have started already send at once, and a NIC not looked at counts as down.
         for (card, lan) in forwarder.cards.iter_mut().zip(&forwarder.lans) {
             card.first_look(lan);
         }
+        forwarder.follow_addresses();
         for (index, nics) in parts.into_iter().enumerate() {
             let counts = Arc::new(WorkerCounts::default());
             let setup = Setup {
@@ -249,6 +258,11 @@ impl Forwarder {
             lan.tables.shared.live.store(1, Relaxed);
         }
         Ok(forwarder)
+    }
+
+    /// Looks after `guard` as well from now on, and lets it off at the end.
+    pub fn guard(&mut self, guard: Option<Guard>) {
+        self.guard = guard;
     }
 
     /// What was connected and what was got, a line each.
@@ -319,7 +333,9 @@ impl Forwarder {
             if stopped {
                 return Ok(());
             }
-            self.follow_links(link && self.watch.drain());
+            let changed = link && self.watch.drain();
+            self.links_changed |= changed;
+            self.follow_links(changed);
             self.follow_moves();
             if asked {
                 while rustix::net::recv(&again, &mut [0u8; 16], RecvFlags::DONTWAIT).is_ok_and(|(_, n)| n > 0)
@@ -354,9 +370,10 @@ impl Forwarder {
             let rooms = || self.cards.iter().map(Card::room).collect();
             self.netmap.read(&self.plan, || (self.connections.folders(), rooms()), &self.wake);
             if sweep {
-                self.netmap.sweep();
+                self.netmap.sweep(self.connections.folder(0));
                 self.last_check = Instant::now();
                 self.follow_links(true);
+                self.follow_addresses();
                 let moved: Vec<u64> = self.cards.iter().map(Card::moves).collect();
                 self.follow_moves();
                 let now = Duration::from_nanos(worker::monotonic());
@@ -373,6 +390,7 @@ impl Forwarder {
                     ));
                 }
                 self.report_faults();
+                self.guard.iter_mut().for_each(Guard::look);
             }
         }
     }
@@ -484,6 +502,7 @@ impl Forwarder {
                 }
                 if let Err(error) = privileges::confine(Role::Worker) {
                     tracing::error!("worker {index}: {error}");
+                    crate::output::finish();
                     std::process::exit(1);
                 }
                 worker.run()
@@ -505,6 +524,21 @@ impl Forwarder {
         if !self.large && self.cards.iter().any(Card::has_large_frames) {
             self.large = true;
             self.workers.iter().for_each(|worker| worker.orders.give(Order::Large));
+        }
+    }
+
+    /// Tells the LANs the host's own addresses, if interfaces have changed. Once a second at most, for they may be thousands.
+    fn follow_addresses(&mut self) {
+        if !self.links_changed {
+            return;
+        }
+        match Links::read() {
+            Ok(links) => {
+                let mut cards = self.cards.iter().zip(&self.lans);
+                self.links_changed = !cards.all(|(card, lan)| card.follow_addresses(&links, lan));
+            }
+            // They are read again in a second.
+            Err(error) => tracing::debug!("{error}"),
         }
     }
 

@@ -1,11 +1,12 @@
 //! Follows the NETMAP: read again when it changes or when asked to, in a thread of its own, for names of hosts and ids in
 //! use take their time. A file that is faulty, or asks for what cannot be had, is refused whole.
 
-use super::labs::{self, Request, Signature};
+use super::labs::{self, Planned, Request, Signature};
 use super::pseudos;
 use crate::iou::InstanceId;
-use crate::iou::folder::Folder;
+use crate::iou::folder::{Folder, IdState};
 use crate::iou::socket::{self, PseudoSocket};
+use crate::netmap::ranges;
 use crate::plan::follow::Changes;
 use crate::plan::{self, Plan};
 use crate::privileges;
@@ -24,6 +25,9 @@ use std::time::{Duration, Instant};
 const SETTLED: Duration = Duration::from_millis(200);
 /// How long until a file is read again that only circumstances stand in the way of.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How long nobody must have used an id before it is taken for one of ours, where it only looks like that: it may be that of
+/// a router, which is to find it free when it starts again.
+const FREE: Duration = Duration::from_secs(5);
 
 /// Why a changed NETMAP is not followed.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +62,7 @@ pub(super) struct Next {
     /// What is different.
     pub(super) changes: Changes,
     remarks: Vec<String>,
+    left_alone: Vec<InstanceId>,
 }
 
 /// The file and the watch on it.
@@ -78,11 +83,20 @@ pub(super) struct Watch {
     /// Why the file is not followed; said.
     refused: Option<String>,
     remarks: Vec<String>,
+    /// Ids that somebody used at the start already: routers', for all we know.
+    left_alone: Vec<InstanceId>,
+    /// Ids that came into the file while somebody used them, and since when nobody does.
+    wanted: Vec<(InstanceId, Option<Instant>)>,
 }
 
 impl Watch {
-    /// Watches the file of `request`, whose state `seen` was read, with these remarks.
-    pub(super) fn new(request: Request, seen: Option<Signature>, remarks: Vec<String>) -> Self {
+    /// Watches the file of `request`, whose state `seen` was read, with these remarks, and ids `left_alone`.
+    pub(super) fn new(
+        request: Request,
+        seen: Option<Signature>,
+        remarks: Vec<String>,
+        left_alone: Vec<InstanceId>,
+    ) -> Self {
         let file = std::path::absolute(&request.file).unwrap_or_else(|_| request.file.clone());
         let mut watch = Self {
             folder: file.parent().unwrap_or(Path::new("/")).to_owned(),
@@ -97,6 +111,8 @@ impl Watch {
             reading: None,
             refused: None,
             remarks,
+            left_alone,
+            wanted: Vec::new(),
         };
         if let Err(error) = watch.watch() {
             let file = watch.request.file.display();
@@ -143,9 +159,36 @@ impl Watch {
         self.due.get_or_insert_with(|| Instant::now() + AGAIN);
     }
 
+    /// Somebody uses these ids, which look like pseudo ids: they are taken when they have been free for a while.
+    fn want(&mut self, ids: Vec<InstanceId>) {
+        let before = std::mem::take(&mut self.wanted);
+        let known = |id| before.iter().find(|(other, _)| *other == id).copied();
+        let ids = || ids.iter().copied().filter(|id| !self.left_alone.contains(id));
+        self.wanted = ids().map(|id| known(id).unwrap_or((id, None))).collect();
+        let new: Vec<_> = ids().filter(|id| known(*id).is_none()).collect();
+        if !new.is_empty() {
+            let (ids, seconds) = (ranges(&new), FREE.as_secs());
+            tracing::info!("{ids}: taken when nobody has used it for {seconds} seconds");
+        }
+    }
+
+    /// Reads the file again when an id that is wanted has been free in `folder` for a while.
+    fn follow_wanted(&mut self, folder: Option<&Folder>) {
+        let now = Instant::now();
+        for (id, free) in &mut self.wanted {
+            let is_free = folder.is_some_and(|folder| folder.state(*id) == IdState::Free);
+            *free = is_free.then(|| free.unwrap_or(now));
+            if free.is_some_and(|since| now - since >= FREE) {
+                *free = None;
+                self.due.get_or_insert(now);
+            }
+        }
+    }
+
     /// Looks at the file itself, once a second: a link may lead to it, or a mount cover it, and then its folder tells
-    /// nothing.
-    pub(super) fn sweep(&mut self) {
+    /// nothing. And at ids in the netio `folder` that are waited for.
+    pub(super) fn sweep(&mut self, folder: Option<&Folder>) {
+        self.follow_wanted(folder);
         if !self.watched {
             // The folder may be there again.
             let _ = self.watch();
@@ -216,10 +259,14 @@ impl Watch {
             }
         };
         self.reading = None;
-        let (asked, file) = (std::mem::take(&mut self.asked), self.request.file.display());
+        let (asked, request) = (std::mem::take(&mut self.asked), self.request.clone());
+        let file = request.file.display();
         let next = match result {
             Ok(next) => next,
             Err(why) => {
+                if let Refusal::Lab(labs::Error::Pseudo(error)) = &why {
+                    self.want(error.in_use());
+                }
                 let (passing, why) = (matches!(why, Refusal::Socket(_)), why.to_string());
                 if self.refused.as_ref() != Some(&why) || asked {
                     let again = if passing { " It is tried again every few seconds." } else { "" };
@@ -233,6 +280,7 @@ impl Watch {
             }
         };
         self.refused = None;
+        self.want(next.left_alone.clone());
         for remark in next.remarks.iter().filter(|remark| !self.remarks.contains(remark)) {
             tracing::info!("{remark}");
         }
@@ -250,7 +298,8 @@ fn next(request: &Request, before: &Plan, folders: &[Folder], rooms: &[usize]) -
     let ours: Vec<InstanceId> =
         before.pseudos.iter().filter(|pseudo| pseudo.live).map(|pseudo| pseudo.id).collect();
     let mut remarks = Vec::new();
-    let plan = request.plan(netmap, &folders[0], &ours, &mut remarks)?.following(before)?;
+    let Planned { plan, left_alone } = request.plan(netmap, &folders[0], &ours, &mut remarks)?;
+    let plan = plan.following(before)?;
     for (lan, room) in plan.lans.iter().zip(rooms) {
         if lan.ports.len() > *room {
             return Err(Refusal::Room { nic: lan.nic.clone(), ports: lan.ports.len(), room: *room });
@@ -258,5 +307,5 @@ fn next(request: &Request, before: &Plan, folders: &[Folder], rooms: &[usize]) -
     }
     let sockets = pseudos::bind(&plan, Some(before), folders)?;
     let changes = plan.changes(before);
-    Ok(Next { plan, sockets, changes, remarks })
+    Ok(Next { plan, sockets, changes, remarks, left_alone })
 }

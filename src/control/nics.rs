@@ -21,6 +21,7 @@ use crate::lan::Lan;
 use crate::nic::attach::{Attachment, PATIENCE, XdpMode, XdpModeChoice, attach_within};
 use crate::nic::hold::Hold;
 use crate::nic::kernel::shares_large_frames;
+use crate::nic::links::Links;
 use crate::nic::offload::Offloads;
 use crate::nic::promisc::Promiscuous;
 use crate::nic::{self, LinkState, Nic};
@@ -67,8 +68,13 @@ const SOON: Duration = Duration::from_millis(50);
 const LATER: Duration = Duration::from_secs(1);
 /// While a card has no carrier, this often it is looked for: the kernel tells of it up to a second late.
 const CARRIER: Duration = Duration::from_millis(100);
-/// Offloads that are turned on under us are turned off again so often. Then somebody insists.
+/// Offloads that are turned on under us are turned off again so often. Then somebody insists...
 const QUIETED: u32 = 3;
+/// ...until they have been off for so long.
+const GIVEN_IN: Duration = Duration::from_secs(60);
+
+/// Interfaces below a card that are named at most: a bridge may have a hundred ports.
+const CAUTIONS: usize = 8;
 
 /// Whether a card of this MTU has frames that do not fit into one chunk; those with two VLAN tags are the largest.
 fn needs_several_chunks(mtu: u32) -> bool {
@@ -119,8 +125,45 @@ struct Device {
     zero_copy: bool,
     /// Frames may take several chunks.
     scatter: bool,
-    /// How often its offloads had to be turned off again.
-    quieted: u32,
+    insistence: Insistence,
+}
+
+/// Offloads that somebody turns on under us.
+#[derive(Debug, Default)]
+struct Insistence {
+    /// How often they were found on, since they were off for a while.
+    times: u32,
+    /// When they were found on last.
+    last: Option<Instant>,
+}
+
+/// What to do about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Answer {
+    TurnOff,
+    /// Left on, which is to be said.
+    GiveUp,
+    /// All is well, or has been said.
+    Nothing,
+}
+
+impl Insistence {
+    /// At `now` they are found `on`, or off.
+    fn found(&mut self, on: bool, now: Instant) -> Answer {
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) >= GIVEN_IN) {
+            *self = Self::default();
+        }
+        if !on {
+            return Answer::Nothing;
+        }
+        self.last = Some(now);
+        self.times = (self.times + 1).min(QUIETED + 2);
+        match self.times {
+            times if times <= QUIETED => Answer::TurnOff,
+            times if times == QUIETED + 1 => Answer::GiveUp,
+            _ => Answer::Nothing,
+        }
+    }
 }
 
 /// Why a card, or its sockets, must be taken anew.
@@ -161,6 +204,8 @@ pub(super) struct Card {
     moves_read: u64,
     options: steer::Options,
     sizes: Sizes,
+    /// What was said of interfaces below it, or at its other end.
+    cautions: Vec<String>,
 }
 
 /// How large a NIC's rings are.
@@ -244,11 +289,10 @@ impl Device {
                 return Err(Error::ZeroCopyGeneric(name));
             }
             offloads.quiet_for_generic()?;
-            if let Some(caution) = nic.generic_caution() {
-                tracing::warn!("{name}: {caution}");
-            }
         }
-        for feature in offloads.still_on() {
+        // What is stacked has what merges from the interface below, which is named below if it matters.
+        for feature in offloads.still_on().iter().filter(|feature| !nic.is_stacked() || feature.is_of_tags())
+        {
             tracing::warn!("{name}: {feature}");
         }
         Ok(Self {
@@ -262,7 +306,7 @@ impl Device {
             queues: nic.rx_queues() as usize,
             zero_copy: false,
             scatter: false,
-            quieted: 0,
+            insistence: Insistence::default(),
             nic,
         })
     }
@@ -334,7 +378,7 @@ impl Device {
             Some(_) if self.zero_copy => {
                 "its driver takes no larger ones with zero-copy: start iou-fast again, with `--copy-mode copy`"
             }
-            _ => "larger ones need kernel 6.6 or newer, 6.7 with several queues or workers",
+            _ => "larger ones need kernel 6.7 or newer, or 6.6.11",
         };
         tracing::warn!(
             "{name}: its MTU is {mtu}, and frames above {largest} bytes are dropped and counted ({why})"
@@ -352,22 +396,22 @@ impl Device {
 
     /// What is in the way of an XDP program and was turned on since is turned off again, a few times.
     fn follow_offloads(&mut self) {
-        let turned_on = match self.offloads.turned_on() {
-            Ok(features) if !features.is_empty() && self.quieted <= QUIETED => features,
-            _ => return,
-        };
+        let Ok(turned_on) = self.offloads.turned_on() else { return };
         let name = self.nic.name();
-        self.quieted += 1;
-        if self.quieted > QUIETED {
-            for feature in turned_on {
-                tracing::error!(
-                    "{name}: {} is turned on again and again, and now left on: {}; find out who does it, then `{}`",
-                    feature.feature,
-                    feature.consequence(),
-                    feature.command()
-                );
+        match self.insistence.found(!turned_on.is_empty(), Instant::now()) {
+            Answer::Nothing => return,
+            Answer::GiveUp => {
+                for feature in turned_on {
+                    tracing::error!(
+                        "{name}: {} is turned on again and again, and now left on: {}; find out who does it, then `{}`",
+                        feature.feature,
+                        feature.consequence(),
+                        feature.command()
+                    );
+                }
+                return;
             }
-            return;
+            Answer::TurnOff => {}
         }
         let quieted = self.offloads.quiet_again();
         for feature in turned_on {
@@ -404,7 +448,7 @@ impl Card {
         let steering =
             Steering::load(&steer_options).map_err(|source| Error::Steer { nic: lan.nic.clone(), source })?;
         let device = Device::take(nic, hold, &steering, options, PATIENCE)?;
-        Ok(Self {
+        let mut card = Self {
             name: lan.nic.clone(),
             closing: None,
             lost: None,
@@ -415,11 +459,39 @@ impl Card {
             options: steer_options,
             sizes: Sizes::new(device.queues, plan.workers, needs_several_chunks(device.nic.mtu())),
             device: Some(device),
-        })
+            cautions: Vec::new(),
+        };
+        card.caution();
+        Ok(card)
+    }
+
+    /// Names what makes frames above the MTU below the card, or at its other end, with what prevents it: once, until it is
+    /// something else.
+    fn caution(&mut self) {
+        let Some(device) = &self.device else { return };
+        let found: Vec<String> = match device.nic.obstacles(device.attachment.mode == XdpMode::Generic) {
+            Ok(found) => found.iter().map(ToString::to_string).collect(),
+            Err(error) => vec![error.to_string()],
+        };
+        let new: Vec<&String> = found.iter().filter(|text| !self.cautions.contains(text)).collect();
+        for text in new.iter().take(CAUTIONS) {
+            tracing::warn!("{}: {text}", self.name);
+        }
+        if new.len() > CAUTIONS {
+            tracing::warn!("{}: and {} more interfaces like these", self.name, new.len() - CAUTIONS);
+        }
+        self.cautions = found;
     }
 
     pub(super) fn sizes(&self) -> Sizes {
         self.sizes
+    }
+
+    /// Tells the LAN under which addresses the host itself is on it. False if the card is not there: they stay.
+    pub(super) fn follow_addresses(&self, links: &Links, lan: &Lan) -> bool {
+        let Some(device) = &self.device else { return false };
+        lan.set_host(links.own_addresses(device.nic.index()));
+        true
     }
 
     /// Opens the AF_XDP sockets, and adds each worker's to its `parts`.
@@ -466,7 +538,6 @@ impl Card {
         };
         let large = needs_several_chunks(device.nic.mtu());
         let (copy_mode, scatter) = binding(options.copy_mode, &device.attachment, large);
-        let alone = device.queues * sizes.workers == 1;
         let config = Config {
             ifindex: device.nic.index(),
             queues: device.queues as u32,
@@ -475,8 +546,9 @@ impl Card {
             completion_size: sizes.ring as u32,
             rx_size: sizes.share as u32,
             tx_size: sizes.share.max(TX_MIN) as u32,
+            tx_queues,
             copy_mode,
-            scatter: scatter && (alone || shares_large_frames()),
+            scatter: scatter && shares_large_frames(),
             patience,
         };
         let sockets = Sockets::open(umem, free, &config)
@@ -488,9 +560,8 @@ impl Card {
         shared.lane_share.store(sizes.share as u32, Relaxed);
         shared.lane_head.store(if device.zero_copy { 0 } else { HEAD as u32 }, Relaxed);
         shared.largest.store(device.largest() as u32, Relaxed);
-        let (tx_queues, scatter) = (tx_queues as usize, device.scatter);
-        let mut workers: Vec<NicSockets> =
-            (0..sizes.workers).map(|_| NicSockets { queues: Vec::new(), tx_queues, scatter }).collect();
+        let empty = || NicSockets { queues: Vec::new(), scatter: device.scatter };
+        let mut workers: Vec<NicSockets> = (0..sizes.workers).map(|_| empty()).collect();
         for (number, queue) in sockets.queues.into_iter().enumerate() {
             let rings = Arc::new(Rings::new(queue.fill, queue.completion));
             for (worker, socket) in queue.sockets.into_iter().enumerate() {
@@ -635,6 +706,7 @@ impl Card {
             let hold = Hold::take_within(&nic, &around.options.state_dir, Duration::ZERO)?;
             lan.set_nic_mac(nic.mac());
             self.device = Some(Device::take(nic, hold, &self.steering, around.options, Duration::ZERO)?);
+            self.caution();
         }
         let mut free = Vec::new();
         around.pool.take(&mut free, self.sizes.queues * self.sizes.ring);
@@ -776,6 +848,33 @@ mod tests {
             assert_eq!(binding(choice, &native, true), large, "{choice:?} {chunks:?}, large");
             let generic = attachment(XdpMode::Generic, chunks);
             assert_eq!(binding(choice, &generic, true), (Copy, true));
+        }
+    }
+
+    #[test]
+    fn who_turned_offloads_on_and_gave_in_is_not_held_to_insist_for_ever() {
+        let second = |n| Duration::from_secs(n);
+        let start = Instant::now();
+        let mut insistence = Insistence::default();
+        let mut found = |on, after| insistence.found(on, start + second(after));
+        assert_eq!(found(false, 0), Answer::Nothing);
+        for after in [1, 2, 3] {
+            assert_eq!(found(true, after), Answer::TurnOff);
+            assert_eq!(found(false, after), Answer::Nothing);
+        }
+        // Said once, however long it stays on.
+        assert_eq!(found(true, 4), Answer::GiveUp);
+        for after in 5..200 {
+            assert_eq!(found(true, after), Answer::Nothing);
+        }
+        // Turned off by the command that was named, and on again: at once, and after a while.
+        assert_eq!(found(false, 200), Answer::Nothing);
+        assert_eq!(found(true, 201), Answer::Nothing);
+        assert_eq!(found(false, 202), Answer::Nothing);
+        assert_eq!(found(true, 262), Answer::TurnOff);
+        // Three times in months are three times three, not a fourth.
+        for day in 1..10 {
+            assert_eq!(found(true, 1000 + day * 86_400), Answer::TurnOff);
         }
     }
 

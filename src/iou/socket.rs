@@ -171,17 +171,16 @@ fn take_lock(folder: &Folder, id: InstanceId) -> Result<Lock, Error> {
     lock.map_err(|source| Error::Lock { id, source })
 }
 
-/// Binds the socket on which routers' L1 keepalives for pseudo id `id` arrive, whose lock in the netio folder is ours.
+/// Binds the socket on which routers' L1 keepalives for pseudo id `id` arrive, whose lock in the netio folder is ours. Its
+/// queue is deep, too: many routers may be behind one id, and wait for room in it.
 ///
 /// # Errors
 /// As [`bind_pseudo`], without patience.
 pub fn bind_keepalives(folder: &Folder, id: InstanceId) -> Result<PseudoSocket, Error> {
-    let path = folder.socket(id);
-    let fail =
-        |source: Errno| Error::System { id, path: path.clone(), action: "make", source: source.into() };
-    let fd = datagram_socket().map_err(fail)?;
+    // Where their queues are short, that is said of those for frames.
+    let fd = make_sockets(1)?.0.remove(0);
     let file = put_in_place(folder, id, fd.as_fd())?;
-    Ok(PseudoSocket { id, fd, path, file, folder: folder.clone(), lock: None })
+    Ok(PseudoSocket { id, fd, path: folder.socket(id), file, folder: folder.clone(), lock: None })
 }
 
 /// Binds `socket`, whose id nobody else may use. Returns device and inode of the socket file.

@@ -92,6 +92,15 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Ids that would be pseudo ids if nobody used them.
+    #[must_use]
+    pub fn in_use(&self) -> Vec<InstanceId> {
+        let Self::Nothing { ids, .. } = self else { return Vec::new() };
+        ids.iter().filter(|(_, why)| matches!(why, Why::InUse(_))).map(|(id, _)| *id).collect()
+    }
+}
+
 /// The ids that `-p` names, ascending, each once, at least one: `20`, `20,21`, `513-562`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PseudoIds(pub Vec<InstanceId>);

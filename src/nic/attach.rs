@@ -206,7 +206,12 @@ pub struct Occupant {
     link: Option<u32>,
     /// A process that has this link open, and what it is called.
     process: Option<(u32, String)>,
+    /// Who loaded it, and which processes of his are called iou-fast. `None` where the kernel tells nothing about it.
+    owner: Option<(u32, Vec<u32>)>,
 }
+
+/// The name of iou-fast's own XDP program.
+const OWN: &str = "steer";
 
 impl Occupant {
     /// `None` where the kernel shows no program.
@@ -221,6 +226,7 @@ impl Occupant {
         let mut occupant = Self { interface: nic.name().to_owned(), id, place, ..Self::default() };
         if let Some(info) = ProgInfoIter::default().find(|info| info.id == occupant.id) {
             occupant.name = info.name.to_string_lossy().into_owned();
+            occupant.owner = Some((info.created_by_uid, Vec::new()));
         }
         let holds_it = |link: &libbpf_rs::query::LinkInfo| {
             link.prog_id == occupant.id
@@ -228,27 +234,63 @@ impl Occupant {
         };
         occupant.link = LinkInfoIter::default().find(holds_it).map(|link| link.id);
         occupant.process = crate::privileges::as_starter(|| occupant.link.and_then(link_holder));
+        if let Some((uid, pids)) = &mut occupant.owner {
+            *pids = processes(env!("CARGO_PKG_NAME"), *uid);
+        }
         Some(occupant)
     }
 }
 
 impl fmt::Display for Occupant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { interface, id, name, place, link, process } = self;
+        let Self { interface, id, name, place, link, process, owner } = self;
         write!(f, "has an XDP program already, and a card takes one only: ")?;
         if name.is_empty() {
             write!(f, "id {id}")?;
         } else {
             write!(f, "{name:?}, id {id}")?;
         }
-        match (link, process) {
-            (Some(_), Some((pid, command))) => {
+        match (link, process, owner) {
+            (Some(_), Some((pid, command)), _) => {
                 write!(f, ", held by pid {pid} ({command}): end that process")
             }
-            (Some(link), None) => write!(f, ": `bpftool link detach id {link}` removes it"),
-            (None, _) => write!(f, ": `ip link set dev {interface} {place} off` removes it"),
+            // Whose descriptors only he and root may see.
+            (Some(_), None, Some((uid, pids))) if name == OWN => {
+                let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+                let pids =
+                    if pids.is_empty() { String::new() } else { format!(" (pid {})", pids.join(" or ")) };
+                write!(
+                    f,
+                    ", held by iou-fast of user {uid}{pids}: one process at a time can use a network card; have that one \
+                     ended, or serve all routers of this card from it"
+                )
+            }
+            (Some(link), None, _) => write!(f, ": `bpftool link detach id {link}` removes it"),
+            (None, _, Some(_)) => write!(f, ": `ip link set dev {interface} {place} off` removes it"),
+            (None, _, None) => {
+                write!(
+                    f,
+                    ": as root, `bpftool prog show id {id}` tells who loaded it, and `bpftool link show` what holds it"
+                )
+            }
         }
     }
+}
+
+/// The processes called `name` of the user with this real id, as far as they are seen.
+fn processes(name: &str, uid: u32) -> Vec<u32> {
+    let status = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| *pid != std::process::id() && is_process(&status(*pid), name, uid)).collect()
+}
+
+/// Whether this `/proc/PID/status` is that of a process called `name` of the user with this real id.
+fn is_process(status: &str, name: &str, uid: u32) -> bool {
+    let field = |key: &str| {
+        status.lines().find_map(|line| line.strip_prefix(key)).and_then(|rest| rest.split_whitespace().next())
+    };
+    field("Name:") == Some(name) && field("Uid:").and_then(|real| real.parse().ok()) == Some(uid)
 }
 
 /// A process that has BPF link `id` open, and its name. Looks through the descriptors of all processes; only what
@@ -307,6 +349,7 @@ mod tests {
             id: 7,
             name: "filter".into(),
             place: "xdpgeneric",
+            owner: Some((0, Vec::new())),
             ..Occupant::default()
         };
         let text = ip.to_string();
@@ -316,8 +359,28 @@ mod tests {
         );
         let pinned = Occupant { link: Some(3), ..ip.clone() };
         assert!(pinned.to_string().contains("`bpftool link detach id 3`"));
+        let ours = Occupant { name: OWN.into(), owner: Some((61000, vec![12, 34])), ..pinned.clone() };
+        let text = ours.to_string();
+        assert!(
+            text.contains("held by iou-fast of user 61000 (pid 12 or 34)") && !text.contains("`"),
+            "{text}"
+        );
+        let unseen = Occupant { owner: Some((61000, vec![])), ..ours };
+        assert!(unseen.to_string().contains("held by iou-fast of user 61000: "));
         let held = Occupant { process: Some((1234, "iou-fast".into())), ..pinned };
         assert!(held.to_string().contains("held by pid 1234 (iou-fast)"));
+        // Without the right to ask: it may well be held by a link, and then `ip` cannot remove it.
+        let unknown = Occupant { owner: None, name: String::new(), ..ip };
+        let text = unknown.to_string();
+        assert!(text.contains("id 7") && text.contains("bpftool") && !text.contains("off"), "{text}");
+    }
+
+    #[test]
+    fn processes_are_told_apart_by_name_and_real_user() {
+        let status = "Name:\tiou-fast\nUmask:\t0022\nUid:\t61000\t0\t0\t0\n";
+        assert!(is_process(status, "iou-fast", 61000));
+        assert!(!is_process(status, "iou-fast", 0) && !is_process(status, "iou", 61000));
+        assert!(!is_process("", "iou-fast", 0));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::{Error, Nic};
 use crate::privileges::as_starter;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,12 @@ fn folder_of(uid: u32, environment: impl Fn(&str) -> Option<OsString>) -> PathBu
 /// A killed process keeps its locks until the kernel has taken it down, seen to last up to 62 ms; so long may a
 /// lock be held before its holder counts as alive.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// As long as that again may [a guard](crate::guard) have it: the drivers of some cards take seconds to change offloads,
+/// and who starts again should not hear of it.
+const PATIENCE_WITH_GUARD: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
+/// The second line of a lock that a guard has.
+const GUARD: &str = "guard\n";
 
 /// A network card that no other iou-fast process uses, until this and all clones are dropped.
 ///
@@ -85,45 +91,42 @@ impl Hold {
 
     fn take_as_starter(nic: &Nic, path: &Path, patience: Duration) -> Result<Self, Error> {
         let directory = open_directory(path)?;
-        let stem = format!("net{}-if{}", nic.namespace, nic.index);
-        let file = lock_name(&stem);
-        let fail = |what| {
-            let path = path.join(&file);
-            move |source| Error::StateDir { path, what, source }
-        };
-
-        let deadline = Instant::now() + patience;
+        let stem = stem(nic.namespace, nic.index);
+        let start = Instant::now();
         loop {
-            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let lock = rustix::fs::openat(&directory, &file, flags, Mode::RUSR | Mode::WUSR)
-                .map_err(fail("open the lock file"))?;
-            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {}
-                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
-                    std::thread::sleep(PAUSE);
-                    continue;
-                }
-                Err(Errno::WOULDBLOCK) => {
-                    return Err(Error::Held { name: nic.name.clone(), pid: read_pid(&lock) });
-                }
-                Err(source) => return Err(fail("lock")(source)),
+            let busy = match try_lock(&directory, path, &stem, "")? {
+                Lock::Ours(lock) => return Ok(Self::new(directory, path, stem, lock)),
+                Lock::Others(lock) => lock,
+            };
+            let with_guard = if patience.is_zero() { patience } else { patience + PATIENCE_WITH_GUARD };
+            let waited = start.elapsed();
+            if waited >= patience && (waited >= with_guard || !has_guard(&busy)) {
+                return Err(Error::Held { name: nic.name.clone(), pid: read_pid(&busy) });
             }
-            // Its last holder may have removed the file between our two calls. We then hold a lock that nobody
-            // else can see.
-            if !is_the_file(&directory, &file, &lock).map_err(fail("examine the lock file"))? {
-                continue;
-            }
-            let pid = format!("{}\n", std::process::id());
-            rustix::io::pwrite(&lock, pid.as_bytes(), 0).map_err(fail("write the lock file"))?;
-            rustix::fs::ftruncate(&lock, pid.len() as u64).map_err(fail("write the lock file"))?;
-            return Ok(Self(Arc::new(Inner { directory, path: path.to_owned(), stem, _lock: lock })));
+            std::thread::sleep(PAUSE);
         }
+    }
+
+    /// What nobody holds of card number `index` in network namespace `namespace`, with the lock in folder `path`: for
+    /// [a guard](crate::guard), which does not keep it for long. `None` where somebody has it.
+    pub(crate) fn take_left(path: &Path, namespace: u64, index: u32) -> Result<Option<Self>, Error> {
+        as_starter(|| {
+            let (directory, stem) = (open_existing(path)?, stem(namespace, index));
+            Ok(match try_lock(&directory, path, &stem, GUARD)? {
+                Lock::Ours(lock) => Some(Self::new(directory, path, stem, lock)),
+                Lock::Others(_) => None,
+            })
+        })
+    }
+
+    fn new(directory: OwnedFd, path: &Path, stem: String, lock: OwnedFd) -> Self {
+        Self(Arc::new(Inner { directory, path: path.to_owned(), stem, _lock: lock }))
     }
 
     /// Writes the record that lies beside the lock, whole or not at all, and onto the disk if there is one.
     pub(super) fn write_record(&self, contents: &[u8]) -> Result<(), Error> {
         let (directory, record) = (&self.0.directory, self.record_name());
-        let draft = format!("{record}.new");
+        let draft = draft_of(&record);
         let write = || {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = rustix::fs::openat(directory, &draft, flags, Mode::RUSR | Mode::WUSR)?;
@@ -161,12 +164,18 @@ impl Hold {
     }
 
     /// Removes the record that lies beside the lock; one that is not there is no error.
-    pub(super) fn remove_record(&self) -> Result<(), Error> {
+    pub(crate) fn remove_record(&self) -> Result<(), Error> {
         let directory = &self.0.directory;
         match as_starter(|| rustix::fs::unlinkat(directory, self.record_name(), AtFlags::empty())) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(source) => Err(self.record_error("remove", source)),
         }
+    }
+
+    /// Removes a record that was being written when its writer was killed.
+    pub(super) fn remove_draft(&self) {
+        let draft = draft_of(&self.record_name());
+        let _ = as_starter(|| rustix::fs::unlinkat(&self.0.directory, draft, AtFlags::empty()));
     }
 
     /// Where the record that lies beside the lock is.
@@ -191,8 +200,69 @@ impl Drop for Inner {
     }
 }
 
+/// A lock file.
+enum Lock {
+    Ours(OwnedFd),
+    Others(OwnedFd),
+}
+
+/// Locks the file of `stem` if nobody has, and writes into it our pid and then `mark`.
+fn try_lock(directory: &OwnedFd, path: &Path, stem: &str, mark: &str) -> Result<Lock, Error> {
+    let file = lock_name(stem);
+    let fail = |what| {
+        let path = path.join(&file);
+        move |source| Error::StateDir { path, what, source }
+    };
+    loop {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let lock = rustix::fs::openat(directory, &file, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(fail("open the lock file"))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(Lock::Others(lock)),
+            Err(source) => return Err(fail("lock")(source)),
+        }
+        // Its last holder may have removed the file between our two calls. We then hold a lock that nobody
+        // else can see.
+        if !is_the_file(directory, &file, &lock).map_err(fail("examine the lock file"))? {
+            continue;
+        }
+        let text = format!("{}\n{mark}", std::process::id());
+        rustix::io::pwrite(&lock, text.as_bytes(), 0).map_err(fail("write the lock file"))?;
+        rustix::fs::ftruncate(&lock, text.len() as u64).map_err(fail("write the lock file"))?;
+        return Ok(Lock::Ours(lock));
+    }
+}
+
+fn stem(namespace: u64, index: u32) -> String {
+    format!("net{namespace}-if{index}")
+}
+
+fn draft_of(record: &str) -> String {
+    format!("{record}.new")
+}
+
 fn lock_name(stem: &str) -> String {
     format!("{stem}.lock")
+}
+
+/// The cards of network namespace `namespace` of which there is a lock or a record in folder `path`, by their numbers.
+pub(crate) fn seen(path: &Path, namespace: u64) -> Result<BTreeSet<u32>, Error> {
+    let fail = |source| Error::StateDir { path: path.to_owned(), what: "read this folder", source };
+    as_starter(|| {
+        let names = rustix::fs::Dir::read_from(open_existing(path)?).map_err(fail)?;
+        let name = |entry: rustix::fs::DirEntry| entry.file_name().to_str().ok().and_then(parse_name);
+        let cards = names.filter_map(|entry| entry.ok().and_then(name));
+        Ok(cards.filter(|(of, _)| *of == namespace).map(|(_, index)| index).collect())
+    })
+}
+
+/// Namespace and number of the card that a file is of.
+fn parse_name(name: &str) -> Option<(u64, u32)> {
+    let (namespace, rest) = name.strip_prefix("net")?.split_once("-if")?;
+    let (index, kind) = rest.split_once('.')?;
+    let ours = ["lock", "offloads.json", "offloads.json.new"].contains(&kind);
+    Some((namespace.parse().ok()?, index.parse().ok()?)).filter(|_| ours)
 }
 
 /// Opens the folder, makes it if need be, and makes sure that only its owner, this process's user, can put files
@@ -203,6 +273,12 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(source) => return Err(fail("make this folder")(source)),
     }
+    open_existing(path)
+}
+
+/// As [`open_directory`], without making it.
+fn open_existing(path: &Path) -> Result<OwnedFd, Error> {
+    let fail = |what| move |source| Error::StateDir { path: path.to_owned(), what, source };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(fail("open this folder"))?;
     let status = rustix::fs::fstat(&directory).map_err(fail("examine this folder"))?;
@@ -225,9 +301,19 @@ fn is_the_file(directory: &OwnedFd, file: &str, open: &OwnedFd) -> Result<bool, 
 }
 
 fn read_pid(lock: &OwnedFd) -> Option<u32> {
-    let mut text = [0; 16];
-    let length = rustix::io::pread(lock, &mut text, 0).ok()?;
-    parse_pid(&text[..length])
+    parse_pid(&read_lock(lock))
+}
+
+/// Whether a guard says that it has locked this file.
+fn has_guard(lock: &OwnedFd) -> bool {
+    let text = read_lock(lock);
+    text.split_inclusive(|byte| *byte == b'\n').nth(1) == Some(GUARD.as_bytes())
+}
+
+fn read_lock(lock: &OwnedFd) -> Vec<u8> {
+    let mut text = [0; 32];
+    let length = rustix::io::pread(lock, &mut text, 0).unwrap_or(0);
+    text[..length].to_vec()
 }
 
 /// The number on the first line.
@@ -247,6 +333,56 @@ mod tests {
         assert_eq!(parse_pid(b"12\n45\n"), Some(12));
         assert_eq!(parse_pid(b""), None);
         assert_eq!(parse_pid(b"\n"), None);
+    }
+
+    #[test]
+    fn files_of_cards_are_known_by_their_names() {
+        assert_eq!(parse_name("net4026-if17.lock"), Some((4026, 17)));
+        assert_eq!(parse_name("net1-if2.offloads.json"), Some((1, 2)));
+        assert_eq!(parse_name("net1-if2.offloads.json.new"), Some((1, 2)));
+        for strange in [
+            "net1-if2",
+            "net1-if2.json",
+            "net1-if.lock",
+            "net-if2.lock",
+            "net1-if-2.lock",
+            "..",
+            "xnet1-if2.lock",
+        ] {
+            assert_eq!(parse_name(strange), None, "{strange}");
+        }
+    }
+
+    /// Locks are kept apart by open files, so that two holders in one process stand for two processes.
+    #[test]
+    fn a_guard_takes_what_nobody_holds_and_is_waited_for() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("state");
+        assert!(seen(&path, 7).is_err() && !path.exists(), "a guard makes no folder");
+        let directory = open_directory(&path).unwrap();
+        let take = |mark| match try_lock(&directory, &path, &stem(7, 3), mark).unwrap() {
+            Lock::Ours(lock) => Ok(lock),
+            Lock::Others(lock) => Err(lock),
+        };
+        // A new start has it: a guard leaves it alone, and says nothing in it.
+        let held = take("").unwrap();
+        assert!(Hold::take_left(&path, 7, 3).unwrap().is_none());
+        assert!(!has_guard(&held));
+        assert_eq!(read_pid(&held), Some(std::process::id()));
+        assert_eq!(seen(&path, 7).unwrap(), [3].into());
+        assert!(seen(&path, 8).unwrap().is_empty(), "another network namespace");
+        drop(held);
+        // Killed, it leaves the file. Now the guard has it, and who comes sees that it need only wait.
+        let guard = Hold::take_left(&path, 7, 3).unwrap().unwrap();
+        let theirs = take("").unwrap_err();
+        assert!(has_guard(&theirs));
+        assert_eq!(read_pid(&theirs), Some(std::process::id()));
+        drop(guard);
+        assert!(seen(&path, 7).unwrap().is_empty(), "no file is left");
+        // Not the file that the guard has removed.
+        let next = take("").unwrap();
+        assert!(!has_guard(&next));
+        assert!(is_the_file(&directory, "net7-if3.lock", &next).unwrap());
     }
 
     #[test]

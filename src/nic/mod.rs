@@ -8,8 +8,10 @@
 //! [`Attachment`](attach::Attachment); and back.
 
 pub mod attach;
+pub mod below;
 pub mod hold;
 pub mod kernel;
+pub mod links;
 pub mod offload;
 pub mod promisc;
 pub mod watch;
@@ -196,7 +198,21 @@ impl Nic {
         }
         let index = socket.index(name).map_err(|_| missing())?;
         let name = socket.name(index).map_err(|_| missing())?;
+        Self::known(socket, index, name)
+    }
 
+    /// The Ethernet interface number `index` of the calling thread's network namespace, whatever it is called now.
+    ///
+    /// # Errors
+    /// [`Error::Gone`], [`Error::NotEthernet`], [`Error::Query`].
+    pub(crate) fn at(index: u32) -> Result<Self, Error> {
+        let socket = DeviceSocket::open().map_err(Error::Socket)?;
+        let gone = |_| Error::Gone { name: format!("interface {index}") };
+        let name = socket.name(index).map_err(gone)?;
+        Self::known(socket, index, name)
+    }
+
+    fn known(socket: DeviceSocket, index: u32, name: String) -> Result<Self, Error> {
         let query = |what| {
             let name = name.clone();
             move |source| Error::Query { name, what, source }
@@ -289,11 +305,29 @@ impl Nic {
         caution(&self.driver)
     }
 
-    /// A caution for the user when the XDP program runs in generic mode: what this card then receives, and cannot
-    /// turn off itself.
+    /// Whether it is a VLAN, macvlan or the like of another interface: GRO and LRO are that one's then, whatever it shows.
     #[must_use]
-    pub fn generic_caution(&self) -> Option<&'static str> {
-        generic_caution(&self.driver)
+    pub fn is_stacked(&self) -> bool {
+        matches!(&*self.driver, "802.1Q VLAN Support" | "macvlan" | "ipvlan")
+    }
+
+    /// What this card receives, with the XDP program in generic mode or not, and cannot turn off itself: each with what
+    /// prevents it. Call it in the network namespace of the card.
+    ///
+    /// # Errors
+    /// [`Error::Watch`], [`Error::OtherNamespace`].
+    pub fn obstacles(&self, generic: bool) -> Result<Vec<below::Obstacle>, Error> {
+        below::obstacles(self, generic)
+    }
+
+    /// Addresses under which the host itself is on this card's LAN now: its own and those of what is stacked on it or below
+    /// it. Call it in the network namespace of the card.
+    ///
+    /// # Errors
+    /// [`Error::Watch`], [`Error::OtherNamespace`].
+    pub fn own_addresses(&self) -> Result<std::collections::BTreeSet<Mac>, Error> {
+        self.require_own_namespace()?;
+        Ok(links::Links::read()?.own_addresses(self.index))
     }
 
     /// Its state now. Follows the card when it is renamed.
@@ -361,28 +395,28 @@ fn link_state(socket: &DeviceSocket, name: &str) -> Result<LinkState, Errno> {
 fn caution(driver: &str) -> Option<&'static str> {
     Some(match driver {
         "bridge" => {
-            "a bridge itself: XDP is generic there and never sees what the host sends; add a veth pair to the \
-             bridge and use the far end of that"
+            "a bridge itself: XDP is generic there, sees no VLAN tags and never what the host sends; add a veth pair to \
+             the bridge and use the far end of that"
         }
-        "bonding" | "team" => "a bond: XDP runs in front of it only where every member's driver can",
-        "vxlan" | "geneve" | "gretap" => "a tunnel: XDP is generic there",
-        "802.1Q VLAN Support" | "macvlan" | "ipvlan" => {
+        "bonding" | "team" => {
+            "a bond: XDP runs in front of it only where every member's driver can; else it sees no VLAN tags"
+        }
+        "vxlan" | "geneve" | "gretap" => {
+            "a tunnel: XDP is generic there, behind GRO of the card that its packets come by; with `ethtool -K CARD gro \
+             off lro off` that makes no frames above the MTU"
+        }
+        "802.1Q VLAN Support" => {
             "stacked on another interface: XDP is generic there, and addresses of routers may be filtered below it"
+        }
+        "macvlan" | "ipvlan" => {
+            "stacked on another interface: XDP is generic there and sees no VLAN tags, and addresses of routers may be \
+             filtered below it"
         }
         "tun" => {
             "a TAP: it serves the program that holds its other side; XDP never sees what the host sends out of it"
         }
         _ => return None,
     })
-}
-
-/// A native program on a veth has the kernel turn segmentation offload off at the other end (`veth_xdp_set`); a generic
-/// one does not, and sees segments of up to 64 kB. 4 MB over TCP took 221 s that way, and 57 ms without.
-fn generic_caution(driver: &str) -> Option<&'static str> {
-    (driver == "veth").then_some(
-        "in generic mode a veth receives TCP segments above the MTU, which are dropped; at its other end, \
-         `ethtool -K PEER tso off tx-udp-segmentation off` prevents them",
-    )
 }
 
 fn hardware_name(hardware: u16) -> &'static str {
@@ -434,7 +468,5 @@ mod tests {
         assert_eq!(caution("ixgbe"), None);
         assert_eq!(caution("veth"), None);
         assert_eq!(caution(""), None);
-        assert!(generic_caution("veth").is_some_and(|text| text.contains("ethtool -K")));
-        assert_eq!(generic_caution("ixgbe"), None);
     }
 }

@@ -4,6 +4,7 @@
 //! - Merging: LRO and GRO make one frame above the MTU of many. In hardware this happens before any XDP program,
 //!   and several drivers refuse one while it is on; GRO in software comes before generic XDP only.
 
+use super::below::fixed_cure;
 use super::hold::Hold;
 use super::{Error, Nic};
 use crate::sys::ethtool::Feature;
@@ -40,6 +41,8 @@ pub struct StillOn {
     pub feature: String,
     /// Fixed: nobody can change it. Otherwise the driver declined.
     pub fixed: bool,
+    /// The card's driver.
+    pub driver: String,
 }
 
 impl StillOn {
@@ -49,10 +52,16 @@ impl StillOn {
         format!("ethtool -K {} {} off", self.interface, self.feature)
     }
 
+    /// Whether it takes VLAN tags out of frames; what does not merges them.
+    #[must_use]
+    pub fn is_of_tags(&self) -> bool {
+        self.feature.contains("vlan")
+    }
+
     /// What it does to frames.
     #[must_use]
     pub fn consequence(&self) -> &'static str {
-        if self.feature.contains("vlan") {
+        if self.is_of_tags() {
             "VLAN tags from the wire will not reach the routers"
         } else {
             "frames from the wire may be merged above the MTU and dropped"
@@ -64,7 +73,13 @@ impl fmt::Display for StillOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = if self.fixed { "its driver has it fixed" } else { "its driver kept it" };
         let so = self.consequence();
-        write!(f, "{} has {} on and {why}: {so} (`{}`)", self.interface, self.feature, self.command())
+        write!(f, "{} has {} on and {why}: {so} (", self.interface, self.feature)?;
+        match &*self.driver {
+            "virtio_net" if self.fixed && !self.is_of_tags() => {
+                write!(f, "{} prevents it)", fixed_cure(&self.driver))
+            }
+            _ => write!(f, "`{}`)", self.command()),
+        }
     }
 }
 
@@ -141,7 +156,10 @@ impl Offloads {
         Ok(off
             .into_iter()
             .filter(|name| !known(name))
-            .map(|feature| StillOn { interface: interface.clone(), feature, fixed: false })
+            .map(|feature| {
+                let driver = self.nic.driver.clone();
+                StillOn { interface: interface.clone(), feature, fixed: false, driver }
+            })
             .collect())
     }
 
@@ -173,6 +191,17 @@ impl Offloads {
         self.give_back()
     }
 
+    /// Turns on again what a run that was killed left off on `nic`.
+    ///
+    /// # Errors
+    /// As for [`restore`](Self::restore).
+    pub(crate) fn put_back(nic: &Nic, hold: &Hold) -> Result<(), Error> {
+        hold.remove_draft();
+        let (nic, hold, turned_off) = (nic.clone(), hold.clone(), read_record(hold)?);
+        let left = Self { nic, hold, turned_off, still_on: Vec::new(), generic_mode: false, restored: false };
+        left.restore()
+    }
+
     fn apply(&mut self) -> Result<(), Error> {
         let features = self.features()?;
         let plan = plan(&features, &self.turned_off, self.generic_mode);
@@ -188,8 +217,13 @@ impl Offloads {
         let after = self.features()?;
         let declined = plan.off.iter().filter(|name| is_active(&after, name));
         let still_on = |fixed| {
-            let interface = self.nic.name.clone();
-            move |feature: &String| StillOn { interface: interface.clone(), feature: feature.clone(), fixed }
+            let Nic { name, driver, .. } = &self.nic;
+            move |feature: &String| StillOn {
+                interface: name.clone(),
+                feature: feature.clone(),
+                fixed,
+                driver: driver.clone(),
+            }
         };
         self.still_on = plan.fixed.iter().map(still_on(true)).chain(declined.map(still_on(false))).collect();
         Ok(())
@@ -284,8 +318,13 @@ pub(crate) fn parse_record(contents: &[u8]) -> serde_json::Result<Vec<String>> {
     serde_json::from_slice::<Record>(contents).map(|record| record.turned_off)
 }
 
+/// Whether this feature spoils frames before an XDP program sees them; before a generic one, if it is that.
+pub(super) fn in_the_way(name: &str, generic: bool) -> bool {
+    ALWAYS.contains(&name) || generic && GENERIC.contains(&name)
+}
+
 fn plan(features: &[Feature], earlier: &[String], generic_mode: bool) -> Plan {
-    let in_the_way = |name: &str| ALWAYS.contains(&name) || generic_mode && GENERIC.contains(&name);
+    let in_the_way = |name: &str| in_the_way(name, generic_mode);
     let mut plan = Plan::default();
     for Feature { name, changeable, active, .. } in features {
         if in_the_way(name) && *active {
@@ -370,13 +409,22 @@ mod tests {
 
     #[test]
     fn the_warning_names_the_command() {
-        let vlan = StillOn { interface: "eth0".into(), feature: "rx-vlan-hw-parse".into(), fixed: true };
+        let vlan = StillOn {
+            interface: "eth0".into(),
+            feature: "rx-vlan-hw-parse".into(),
+            fixed: true,
+            driver: "ixgbe".into(),
+        };
         let text = vlan.to_string();
         assert!(
             text.contains("`ethtool -K eth0 rx-vlan-hw-parse off`") && text.contains("VLAN tags"),
             "{text}"
         );
-        let lro = StillOn { feature: "rx-lro".into(), fixed: false, ..vlan };
+        let lro = StillOn { feature: "rx-lro".into(), fixed: false, ..vlan.clone() };
         assert!(lro.to_string().contains("merged"));
+        // What the guest cannot change, who starts it can.
+        let virtio = StillOn { feature: "rx-gro-hw".into(), driver: "virtio_net".into(), ..vlan };
+        let text = virtio.to_string();
+        assert!(text.contains("guest_tso4=off") && !text.contains("ethtool"), "{text}");
     }
 }

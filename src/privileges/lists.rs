@@ -20,6 +20,9 @@ pub const RUNNING: Set = Set::NET_ADMIN // attach XDP, offloads, send buffers be
     .union(Set::BPF) // attach the program, where unprivileged BPF is off
     .union(Set::IPC_LOCK); // register memory for frames beyond RLIMIT_MEMLOCK, 8 MB as a rule
 
+/// What the guard keeps: it does nothing but turn offloads on again.
+pub const GUARDING: Set = Set::NET_ADMIN;
+
 /// What start-up needs besides: given up before the first router is told `ready`.
 pub const STARTUP: Set = RUNNING
     // Load the program: without it the verifier also follows what a CPU might guess, where the loops of the program have
@@ -60,6 +63,8 @@ const EVERY: &[Number] = &[
     c::SYS_writev,
     c::SYS_sendto,
     c::SYS_close,
+    // Is there room on standard error for a thread's last words?
+    c::SYS_ppoll,
     // Threads that end, panic, or get a signal.
     c::SYS_exit,
     c::SYS_exit_group,
@@ -91,8 +96,7 @@ const SOCKET_MAKER: &[Number] = &[c::SYS_setsockopt];
 
 /// What looks after everything and recovers it.
 const CONTROL: &[Number] = &[
-    // Waiting for news.
-    c::SYS_ppoll,
+    // Waiting for news, with ppoll as well.
     c::SYS_epoll_create1,
     c::SYS_epoll_ctl,
     c::SYS_epoll_pwait,
@@ -162,6 +166,8 @@ const CONTROL: &[Number] = &[
     c::SYS_uname,
     c::SYS_sysinfo,
     c::SYS_prlimit64,
+    // The guard, when it has ended.
+    c::SYS_wait4,
 ];
 #[cfg(target_arch = "x86_64")]
 const CONTROL_OLD: &[Number] = &[
@@ -181,6 +187,37 @@ const CONTROL_OLD: &[Number] = &[
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const CONTROL_OLD: &[Number] = &[];
+
+/// What puts offloads back after a kill.
+const GUARD: &[Number] = &[
+    // Waiting for the end of the process that it guards.
+    c::SYS_ppoll,
+    // Locks and records in the state folder.
+    c::SYS_openat,
+    c::SYS_fstat,
+    c::SYS_newfstatat,
+    c::SYS_statx,
+    c::SYS_getdents64,
+    c::SYS_lseek,
+    c::SYS_flock,
+    c::SYS_pread64,
+    c::SYS_pwrite64,
+    c::SYS_ftruncate,
+    c::SYS_unlinkat,
+    c::SYS_setfsuid,
+    c::SYS_setfsgid,
+    c::SYS_getuid,
+    c::SYS_geteuid,
+    c::SYS_getegid,
+    c::SYS_getresuid,
+    c::SYS_getresgid,
+    // Which network namespace is this?
+    c::SYS_getsockopt,
+];
+#[cfg(target_arch = "x86_64")]
+const GUARD_OLD: &[Number] = &[c::SYS_poll, c::SYS_open, c::SYS_stat, c::SYS_unlink];
+#[cfg(not(target_arch = "x86_64"))]
+const GUARD_OLD: &[Number] = &[];
 
 /// Kinds of sockets: routers; network cards; frames; promiscuous mode; the addresses of hosts in a NETMAP.
 const FAMILIES: &[i32] = &[c::AF_UNIX, c::AF_NETLINK, c::AF_XDP, c::AF_PACKET, c::AF_INET, c::AF_INET6];
@@ -253,7 +290,16 @@ pub(super) fn filters(role: Role) -> Result<Vec<BpfProgram>, Error> {
             allow(&mut allowed, SOCKET_MAKER);
             one_of(&mut allowed, c::SYS_socket, 0, [c::AF_UNIX as u64])?;
         }
+        Role::Output => {}
         Role::Control => control_rules(&mut allowed)?,
+        Role::Guard => {
+            allow(&mut allowed, GUARD);
+            allow(&mut allowed, GUARD_OLD);
+            one_of(&mut allowed, c::SYS_socket, 0, [c::AF_UNIX as u64])?;
+            one_of(&mut allowed, c::SYS_ioctl, 1, IOCTLS.iter().copied())?;
+            // Is what is to be listed open for reading?
+            one_of(&mut allowed, c::SYS_fcntl, 1, [c::F_GETFD as u64, c::F_GETFL as u64])?;
+        }
     }
     for call in REFUSED {
         if !allowed.contains_key(call) || *call == c::SYS_clone3 {
@@ -325,7 +371,7 @@ mod tests {
 
     #[test]
     fn every_role_has_filters_that_compile() {
-        for role in [Role::Control, Role::Worker, Role::SocketMaker] {
+        for role in [Role::Control, Role::Worker, Role::SocketMaker, Role::Output, Role::Guard] {
             let filters = filters(role).unwrap();
             assert_eq!(filters.len(), 2);
             assert!(filters.iter().all(|filter| filter.len() > 8), "{role:?}");
@@ -351,7 +397,8 @@ mod tests {
             c::SYS_linkat,
             c::SYS_mknodat,
         ];
-        let lists = [EVERY, WORKER, WORKER_OLD, SOCKET_MAKER, CONTROL, CONTROL_OLD, REFUSED];
+        let lists =
+            [EVERY, WORKER, WORKER_OLD, SOCKET_MAKER, CONTROL, CONTROL_OLD, GUARD, GUARD_OLD, REFUSED];
         for call in lists.concat() {
             assert!(!never.contains(&call), "{call}");
         }
@@ -359,7 +406,7 @@ mod tests {
 
     #[test]
     fn what_runs_on_is_less_than_what_starts() {
-        assert!(STARTUP.contains(RUNNING));
+        assert!(STARTUP.contains(RUNNING) && RUNNING.contains(GUARDING));
         assert!(!RUNNING.intersects(Set::SYS_ADMIN | Set::SYS_PTRACE | BEGIN));
         assert!(!STARTUP.intersects(Set::DAC_OVERRIDE | Set::DAC_READ_SEARCH | Set::FOWNER | Set::CHOWN));
     }

@@ -13,6 +13,10 @@ use std::sync::Arc;
 #[derive(Clone, Copy)]
 struct Control([u8; 32]);
 
+/// Of so many datagrams that are read together, the first is asked when it came: the kernel needs a fiftieth of its time
+/// for each answer.
+const TIMED: usize = 8;
+
 /// Chunks that the largest datagram takes.
 pub const CHUNKS: usize = 4;
 
@@ -55,7 +59,7 @@ pub struct Received {
     pub len: usize,
     /// It was longer than the room for it.
     pub truncated: bool,
-    /// When it was put into the queue: `CLOCK_REALTIME`, ns; 0 if the kernel did not say.
+    /// When it was put into the queue, or one a little before it: `CLOCK_REALTIME`, ns; 0 if the kernel did not say.
     pub time: u64,
 }
 
@@ -63,7 +67,7 @@ impl Receiver {
     /// A receiver that reads one datagram into each of `frames`, `offset` bytes into the chunk.
     pub fn new(umem: Arc<Umem>, mut frames: Vec<Frame>, offset: usize) -> Self {
         let vectors: Box<[_]> = frames.iter_mut().map(|frame| vector(&umem, frame, offset)).collect();
-        let controls = vec![Control([0; 32]); frames.len()].into_boxed_slice();
+        let controls = vec![Control([0; 32]); frames.len().div_ceil(TIMED)].into_boxed_slice();
         let names = vec![Name([0; _]); frames.len()].into_boxed_slice();
         let messages = messages(&vectors, 1, &controls, &names);
         Self { umem, frames, others: Vec::new(), offset, messages, vectors, controls, names, received: 0 }
@@ -102,11 +106,13 @@ impl Receiver {
     /// What `recvmmsg` says; `EAGAIN` when nothing waits.
     pub fn receive(&mut self, fd: BorrowedFd<'_>, most: usize) -> Result<usize, Errno> {
         for message in &mut self.messages[..self.received] {
-            message.msg_hdr.msg_controllen = size_of::<Control>();
             message.msg_hdr.msg_namelen = size_of::<Name>() as libc::socklen_t;
         }
+        for message in self.messages[..self.received].iter_mut().step_by(TIMED) {
+            message.msg_hdr.msg_controllen = size_of::<Control>();
+        }
         self.received = 0;
-        // SAFETY: every header points to its iovecs, one control buffer and one name, all alive and as many and long as
+        // SAFETY: every header points to its iovecs, a name and a control buffer or none, all alive and as many and long as
         // said; the iovecs point into chunks whose tokens `self.frames` and `self.others` hold, so nobody else refers to
         // them.
         let count = unsafe {
@@ -216,11 +222,12 @@ impl Receiver {
     }
 
     fn time(&self, n: usize) -> u64 {
+        let n = n - n % TIMED;
         let message = &self.messages[n];
         if message.msg_hdr.msg_controllen < size_of::<Control>() {
             return 0;
         }
-        let control = &self.controls[n].0;
+        let control = &self.controls[n / TIMED].0;
         let word = |at: usize| i64::from_ne_bytes(std::array::from_fn(|n| control[at + n]));
         let half = |at: usize| i32::from_ne_bytes(std::array::from_fn(|n| control[at + n]));
         // struct cmsghdr { size_t len; int level; int type; } and struct timespec { s64 seconds, nanoseconds; }
@@ -237,24 +244,27 @@ fn vector(umem: &Umem, frame: &mut Frame, offset: usize) -> libc::iovec {
     libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() }
 }
 
-/// Headers of messages that have `each` of `vectors`, a control buffer and a name.
+/// Headers of messages that have `each` of `vectors`, a name, and a control buffer if they are [`TIMED`].
 fn messages(
     vectors: &[libc::iovec],
     each: usize,
     controls: &[Control],
     names: &[Name],
 ) -> Box<[libc::mmsghdr]> {
-    let parts = vectors.chunks(each).zip(controls).zip(names);
-    parts.map(|((vectors, control), name)| message(vectors, control, name)).collect()
+    let control = |n: usize| controls.get(n / TIMED).filter(|_| n.is_multiple_of(TIMED));
+    let parts = vectors.chunks(each).zip(names).enumerate();
+    parts.map(|(n, (vectors, name))| message(vectors, control(n), name)).collect()
 }
 
-fn message(vectors: &[libc::iovec], control: &Control, name: &Name) -> libc::mmsghdr {
+fn message(vectors: &[libc::iovec], control: Option<&Control>, name: &Name) -> libc::mmsghdr {
     // SAFETY: msghdr is integers and pointers; all zero is a valid value.
     let mut header: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
     header.msg_iov = vectors.as_ptr().cast_mut();
     header.msg_iovlen = vectors.len();
-    header.msg_control = std::ptr::from_ref(control).cast_mut().cast();
-    header.msg_controllen = size_of::<Control>();
+    if let Some(control) = control {
+        header.msg_control = std::ptr::from_ref(control).cast_mut().cast();
+        header.msg_controllen = size_of::<Control>();
+    }
     header.msg_name = std::ptr::from_ref(name).cast_mut().cast();
     header.msg_namelen = size_of::<Name>() as libc::socklen_t;
     libc::mmsghdr { msg_hdr: header, msg_len: 0 }
@@ -531,7 +541,7 @@ mod tests {
     #[test]
     fn the_time_of_arrival_is_read_every_time() {
         let (a, b) = datagram_pair();
-        let mut receiver = receiver(4);
+        let mut receiver = receiver(20);
         rustix::net::send(&a, b"before", rustix::net::SendFlags::empty()).unwrap();
         assert_eq!(receiver.receive(b.as_fd(), 64), Ok(1));
         assert_eq!(receiver.received(0).time, 0, "not asked for");
@@ -542,8 +552,8 @@ mod tests {
             libc::setsockopt(b.as_raw_fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, value, 4)
         };
         assert_eq!(set, 0);
+        let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
         for _ in 0..3 {
-            let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
             let before = now();
             rustix::net::send(&a, b"after", rustix::net::SendFlags::empty()).unwrap();
             let after = now();
@@ -551,6 +561,20 @@ mod tests {
             let time = receiver.received(0).time;
             assert!((before..=after).contains(&time), "{before} <= {time} <= {after}");
         }
+        // No datagram seems younger than it is, and those that are not asked are as old as one of a few before.
+        let sent: Vec<u64> = (0..20)
+            .map(|_| {
+                rustix::net::send(&a, b"many", rustix::net::SendFlags::empty()).unwrap();
+                now()
+            })
+            .collect();
+        assert_eq!(receiver.receive(b.as_fd(), 64), Ok(20));
+        for (n, sent) in sent.iter().enumerate() {
+            let time = receiver.received(n).time;
+            assert!(time == receiver.received(n / TIMED * TIMED).time && time <= *sent, "datagram {n}");
+        }
+        assert!(receiver.received(0).time < receiver.received(TIMED).time);
+        assert!(receiver.received(TIMED).time < receiver.received(2 * TIMED).time);
     }
 
     #[test]

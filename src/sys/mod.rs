@@ -8,6 +8,7 @@ pub mod ethtool;
 pub(crate) mod lock;
 pub mod mmsg;
 pub mod packet;
+pub(crate) mod process;
 pub mod ringbuf;
 pub mod shared;
 #[cfg(feature = "lab")]

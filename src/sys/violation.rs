@@ -32,7 +32,8 @@ pub fn report() -> Result<(), Errno> {
     let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
     action.sa_sigaction = on_violation as *const () as usize;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-    // SAFETY: `action` is live and whole; its handler calls nothing but what signal-safety(7) allows.
+    // SAFETY: `action` is live and whole; its handler calls nothing but what signal-safety(7) allows, and ppoll, a bare
+    // system call.
     check(unsafe { libc::sigaction(libc::SIGSYS, &raw const action, std::ptr::null_mut()) })
 }
 
@@ -54,9 +55,15 @@ extern "C" fn on_violation(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
     );
     let unused = rest.len();
     let length = line.len() - unused;
-    // SAFETY: the buffer is live and at least that long; `_exit` does not return and runs nothing of ours.
+    // Whoever reads it may have stopped: then the process ends without a word, but it ends.
+    let mut room = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+    let patience = libc::timespec { tv_sec: 1, tv_nsec: 0 };
+    // SAFETY: `room` and `patience` are live, the buffer is live and at least that long; `_exit` does not return and runs
+    // nothing of ours.
     unsafe {
-        libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), length);
+        if libc::ppoll(&raw mut room, 1, &raw const patience, std::ptr::null()) == 1 {
+            libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), length);
+        }
         libc::_exit(EXIT)
     }
 }

@@ -36,10 +36,16 @@ pub(super) const fn source_bound(bound: usize) -> usize {
     bound - bound / 4
 }
 
+/// What waits.
+pub(super) trait Waiting {
+    /// When its frame arrived, ns.
+    fn since(&self) -> u64;
+}
+
 /// The chunks of frames that wait for one router, first in, first out.
 #[derive(Debug)]
 pub(super) struct Backlog<T> {
-    held: VecDeque<(u64, T)>,
+    held: VecDeque<T>,
     paused: bool,
 }
 
@@ -58,7 +64,7 @@ pub(super) enum Pause {
     End,
 }
 
-impl<T> Backlog<T> {
+impl<T: Waiting> Backlog<T> {
     /// True if nothing waits.
     #[must_use]
     pub(super) fn is_empty(&self) -> bool {
@@ -77,24 +83,24 @@ impl<T> Backlog<T> {
         self.held.len() + chunks <= bound
     }
 
-    /// Adds a chunk of a frame that arrived at `time` (ns), for which [there is room](Self::has_room).
-    pub(super) fn push(&mut self, time: u64, item: T) {
-        self.held.push_back((time, item));
+    /// Adds a chunk of a frame for which [there is room](Self::has_room).
+    pub(super) fn push(&mut self, item: T) {
+        self.held.push_back(item);
     }
 
     /// The chunks, the oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.held.iter().map(|(_, item)| item)
+        self.held.iter()
     }
 
     /// Takes the oldest out.
     pub(super) fn pop(&mut self) -> Option<T> {
-        self.held.pop_front().map(|(_, item)| item)
+        self.held.pop_front()
     }
 
     /// Takes the oldest out if it is [`STALE`] at `now` (ns).
     pub(super) fn pop_stale(&mut self, now: u64) -> Option<T> {
-        self.held.front().filter(|(time, _)| now.saturating_sub(*time) > STALE)?;
+        self.held.front().filter(|item| now.saturating_sub(item.since()) > STALE)?;
         self.pop()
     }
 
@@ -126,12 +132,18 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    impl Waiting for u64 {
+        fn since(&self) -> u64 {
+            *self
+        }
+    }
+
     #[test]
     fn first_in_first_out_up_to_the_bound() {
         let mut backlog = Backlog::default();
         for n in 0..3 {
             assert!(backlog.has_room(1, 3));
-            backlog.push(n, n);
+            backlog.push(n);
         }
         assert!(!backlog.has_room(1, 3));
         assert!(backlog.has_room(4, 7) && !backlog.has_room(4, 6));
@@ -143,7 +155,7 @@ mod tests {
         let mut backlog = Backlog::default();
         for n in 0..10 {
             assert_eq!(backlog.pause(10), None);
-            backlog.push(n, n);
+            backlog.push(n);
         }
         assert_eq!(backlog.pause(10), Some(Pause::Begin));
         for _ in 0..4 {
@@ -158,7 +170,7 @@ mod tests {
     #[test]
     fn a_bound_of_nothing_does_not_pause_for_ever() {
         let mut backlog = Backlog::default();
-        backlog.push(0, 0);
+        backlog.push(0);
         assert_eq!(backlog.pause(0), Some(Pause::Begin));
         backlog.pop();
         assert_eq!(backlog.pause(0), Some(Pause::End));
@@ -167,10 +179,10 @@ mod tests {
     #[test]
     fn only_what_is_stale_goes() {
         let mut backlog = Backlog::default();
-        backlog.push(0, "old");
-        backlog.push(STALE, "fresh");
+        backlog.push(0);
+        backlog.push(STALE);
         assert_eq!(backlog.pop_stale(STALE), None);
-        assert_eq!(backlog.pop_stale(STALE + 1), Some("old"));
+        assert_eq!(backlog.pop_stale(STALE + 1), Some(0));
         assert_eq!(backlog.pop_stale(STALE + 1), None);
     }
 
@@ -183,11 +195,11 @@ mod tests {
         ) {
             const CHUNKS: usize = 1000;
             const RESERVE: usize = 300;
-            let mut backlogs: Vec<Backlog<()>> = (0..40).map(|_| Backlog::default()).collect();
+            let mut backlogs: Vec<Backlog<u64>> = (0..40).map(|_| Backlog::default()).collect();
             let mut free = CHUNKS;
             for (router, chunks) in arrivals {
                 if backlogs[router].has_room(chunks, bound(free, RESERVE)) {
-                    (0..chunks).for_each(|_| backlogs[router].push(0, ()));
+                    (0..chunks).for_each(|_| backlogs[router].push(0));
                     free -= chunks;
                 }
                 prop_assert!(free >= RESERVE);

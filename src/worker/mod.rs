@@ -73,6 +73,9 @@ const TIMER_SLACK: Option<NonZeroU64> = NonZeroU64::new(1000);
 const UPKEEP: Duration = Duration::from_millis(100);
 /// A worker with nothing to do looks this often whether it should have been woken.
 const SLEEP: Duration = Duration::from_secs(1);
+/// What is in a ring of a worker that sleeps may be about to wake it: whoever put it there can have been off its CPU just
+/// then. After so long the wake-up is lost.
+const WAKE_UP: Duration = Duration::from_millis(20);
 /// While a NIC has not taken what is in its TX ring, this often it is told again.
 const RETRY: Duration = Duration::from_millis(10);
 
@@ -314,10 +317,8 @@ pub struct QueueSocket {
 /// A worker's sockets on a NIC.
 #[derive(Debug)]
 pub struct NicSockets {
-    /// One on each queue.
+    /// One on each queue. Frames leave by the one that can send, so that their order is kept.
     pub queues: Vec<QueueSocket>,
-    /// How many of them can send, 1 or more: a NIC may have fewer queues to send than to receive.
-    pub tx_queues: usize,
     /// They take frames of several chunks.
     pub scatter: bool,
 }
@@ -450,8 +451,9 @@ pub struct Worker {
     wants_large: bool,
     turns: Turns,
     pace: Pace,
-    /// Frames that arrived for routers in this turn of the loop.
+    /// Frames that arrived for routers in this turn of the loop, and for how many routers.
     moved: usize,
+    routers: usize,
     /// Frames that had waited for a router and were taken by it in this turn.
     relieved: usize,
     /// Datagrams read from routers in this turn.
@@ -532,6 +534,7 @@ impl Worker {
             turns: Turns::default(),
             pace: Pace::default(),
             moved: 0,
+            routers: 0,
             relieved: 0,
             read: 0,
             held_back: false,
@@ -578,10 +581,11 @@ impl Worker {
         }
         let timeout = self.timeout(busy);
         let in_vain = self.poller.wait(events, timeout);
-        self.awake();
-        if in_vain && timeout == SLEEP && self.frames_wait() {
+        // Before the XDP programs are told that it is awake: what comes after that need not wake it.
+        if in_vain && !timeout.is_zero() && self.frames_wait() && self.poller.wait(events, WAKE_UP) {
             self.counts.fault(Fault::LostWakeup, 1);
         }
+        self.awake();
         for n in 0..events.len() {
             match events.token(n) {
                 Token::Ring => {}
@@ -616,6 +620,7 @@ impl Worker {
     /// In dense traffic, lets some frames gather; in a conversation, and when told to poll busily, does not.
     fn nap(&mut self) {
         let (arrived, read) = (std::mem::take(&mut self.moved), std::mem::take(&mut self.read));
+        let routers = std::mem::take(&mut self.routers);
         // The sockets stay readable: without a pause the loop would spin until the card has room.
         if std::mem::take(&mut self.held_back) && self.poll != Poll::Busy {
             return clock::sleep(CARD_PAUSE);
@@ -627,7 +632,7 @@ impl Worker {
             return;
         }
         let now = clock::monotonic();
-        if let Some(nap) = self.pace.turn(moved, now)
+        if let Some(nap) = self.pace.turn(moved, routers, now)
             && !self.turns.expects_answer(now)
         {
             clock::sleep(nap);
@@ -680,7 +685,7 @@ impl Worker {
             self.counts.entries.from_rings.add(frames);
             let side = &mut self.arrivals[nic].queues[queue];
             side.frames = side.frames.wrapping_add(frames as u32);
-            self.delivery.send_runs(&mut self.stock, &self.poller);
+            self.routers = self.routers.max(self.delivery.send_runs(&mut self.stock, &self.poller));
             let Arrival { lan, queues, .. } = &mut self.arrivals[nic];
             queues[queue].repay(lan, &mut self.stock);
         }
@@ -962,13 +967,11 @@ impl Worker {
 
     /// Takes `sockets` on NIC `lan` into use.
     fn plug(&mut self, lan: usize, sockets: NicSockets) -> io::Result<()> {
-        let NicSockets { queues, tx_queues, scatter } = sockets;
-        // Frames leave by one queue, so that their order is kept; workers spread over the queues.
-        let tx_queue = self.index % queues.len().clamp(1, tx_queues.max(1));
-        for (number, queue) in queues.into_iter().enumerate() {
+        let NicSockets { queues, scatter } = sockets;
+        for queue in queues {
             let QueueSocket { socket: Socket { rx, tx }, rings, lane, steered } = queue;
             self.poller.watch_edge(rx.as_fd(), Token::Ring)?;
-            if number == tx_queue {
+            if let Some(tx) = tx {
                 let large = self.receiver.is_large();
                 self.nics[lan].sending = Some(Sending::new(tx, rings.clone(), scatter, large));
             }
@@ -977,7 +980,7 @@ impl Worker {
             self.arrivals[lan].queues.push(side);
         }
         if self.nics[lan].sending.is_none() {
-            return Err(io::Error::other("a NIC without a queue"));
+            return Err(io::Error::other("a NIC without a queue to send on"));
         }
         Ok(())
     }

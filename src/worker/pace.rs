@@ -3,8 +3,8 @@
 //!
 //! A turn of the loop costs about as much as three frames, whatever it finds, and a frame that wakes a router's process
 //! costs more than one that joins others in its queue. From about 50,000 frames a second on, a worker
-//! therefore naps between turns, for as long as a handful of frames take to arrive: few enough that they fit into a
-//! router's queue of the default length, 11.
+//! therefore naps between turns, for as long as a handful of frames take to arrive for each router that frames come for:
+//! few enough that they fit into a router's queue of the default length, 11.
 //!
 //! Pure: the caller has the clock.
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Frames further apart than this, ns, are not dense: each is taken as it comes.
 const DENSE: u64 = 20_000;
-/// Frames that a nap is to gather.
+/// Frames that a nap is to gather for each router.
 const HANDFUL: u64 = 8;
 /// Shortest and longest nap, ns.
 const SHORTEST: u64 = 10_000;
@@ -37,8 +37,8 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// A turn that ended at `now` (ns) found `frames` frames. Returns how long to nap, if that pays.
-    pub(super) fn turn(&mut self, frames: usize, now: u64) -> Option<Duration> {
+    /// A turn that ended at `now` (ns) found `frames` frames, for `routers` routers. Returns how long to nap, if that pays.
+    pub(super) fn turn(&mut self, frames: usize, routers: usize, now: u64) -> Option<Duration> {
         if frames == 0 {
             return None;
         }
@@ -46,7 +46,7 @@ impl Pace {
         self.last = now;
         // The mean of about the last eight turns.
         self.gap = (7 * self.gap + gap) / 8;
-        let nap = (HANDFUL * self.gap).clamp(SHORTEST, LONGEST);
+        let nap = (HANDFUL * self.gap * routers.max(1) as u64).clamp(SHORTEST, LONGEST);
         (self.gap < DENSE && frames < PLENTY).then_some(Duration::from_nanos(nap))
     }
 }
@@ -56,31 +56,36 @@ mod tests {
     use super::*;
 
     /// The last nap after 100 turns with `frames` frames each, `gap` ns apart.
-    fn nap(frames: usize, gap: u64) -> Option<Duration> {
+    fn nap(frames: usize, routers: usize, gap: u64) -> Option<Duration> {
         let mut pace = Pace::default();
-        (1..=100).map(|turn| pace.turn(frames, turn * gap * frames as u64)).last().unwrap()
+        (1..=100).map(|turn| pace.turn(frames, routers, turn * gap * frames as u64)).last().unwrap()
     }
 
     #[test]
     fn dense_traffic_is_gathered_by_the_handful() {
-        assert_eq!(nap(1, 10_000), Some(Duration::from_micros(50)), "100 kpps");
-        let short = nap(1, 3_000).unwrap();
+        assert_eq!(nap(1, 1, 10_000), Some(Duration::from_micros(50)), "100 kpps");
+        let short = nap(1, 1, 3_000).unwrap();
         assert!((23_000..26_000).contains(&short.as_nanos()), "300 kpps: {short:?}");
-        assert_eq!(nap(4, 500), Some(Duration::from_micros(10)), "2 Mpps");
+        assert_eq!(nap(4, 1, 500), Some(Duration::from_micros(10)), "2 Mpps");
+        assert_eq!(
+            nap(4, 4, 3_000),
+            Some(Duration::from_micros(50)),
+            "for several routers more frames may wait"
+        );
     }
 
     #[test]
     fn sparse_traffic_and_full_batches_wait_for_nothing() {
-        assert_eq!(nap(1, 30_000), None, "33 kpps");
-        assert_eq!(nap(1, 1_000_000), None);
-        assert_eq!(nap(PLENTY, 1_000), None);
-        assert_eq!(Pace::default().turn(0, 1), None);
+        assert_eq!(nap(1, 1, 30_000), None, "33 kpps");
+        assert_eq!(nap(1, 1, 1_000_000), None);
+        assert_eq!(nap(PLENTY, 1, 1_000), None);
+        assert_eq!(Pace::default().turn(0, 0, 1), None);
     }
 
     #[test]
     fn a_single_burst_is_not_dense_traffic() {
         let mut pace = Pace::default();
-        let naps = (0..5).filter_map(|n| pace.turn(1, 1_000_000_000 + n * 1000)).count();
+        let naps = (0..5).filter_map(|n| pace.turn(1, 1, 1_000_000_000 + n * 1000)).count();
         assert_eq!(naps, 0);
     }
 }

@@ -11,6 +11,7 @@ use crate::iou::InstanceId;
 use crate::iou::header::{self, Header, TYPE_DATA};
 use crate::lan::{Lan, explain};
 use crate::plan::{Plan, Port, Router};
+use crate::ration::Ration;
 use crate::stats::{self, Fault, Latency, Loss, WorkerCounts};
 use crate::sys::mmsg::{CHUNKS, Receiver, TooFew};
 use af_xdp::{Kick, Packet, RingFull, Tx};
@@ -58,8 +59,8 @@ pub(super) struct PseudoLink {
 pub(super) struct Source {
     /// Index of the port in the plan.
     pub(super) port: usize,
-    /// Index of the router.
-    router: usize,
+    /// Index of the router, of which there are fewer than [`STAMP_GROUP`](crate::steer::layout::STAMP_GROUP).
+    router: u16,
     /// The whole header of a data frame from it, as one word.
     pub(super) word: u64,
     /// Ports that hear it without us, ascending.
@@ -91,7 +92,7 @@ impl Source {
         let folder = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
         Self {
             port,
-            router: *router,
+            router: *router as u16,
             word: from_router.word(),
             neighbours: neighbours.clone(),
             path,
@@ -141,8 +142,8 @@ pub(super) struct NicSide {
     /// Where in `ports` a port of the plan is.
     pub(super) port_at: FxHashMap<u32, usize>,
     pub(super) flood: Option<usize>,
-    /// When the frames of this batch came into their queue: `CLOCK_REALTIME`, ns.
-    times: Vec<u64>,
+    /// When the frames of this batch came into their queue, `CLOCK_REALTIME`, ns, and how many did then.
+    times: Vec<(u64, usize)>,
     remembered: Remembered,
     /// Something is in the TX ring that the kernel has not taken.
     pub(super) unsent: bool,
@@ -151,6 +152,8 @@ pub(super) struct NicSide {
     /// Frames and bytes put into the TX ring since it was last empty, and how many of them the driver threw away.
     pushed: (u64, u64),
     refused: u64,
+    /// What the kernel says when it does not send may come with every batch.
+    complaints: Ration,
 }
 
 /// A worker's memory of where stations are.
@@ -177,6 +180,7 @@ impl NicSide {
             behind_since: 0,
             pushed: (0, 0),
             refused: 0,
+            complaints: Ration::default(),
         };
         side.set_ports(ports, flood);
         side
@@ -216,7 +220,10 @@ impl NicSide {
     /// A frame of so many bytes, which came into its queue at `time`, was put into the TX ring.
     fn pushed(&mut self, bytes: usize, time: u64) {
         self.pushed = (self.pushed.0 + 1, self.pushed.1 + bytes as u64);
-        self.times.push(time);
+        match self.times.last_mut() {
+            Some((last, frames)) if *last == time => *frames += 1,
+            _ => self.times.push((time, 1)),
+        }
         self.unsent = true;
     }
 
@@ -543,8 +550,8 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
     tx.publish();
     if !nic.times.is_empty() {
         let now = clock::realtime();
-        for time in nic.times.drain(..) {
-            latency.record(age(time, now), 1);
+        for (time, frames) in nic.times.drain(..) {
+            latency.record(age(time, now), frames);
         }
     }
     for _ in 0..IDLE_KICKS {
@@ -558,7 +565,9 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
             Ok(Kick::Dropped) => nic.refused += 1,
             Ok(Kick::Down) => break,
             Err(error) => {
-                tracing::warn!("{}: cannot send: {error}", nic.lan.nic);
+                if let Some(withheld) = nic.complaints.ask(clock::monotonic()) {
+                    tracing::warn!("{}: cannot send: {error} ({withheld} times before it)", nic.lan.nic);
+                }
                 break;
             }
         }
@@ -614,8 +623,7 @@ mod tests {
     #[test]
     fn a_batch_of_datagrams_fits_into_the_room_that_is_asked_for() {
         let (umem, mut free) = Umem::new(512).unwrap();
-        let (_fill, _completion, socket, _kernel) = rings(&Arc::new(umem), 512).unwrap();
-        let mut tx = socket.tx;
+        let (_fill, _completion, _rx, mut tx, _kernel) = rings(&Arc::new(umem), 512).unwrap();
         assert_eq!((places(&tx, false), places(&tx, true)), (BATCH, BATCH * CHUNKS));
         let mut parts = Vec::new();
         let mut push = |tx: &mut Tx| {
@@ -629,12 +637,8 @@ mod tests {
         }
         assert_eq!(tx.room(512), 0);
         let (umem, _free) = Umem::new(8).unwrap();
-        let (_fill, _completion, socket, _kernel) = rings(&Arc::new(umem), 32).unwrap();
-        assert_eq!(
-            (places(&socket.tx, false), places(&socket.tx, true)),
-            (32, 32),
-            "a ring that is empty will do"
-        );
+        let (_fill, _completion, _rx, tx, _kernel) = rings(&Arc::new(umem), 32).unwrap();
+        assert_eq!((places(&tx, false), places(&tx, true)), (32, 32), "a ring that is empty will do");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Towards the routers: runs of frames to one socket, group frames to many, backlogs of those that do not read.
 
-use super::backlog::{Backlog, Pause, between_bound, bound, copy_bound, source_bound};
+use super::backlog::{Backlog, Pause, Waiting, between_bound, bound, copy_bound, source_bound};
 use super::poller::{Poller, Token};
 use super::pool::Stock;
 use super::{BATCH, Report, Reports, clock};
@@ -27,7 +27,7 @@ pub(super) enum Origin {
     /// From the wire.
     Wire,
     /// From another router of the LAN: index in the plan.
-    Router(usize),
+    Router(u16),
 }
 
 impl From<Origin> for stats::Origin {
@@ -40,7 +40,7 @@ impl From<Origin> for stats::Origin {
 }
 
 /// A datagram for a router: header and frame in a chunk of UMEM. One that takes several chunks is as many of these in a
-/// row, whose packets [continue](Packet::continues).
+/// row, whose packets [continue](Packet::continues). Small, for thousands go through the backlogs and the cache.
 #[derive(Debug)]
 pub(super) struct Datagram {
     pub(super) packet: Packet,
@@ -49,6 +49,14 @@ pub(super) struct Datagram {
     pub(super) origin: Origin,
     /// One of many copies of a frame.
     pub(super) copy: bool,
+}
+
+const _: () = assert!(size_of::<Datagram>() <= 32);
+
+impl Waiting for Datagram {
+    fn since(&self) -> u64 {
+        self.time
+    }
 }
 
 impl Datagram {
@@ -141,7 +149,7 @@ impl Side {
         let Origin::Router(from) = origin else {
             return !copy || self.copies + chunks <= copy_bound(bound);
         };
-        let held = self.from[from % SOURCES];
+        let held = self.from[usize::from(from) % SOURCES];
         if copy {
             let bound = copy_bound(bound);
             self.copies + chunks <= bound && held.copies + chunks <= source_bound(bound)
@@ -274,12 +282,14 @@ impl Delivery {
         run.push(datagram);
     }
 
-    /// Sends all runs: a `send` for a single datagram, a `sendmmsg` for more.
-    pub(super) fn send_runs(&mut self, stock: &mut Stock, poller: &Poller) {
-        for n in 0..self.touched.len() {
+    /// Sends all runs: a `send` for a single datagram, a `sendmmsg` for more. Returns how many there were.
+    pub(super) fn send_runs(&mut self, stock: &mut Stock, poller: &Poller) -> usize {
+        let runs = self.touched.len();
+        for n in 0..runs {
             self.send_run(self.touched[n], stock, poller);
         }
         self.touched.clear();
+        runs
     }
 
     fn send_run(&mut self, router: usize, stock: &mut Stock, poller: &Poller) {
@@ -506,11 +516,11 @@ impl Delivery {
             side.copies += if copy { chunks } else { 0 };
             side.between += if between { chunks } else { 0 };
             if let Origin::Router(from) = origin {
-                let held = &mut side.from[from % SOURCES];
+                let held = &mut side.from[usize::from(from) % SOURCES];
                 held.copies += if copy { chunks } else { 0 };
                 held.between += if between { chunks } else { 0 };
             }
-            parts.drain(..).for_each(|datagram| side.backlog.push(datagram.time, datagram));
+            parts.drain(..).for_each(|datagram| side.backlog.push(datagram));
         }
         self.pause(router, bound);
     }
@@ -591,7 +601,7 @@ impl Delivery {
         side.copies -= usize::from(datagram.copy);
         side.between -= usize::from(datagram.is_between());
         if let Origin::Router(from) = datagram.origin {
-            let held = &mut side.from[from % SOURCES];
+            let held = &mut side.from[usize::from(from) % SOURCES];
             held.copies -= usize::from(datagram.copy);
             held.between -= usize::from(!datagram.copy);
         }

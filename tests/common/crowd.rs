@@ -2,12 +2,15 @@
 //! to and from each.
 
 use super::{BROADCAST, Scene, header, is_test_frame, plain, router_mac};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use testbed::{Process, Router, Station, wait_until};
 
+/// A crowd's reader sleeps until something comes; this often it looks who hangs and who reads again.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 /// Source address of the station on the wire.
 pub const STATION: [u8; 6] = [2, 0, 0, 0, 0, 9];
 /// What the kernel's queues between the two namespaces hold for sure.
@@ -175,6 +178,7 @@ pub struct Crowd {
     members: Arc<Vec<Member>>,
     end: Arc<AtomicBool>,
     reader: Option<JoinHandle<Vec<Router>>>,
+    thread: i32,
 }
 
 impl Crowd {
@@ -183,19 +187,34 @@ impl Crowd {
         let members: Arc<Vec<Member>> = Arc::new(routers.iter().map(|_| Member::default()).collect());
         let end = Arc::new(AtomicBool::new(false));
         let (shared, ended) = (members.clone(), end.clone());
+        let (tell, told) = std::sync::mpsc::channel();
         let read = move || {
+            tell.send(rustix::thread::gettid().as_raw_pid()).unwrap();
             while !ended.load(Relaxed) {
-                let mut any = false;
-                for (router, member) in routers.iter_mut().zip(&*shared) {
-                    any |= !member.stopped.load(Relaxed) && member.read(router);
-                }
-                if !any {
-                    std::thread::sleep(Duration::from_micros(300));
+                let reads = |n: &usize| !shared[*n].stopped.load(Relaxed);
+                let reading: Vec<usize> = (0..routers.len()).filter(reads).collect();
+                let mut polled: Vec<PollFd<'_>> =
+                    reading.iter().map(|n| PollFd::new(&routers[*n], PollFlags::IN)).collect();
+                // A signal is no event.
+                let _ = poll(&mut polled, Some(&LOOK));
+                let ready: Vec<usize> = reading
+                    .into_iter()
+                    .zip(&polled)
+                    .filter_map(|(n, polled)| polled.revents().contains(PollFlags::IN).then_some(n))
+                    .collect();
+                for n in ready.into_iter().filter(reads) {
+                    shared[n].read(&mut routers[n]);
                 }
             }
             routers
         };
-        Self { members, end, reader: Some(std::thread::spawn(read)) }
+        let reader = std::thread::spawn(read);
+        Self { members, end, reader: Some(reader), thread: told.recv().unwrap() }
+    }
+
+    /// Id of the thread that reads.
+    pub fn thread(&self) -> i32 {
+        self.thread
     }
 
     /// Starts routers 1 to `routers` and reads them.
@@ -276,19 +295,16 @@ impl Drop for Crowd {
 }
 
 impl Member {
-    /// Takes what waits. True if there was anything.
-    fn read(&self, router: &mut Router) -> bool {
-        let mut any = false;
+    /// Takes what waits.
+    fn read(&self, router: &mut Router) {
         // A bounded share, so that none is kept waiting.
         for _ in 0..32 {
             let Some((_, frame)) = router.recv(Duration::ZERO) else { break };
-            any = true;
             if let Some(seq) = number(&frame) {
                 let got = Got { at: Instant::now(), seq, group: frame[0] & 1 == 1 };
                 self.got.lock().unwrap().push(got);
                 self.count.fetch_add(1, Relaxed);
             }
         }
-        any
     }
 }

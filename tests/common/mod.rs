@@ -9,6 +9,7 @@
 #![allow(dead_code, unreachable_pub, reason = "a module of each test program, which uses a part of it")]
 
 pub mod crowd;
+pub mod tables;
 pub mod users;
 
 use std::os::unix::fs::PermissionsExt;
@@ -463,4 +464,22 @@ impl Listener for testbed::Router {
     fn next(&mut self, timeout: Duration) -> Option<Vec<u8>> {
         self.recv(timeout).map(|(_, frame)| frame)
     }
+}
+
+impl Running {
+    /// The process that puts offloads back if this one is killed.
+    #[track_caller]
+    pub fn guard(&self) -> u32 {
+        let pid = self.process.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let [guard] = children.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{children:?}") };
+        guard.parse().unwrap()
+    }
+}
+
+/// Whether process `pid` does anything still: it is there, and not only as a number that nobody has asked for.
+pub fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in brackets.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }

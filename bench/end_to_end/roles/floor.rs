@@ -66,13 +66,14 @@ pub(super) fn to_nic(lab: &Lab, interface: &str) -> Result<()> {
         completion_size: RING,
         rx_size: RING,
         tx_size: RING,
+        tx_queues: 1,
         copy_mode: CopyMode::Copy,
         patience: std::time::Duration::from_secs(1),
         scatter: false,
     };
     let mut sockets = Sockets::open(&umem, &mut free, &config)?;
     let mut queue = sockets.queues.pop().ok_or("no queue")?;
-    let mut socket = queue.sockets.pop().ok_or("no socket")?;
+    let mut tx = queue.sockets.pop().and_then(|socket| socket.tx).ok_or("no socket")?;
 
     // A queue as deep as the forwarder's; the bench's own network namespace says how deep.
     let depth = "/proc/sys/net/unix/max_dgram_qlen";
@@ -96,12 +97,12 @@ pub(super) fn to_nic(lab: &Lab, interface: &str) -> Result<()> {
             batch.replace(n, &umem, &mut fresh);
             let frame = std::mem::replace(slot, fresh);
             let packet = Packet::new(frame, header::LEN, batch.length(n) - header::LEN);
-            if let Err(full) = socket.tx.push(packet) {
+            if let Err(full) = tx.push(packet) {
                 free.push(full.0.into_frame());
             }
         }
-        socket.tx.publish();
-        while socket.tx.kick()? != Kick::Taken {
+        tx.publish();
+        while tx.kick()? != Kick::Taken {
             queue.completion.reap(&mut free);
         }
         queue.completion.reap(&mut free);

@@ -8,6 +8,7 @@ use clap::Parser;
 use iou_fast::cli::Args;
 use iou_fast::control::{Forwarder, Options, labs};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -27,14 +28,16 @@ pub(super) fn forward(board: &Board, arguments: &[String]) -> Result<()> {
         blocked: args.block.unwrap_or_default(),
         netl1_dir: args.netl1_dir,
     };
-    let ((stop, _never), (again, _neither)) = (UnixStream::pair()?, UnixStream::pair()?);
+    let ((stop, signalled), (again, _never)) = (UnixStream::pair()?, UnixStream::pair()?);
+    signal_hook::low_level::pipe::register(signal_hook::consts::SIGTERM, signalled)?;
     let mut forwarder = Forwarder::start(prepared, &options)?;
     let workers = forwarder.worker_counts();
+    let end = AtomicBool::new(false);
     super::ready();
-    thread::scope(|scope| {
+    let result = thread::scope(|scope| {
         scope.spawn(|| {
             Counting::except_this_thread();
-            loop {
+            while !end.load(Relaxed) {
                 board.set(Word::Allocations, Counting::so_far());
                 for (word, counts) in [Word::FirstWorker, Word::SecondWorker].into_iter().zip(&workers) {
                     board.set(word, counts.to_routers.frames.get() + counts.to_nics.frames.get());
@@ -42,7 +45,10 @@ pub(super) fn forward(board: &Board, arguments: &[String]) -> Result<()> {
                 thread::sleep(Duration::from_millis(5));
             }
         });
-        forwarder.run(&stop, &again)?;
-        Ok(())
-    })
+        let result = forwarder.run(&stop, &again);
+        end.store(true, Relaxed);
+        result
+    });
+    println!("{}", forwarder.stop());
+    Ok(result?)
 }

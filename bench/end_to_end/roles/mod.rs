@@ -28,6 +28,8 @@ pub(crate) enum Role {
         other: bool,
         /// Sleeps between bursts, so that others on its CPU run undisturbed.
         patient: bool,
+        /// Goes before all but pings.
+        first: bool,
     },
     /// All routers' sending side: frames of `len` bytes, blocking as routers do.
     Routers {
@@ -37,6 +39,8 @@ pub(crate) enum Role {
         len: usize,
         /// Broadcasts instead of unicast to the station.
         group: bool,
+        /// Sleeps between bursts, so that others on its CPU run undisturbed.
+        patient: bool,
     },
     /// The receiving side of the routers `ids`: sockets with the kernel's default queue, read as fast as it goes.
     Sink {
@@ -44,6 +48,8 @@ pub(crate) enum Role {
         lab: Lab,
         /// Routers' ids.
         ids: Vec<u16>,
+        /// Goes before all but pings.
+        first: bool,
     },
     /// A router that sends every frame back where it came from.
     Echo {
@@ -116,13 +122,19 @@ impl Job {
     pub(crate) fn run(self) -> Result<()> {
         let board = Board::open(&self.board)?;
         match self.role {
-            Role::Generator { interface, to, len, other, patient } => {
+            Role::Generator { interface, to, len, other, patient, first } => {
+                traffic::go_first_if(first)?;
                 let words =
                     if other { (Word::OtherRate, Word::OtherSent) } else { (Word::WireRate, Word::WireSent) };
                 traffic::generate(&board, &interface, &to, len, words, patient)
             }
-            Role::Routers { lab, len, group } => traffic::send_as_routers(&board, &lab, len, group),
-            Role::Sink { lab, ids } => traffic::sink(&board, &lab, &ids),
+            Role::Routers { lab, len, group, patient } => {
+                traffic::send_as_routers(&board, &lab, len, group, patient)
+            }
+            Role::Sink { lab, ids, first } => {
+                traffic::go_first_if(first)?;
+                traffic::sink(&board, &lab, &ids)
+            }
             Role::Echo { lab, id } => stations::echo(&lab, id),
             Role::Pinger { interface, id, every, total } => stations::ping(&interface, id, every, total),
             Role::FloorToRouters { lab, interface, len } => floor::to_routers(&board, &lab, &interface, len),

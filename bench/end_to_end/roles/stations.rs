@@ -13,6 +13,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
+/// Of the pinging and of the echoing process.
+const PRIORITY: i32 = 10;
 /// Length of a ping, bytes.
 const LEN: usize = 64;
 /// How long to wait for an answer. A frame without one counts as this long.
@@ -27,7 +29,7 @@ pub(super) fn echo(lab: &Lab, id: u16) -> Result<()> {
     let socket = UnixDatagram::bind(&path)?;
     let pseudo = lab.socket(lab.pseudo(id).id.get());
     let mut buffer = vec![0; 4096];
-    go_first()?;
+    go_first(PRIORITY)?;
     ready();
     loop {
         let len = socket.recv(&mut buffer)?;
@@ -51,7 +53,7 @@ pub(super) fn ping(interface: &str, id: u16, every: Option<Duration>, total: Dur
     let mut frame = plain(router_mac(id), STATION, LEN);
     let mut buffer = vec![0; 4096];
     let mut pings = Pings { times: Vec::with_capacity(1 << 20), lost: 0 };
-    go_first()?;
+    go_first(PRIORITY)?;
     exact_timers()?;
     let start = Instant::now();
     let mut number = 0_u64;

@@ -4,7 +4,7 @@ use super::ready;
 use crate::Result;
 use crate::board::{Board, FLOOD, Word};
 use crate::lab::{BROADCAST, Lab, STATION, plain, router_mac};
-use crate::sys::{Batch, exact_timers, packet_socket};
+use crate::sys::{Batch, exact_timers, go_first, packet_socket};
 use rustix::event::epoll;
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
@@ -61,6 +61,17 @@ impl Pacer {
     }
 }
 
+/// Of what floods beside pings: after those, and before all else.
+const PRIORITY: i32 = 5;
+
+/// The traffic beside pings must flow, though they leave its CPU little time.
+pub(super) fn go_first_if(first: bool) -> Result<()> {
+    if first {
+        go_first(PRIORITY)?;
+    }
+    Ok(())
+}
+
 /// [`super::Role::Generator`]
 pub(super) fn generate(
     board: &Board,
@@ -98,7 +109,13 @@ pub(super) fn generate(
 }
 
 /// [`super::Role::Routers`]
-pub(super) fn send_as_routers(board: &Board, lab: &Lab, len: usize, group: bool) -> Result<()> {
+pub(super) fn send_as_routers(
+    board: &Board,
+    lab: &Lab,
+    len: usize,
+    group: bool,
+    patient: bool,
+) -> Result<()> {
     let to = if group { BROADCAST } else { STATION };
     let mut senders = Vec::new();
     for id in lab.ids() {
@@ -106,7 +123,7 @@ pub(super) fn send_as_routers(board: &Board, lab: &Lab, len: usize, group: bool)
         let datagrams = vec![lab.sent_by(id, to, len); BURST];
         senders.push((UnixDatagram::unbound()?, Batch::to(datagrams, &[&path])));
     }
-    let (mut pacer, mut turn) = (Pacer::new(false), 0);
+    let (mut pacer, mut turn) = (Pacer::new(patient), 0);
     exact_timers()?;
     ready();
     loop {

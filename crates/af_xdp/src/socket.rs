@@ -58,8 +58,11 @@ pub struct Config {
     pub completion_size: u32,
     /// Places in each socket's RX ring, a power of two.
     pub rx_size: u32,
-    /// Places in each socket's TX ring, a power of two.
+    /// Places in each TX ring, a power of two.
     pub tx_size: u32,
+    /// Packets may be sent on so many of the queues, the first ones. Socket `n` of each queue sends on one of them, number
+    /// `n % tx_queues`.
+    pub tx_queues: u32,
     /// Whether the NIC reads and writes the UMEM itself.
     pub copy_mode: CopyMode,
     /// How long a queue may be busy before another program counts as its owner. One whose owner was just killed was
@@ -145,13 +148,16 @@ pub struct Queue {
     pub sockets: Vec<Socket>,
 }
 
-/// One socket's own rings.
+/// What one of those who share a queue has of it.
+///
+/// The two rings have a kernel socket each. Whenever the kernel frees a packet that was sent from a copy, it wakes who
+/// waits at the socket of the TX ring (`sock_wfree` in net/core/sock.c); who waits for packets to arrive is not meant.
 #[derive(Debug)]
 pub struct Socket {
     /// What arrived.
     pub rx: Rx,
-    /// What is to be sent.
-    pub tx: Tx,
+    /// What is to be sent, if that leaves by this queue: see [`Config::tx_queues`].
+    pub tx: Option<Tx>,
 }
 
 impl Sockets {
@@ -188,8 +194,10 @@ impl Sockets {
                 .map_err(|errno| Error::step("XDP_OPTIONS", 0, errno))?
                 .contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY),
         };
-        for socket in queues.iter_mut().flat_map(|queue| &mut queue.sockets) {
-            socket.tx.zero_copy = zero_copy;
+        for tx in
+            queues.iter_mut().flat_map(|queue| &mut queue.sockets).filter_map(|socket| socket.tx.as_mut())
+        {
+            tx.zero_copy = zero_copy;
         }
         Ok(Self { queues, zero_copy, scatter, registration: registration.clone() })
     }
@@ -203,6 +211,10 @@ impl Error {
             }
             _ => Self::step("bind", queue, errno),
         }
+    }
+
+    fn mapping(queue: u32, source: io::Error) -> Self {
+        Self::Step { step: "mapping a ring", queue, source }
     }
 
     fn step(step: &'static str, queue: u32, errno: Errno) -> Self {
@@ -245,7 +257,7 @@ impl Queue {
         scatter: &mut bool,
     ) -> Result<Self, Error> {
         let step = |step| move |errno| Error::step(step, number, errno);
-        let map_step = |source: io::Error| Error::Step { step: "mapping a ring", queue: number, source };
+        let map_step = |source| Error::mapping(number, source);
         let fd = Arc::new(new_socket(number)?);
         if registered.is_none() {
             register(&fd, umem.umem())?;
@@ -269,51 +281,34 @@ impl Queue {
         if fill.push(free, wanted) < wanted {
             return Err(Error::Frames { needed: wanted - fill.ring.pending() as usize });
         }
-        let first = Socket::rings(umem, &fd, config, &offsets, number)?;
+        let rx = Rx::new(umem, fd.clone(), config, &offsets, number)?;
         match &registered {
             None => *scatter = bind_first(&fd, config, number, deadline)?,
             Some(owner) => bind_shared(&fd, owner.as_fd(), config.ifindex, number, deadline)?,
         }
         umem.bound(number, &fd);
-        let mut sockets = vec![first];
+        let bind = |other: &OwnedFd| bind_shared(other, fd.as_fd(), config.ifindex, number, deadline);
+        let mut received = vec![rx];
         for _ in 1..config.sockets_per_queue {
             let other = Arc::new(new_socket(number)?);
-            let socket = Socket::rings(umem, &other, config, &offsets, number)?;
-            bind_shared(&other, fd.as_fd(), config.ifindex, number, deadline)?;
-            sockets.push(socket);
+            let rx = Rx::new(umem, other.clone(), config, &offsets, number)?;
+            bind(&other)?;
+            received.push(rx);
+        }
+        let tx_queues = config.tx_queues.clamp(1, config.queues);
+        let mut sockets = Vec::with_capacity(received.len());
+        for (n, rx) in (0..).zip(received) {
+            let tx = if n % tx_queues == number {
+                let other = new_socket(number)?;
+                let tx = Tx::new(umem, other, config, &offsets, number)?;
+                bind(&tx.fd)?;
+                Some(tx)
+            } else {
+                None
+            };
+            sockets.push(Socket { rx, tx });
         }
         Ok(Self { fill, completion, sockets })
-    }
-}
-
-impl Socket {
-    fn rings(
-        umem: &Arc<Registration>,
-        fd: &Arc<OwnedFd>,
-        config: &Config,
-        offsets: &XdpMmapOffsets,
-        queue: u32,
-    ) -> Result<Self, Error> {
-        let map_step = |source: io::Error| Error::Step { step: "mapping a ring", queue, source };
-        sockopt::set_xdp_rx_ring_size(fd, config.rx_size)
-            .map_err(|e| Error::step("XDP_RX_RING", queue, e))?;
-        sockopt::set_xdp_tx_ring_size(fd, config.tx_size)
-            .map_err(|e| Error::step("XDP_TX_RING", queue, e))?;
-        let (memory, at) = map::<XdpDesc>(fd, &offsets.rx, config.rx_size, PGOFF_RX).map_err(map_step)?;
-        let rx = Rx {
-            ring: Consumer::new(memory, at, config.rx_size),
-            umem: umem.clone(),
-            fd: fd.clone(),
-            faults: 0,
-        };
-        let (memory, at) = map::<XdpDesc>(fd, &offsets.tx, config.tx_size, PGOFF_TX).map_err(map_step)?;
-        let tx = Tx {
-            ring: Producer::new(memory, at, config.tx_size),
-            umem: umem.clone(),
-            fd: fd.clone(),
-            zero_copy: false,
-        };
-        Ok(Self { rx, tx })
     }
 }
 
@@ -483,6 +478,20 @@ pub struct RxStatistics {
 }
 
 impl Rx {
+    fn new(
+        umem: &Arc<Registration>,
+        fd: Arc<OwnedFd>,
+        config: &Config,
+        offsets: &XdpMmapOffsets,
+        queue: u32,
+    ) -> Result<Self, Error> {
+        sockopt::set_xdp_rx_ring_size(&fd, config.rx_size)
+            .map_err(|errno| Error::step("XDP_RX_RING", queue, errno))?;
+        let (memory, at) = map::<XdpDesc>(&fd, &offsets.rx, config.rx_size, PGOFF_RX)
+            .map_err(|source| Error::mapping(queue, source))?;
+        Ok(Self { ring: Consumer::new(memory, at, config.rx_size), umem: umem.clone(), fd, faults: 0 })
+    }
+
     /// Moves up to `max` packets to `packets`, and a few more where the last frame has more of them: frames are always
     /// whole. Returns how many packets those are.
     ///
@@ -598,12 +607,27 @@ pub enum Kick {
 pub struct Tx {
     ring: Producer<XdpDesc>,
     umem: Arc<Registration>,
-    fd: Arc<OwnedFd>,
+    fd: OwnedFd,
     /// The driver takes packets by itself once it is told that there are some.
     zero_copy: bool,
 }
 
 impl Tx {
+    fn new(
+        umem: &Arc<Registration>,
+        fd: OwnedFd,
+        config: &Config,
+        offsets: &XdpMmapOffsets,
+        queue: u32,
+    ) -> Result<Self, Error> {
+        sockopt::set_xdp_tx_ring_size(&fd, config.tx_size)
+            .map_err(|errno| Error::step("XDP_TX_RING", queue, errno))?;
+        let (memory, at) = map::<XdpDesc>(&fd, &offsets.tx, config.tx_size, PGOFF_TX)
+            .map_err(|source| Error::mapping(queue, source))?;
+        let ring = Producer::new(memory, at, config.tx_size);
+        Ok(Self { ring, umem: umem.clone(), fd, zero_copy: false })
+    }
+
     /// Puts `packet`, a whole frame, into the ring; it is sent after [`Tx::publish`] and [`Tx::kick`].
     ///
     /// # Errors
@@ -720,8 +744,8 @@ mod tests {
         let user = User {
             fill: Fill { ring: fill, umem: nic.clone(), fd: fd.clone() },
             completion: Completion { ring: completion, umem: nic.clone(), faults: 0 },
-            rx: Rx { ring: rx, umem: nic.clone(), fd: fd.clone(), faults: 0 },
-            tx: Tx { ring: tx, umem: nic, fd, zero_copy: false },
+            tx: Tx { ring: tx, umem: nic.clone(), fd: fd.try_clone().unwrap(), zero_copy: false },
+            rx: Rx { ring: rx, umem: nic, fd, faults: 0 },
             free,
             held: Vec::new(),
         };

@@ -18,6 +18,7 @@
 
 mod bin;
 mod error;
+mod first;
 pub mod frame;
 mod frr;
 mod namespace;
@@ -25,16 +26,21 @@ mod process;
 mod router;
 mod station;
 mod sys;
+mod terminal;
+mod trunk;
 mod veth;
 
 pub use bin::Bin;
 pub use error::{Error, Result};
+pub use first::First;
 pub use frame::{Tag, frame};
 pub use frr::Frr;
 pub use namespace::{Namespace, is_root, reap_stale, require_root, run, with_own_mounts};
-pub use process::{Process, Signal, Stalled};
+pub use process::{Process, Signal, Stalled, Streams};
 pub use router::{Datagram, Router, RouterOptions};
 pub use station::Station;
+pub use terminal::Terminal;
+pub use trunk::Trunk;
 pub use veth::{VethOptions, veth};
 
 use std::time::{Duration, Instant};

@@ -5,6 +5,7 @@ pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 use std::fs::File;
 use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -23,6 +24,17 @@ pub struct Process {
     stderr: File,
     status: Option<ExitStatus>,
     kept: bool,
+}
+
+/// Streams of a [`Process`] that are other than usual.
+#[derive(Debug, Default)]
+pub struct Streams {
+    /// Else empty.
+    pub stdin: Option<OwnedFd>,
+    /// Else a file.
+    pub stdout: Option<OwnedFd>,
+    /// Else a file.
+    pub stderr: Option<OwnedFd>,
 }
 
 /// A thread that stands still until this is dropped: see [`Process::stall`].
@@ -45,9 +57,17 @@ impl Process {
     /// # Errors
     /// If it cannot be started.
     pub fn spawn(command: &mut Command) -> Result<Self> {
+        Self::spawn_with(command, Streams::default())
+    }
+
+    /// Starts `command` with other streams than usual. What goes there is not at hand here.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn spawn_with(command: &mut Command, streams: Streams) -> Result<Self> {
         let file = || tempfile::tempfile().context(|| "file for a process's output".into());
         sys::die_with_parent(command);
-        Self::start(command, file()?, file()?)
+        Self::start(command, file()?, file()?, streams)
     }
 
     /// Starts `command` with its output in the files `stdout` and `stderr` of `folder`, so that it can be left alone
@@ -70,15 +90,21 @@ impl Process {
                 .context(|| format!("file {}", path.display()))
         };
         command.process_group(0);
-        Self::start(command, file("stdout")?, file("stderr")?)
+        Self::start(command, file("stdout")?, file("stderr")?, Streams::default())
     }
 
-    fn start(command: &mut Command, stdout: File, stderr: File) -> Result<Self> {
+    fn start(command: &mut Command, stdout: File, stderr: File, streams: Streams) -> Result<Self> {
         let line = command_line(command);
-        let share =
-            |file: &File| file.try_clone().map(Stdio::from).context(|| "file for a process's output".into());
-        command.stdin(Stdio::null()).stdout(share(&stdout)?).stderr(share(&stderr)?);
-        let child = command.spawn().map_err(|source| Error::Start { command: line.clone(), source })?;
+        let share = |other: Option<OwnedFd>, file: &File| {
+            let fd = other.map_or_else(|| file.try_clone().map(OwnedFd::from), Ok);
+            fd.map(Stdio::from).context(|| "file for a process's output".into())
+        };
+        command.stdin(streams.stdin.map_or_else(Stdio::null, Stdio::from));
+        command.stdout(share(streams.stdout, &stdout)?).stderr(share(streams.stderr, &stderr)?);
+        let child = command.spawn().map_err(|source| Error::Start { command: line.clone(), source });
+        // The command has them open for as long as it lives.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = child?;
         Ok(Self { child, command: line, stdout, stderr, status: None, kept: false })
     }
 

@@ -7,6 +7,7 @@ use rustix::net::{SendFlags, SocketAddrUnix, sendto};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -166,6 +167,12 @@ impl Router {
     pub fn crash(mut self) {
         self.lock = None;
         self.inode = 0;
+    }
+}
+
+impl AsFd for Router {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -55,6 +55,15 @@ pub(crate) fn release_thread(thread: i32) {
     unsafe { libc::ptrace(libc::PTRACE_DETACH, thread, none, none) };
 }
 
+/// Has a thread run before all ordinary ones, or makes it an ordinary one again.
+pub(crate) fn set_first(thread: i32, first: bool) -> io::Result<()> {
+    let (policy, priority) = if first { (libc::SCHED_FIFO, 10) } else { (libc::SCHED_OTHER, 0) };
+    let parameters = libc::sched_param { sched_priority: priority };
+    // SAFETY: the parameters outlive the call, which reads them.
+    check(unsafe { libc::sched_setscheduler(thread, policy, &raw const parameters) })?;
+    Ok(())
+}
+
 /// Moves the calling thread into a new network namespace of its own.
 pub(crate) fn unshare_network() -> io::Result<()> {
     // SAFETY: no pointers; CLONE_NEWNET changes nothing but the thread's network namespace.

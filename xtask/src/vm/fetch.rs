@@ -55,9 +55,9 @@ pub(super) fn kernel(kernel: &Kernel, folder: &Path) -> Result<Files> {
         }
     }
     let files = files(&root)?;
-    if !files.release.starts_with(kernel.release) {
+    if !kernel.release.has(&files.release) {
         return Err(Error::Vm(format!(
-            "{} has Linux {}, and {}* is what is to be checked here; the folder {} holds it",
+            "{} has Linux {}, and {} is what is to be checked here; the folder {} holds it",
             kernel.sources.join(", "),
             files.release,
             kernel.release,

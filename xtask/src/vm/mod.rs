@@ -19,6 +19,7 @@ mod run;
 use crate::error::{Error, Result};
 use crate::{setup, shell};
 use report::Report;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -28,10 +29,40 @@ struct Kernel {
     name: &'static str,
     /// Where it comes from: lines of an apt source without what stands before the address.
     sources: &'static [&'static str],
-    /// What its release begins with; anything if empty.
-    release: &'static str,
+    /// What its release must be.
+    release: Release,
     /// What is shown by it.
     reason: &'static str,
+}
+
+/// Releases of Linux.
+#[derive(Clone, Copy)]
+enum Release {
+    /// Those of this version.
+    Only(u32, u32),
+    /// This version, and newer ones.
+    AtLeast(u32, u32),
+}
+
+impl Release {
+    /// Is `release`, as `uname -r` prints it, one of them?
+    fn has(self, release: &str) -> bool {
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().ok());
+        let (Some(Some(major)), Some(Some(minor))) = (numbers.next(), numbers.next()) else { return false };
+        match self {
+            Self::Only(a, b) => (major, minor) == (a, b),
+            Self::AtLeast(a, b) => (major, minor) >= (a, b),
+        }
+    }
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Only(a, b) => write!(f, "{a}.{b}"),
+            Self::AtLeast(a, b) => write!(f, "{a}.{b} or newer"),
+        }
+    }
 }
 
 const KERNELS: &[Kernel] = &[
@@ -39,7 +70,7 @@ const KERNELS: &[Kernel] = &[
     Kernel {
         name: "zero-copy",
         sources: &["http://deb.debian.org/debian trixie-backports main"],
-        release: "",
+        release: Release::AtLeast(6, 13),
         reason: "zero-copy on virtio-net, which is in Linux from 6.13",
     },
     Kernel {
@@ -48,7 +79,7 @@ const KERNELS: &[Kernel] = &[
             "http://deb.debian.org/debian bookworm main",
             "http://deb.debian.org/debian-security bookworm-security main",
         ],
-        release: "6.1.",
+        release: Release::Only(6, 1),
         reason: "the oldest kernel that will do, Debian 12's",
     },
     Kernel {
@@ -57,7 +88,7 @@ const KERNELS: &[Kernel] = &[
             "http://deb.debian.org/debian bullseye main",
             "http://deb.debian.org/debian-security bullseye-security main",
         ],
-        release: "5.10.",
+        release: Release::Only(5, 10),
         reason: "the refusal of an older one, Debian 11's",
     },
 ];
@@ -170,5 +201,18 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), KERNELS.len() + 1);
         assert!(KERNELS.iter().all(|kernel| !kernel.sources.is_empty()));
+    }
+
+    #[test]
+    fn another_kernel_is_not_what_is_to_be_checked() {
+        let of = |release: &str| -> Vec<_> {
+            KERNELS.iter().filter(|kernel| kernel.release.has(release)).map(|kernel| kernel.name).collect()
+        };
+        assert_eq!(of("7.2.12+deb13-cloud-amd64"), ["zero-copy"]);
+        assert_eq!(of("6.13-rc1"), ["zero-copy"]);
+        assert_eq!(of("6.12.9-1"), [""; 0]);
+        assert_eq!(of("6.1.0-56-cloud-amd64"), ["oldest"]);
+        assert_eq!(of("5.10.0-1"), ["too-old"]);
+        assert_eq!(of("nonsense"), [""; 0]);
     }
 }

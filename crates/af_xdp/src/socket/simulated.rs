@@ -2,7 +2,7 @@
 //! be measured without a network card, and a kernel can be played that puts anything there. For benchmarks and
 //! fuzzing alone: nothing else has a use for it.
 
-use super::{Completion, Fill, Rx, Socket, Tx, more};
+use super::{Completion, Fill, Rx, Tx, more};
 use crate::frame::CHUNK;
 use crate::mapping::Mapping;
 use crate::registration::Registration;
@@ -55,12 +55,12 @@ pub enum Word {
     Flags,
 }
 
-/// The rings of one socket, of `size` places each (a power of two), and their other side. The kernel never asks to be
-/// woken: no system call is made.
+/// Four rings of `size` places each (a power of two), and their other side. The kernel never asks to be woken: no system
+/// call is made.
 ///
 /// # Errors
 /// What the system says if it has no memory.
-pub fn rings(umem: &Arc<Umem>, size: u32) -> io::Result<(Fill, Completion, Socket, Kernel)> {
+pub fn rings(umem: &Arc<Umem>, size: u32) -> io::Result<(Fill, Completion, Rx, Tx, Kernel)> {
     // Takes a few kicks, and then no more.
     let (socket, peer) = UnixDatagram::pair()?;
     let fd: Arc<OwnedFd> = Arc::new(socket.into());
@@ -79,9 +79,9 @@ pub fn rings(umem: &Arc<Umem>, size: u32) -> io::Result<(Fill, Completion, Socke
     let umem = Arc::new(Registration::new(umem, 0));
     let fill = Fill { ring: fill, umem: umem.clone(), fd: fd.clone() };
     let completion = Completion { ring: completion, umem: umem.clone(), faults: 0 };
-    let rx = Rx { ring: rx, umem: umem.clone(), fd: fd.clone(), faults: 0 };
-    let tx = Tx { ring: tx, umem, fd, zero_copy: false };
-    Ok((fill, completion, Socket { rx, tx }, kernel))
+    let tx = Tx { ring: tx, umem: umem.clone(), fd: fd.try_clone()?, zero_copy: false };
+    let rx = Rx { ring: rx, umem, fd, faults: 0 };
+    Ok((fill, completion, rx, tx, kernel))
 }
 
 fn pair<T: Copy>(size: u32) -> io::Result<(Producer<T>, Consumer<T>)> {
