@@ -3,7 +3,7 @@
 //! fault was there that may cost just it, and iou-fast has counted at least as many frames that such ones can be. Other
 //! flows lose nothing.
 //!
-//! Two minutes here; `cargo xtask soak --hours 2 --seed 7` runs it longer, or again as it was.
+//! Two minutes here, in which every kind of fault comes; `cargo xtask soak --hours 2 --seed 7` runs it longer, or again as it was.
 
 #[path = "../common/mod.rs"]
 mod common;
