@@ -79,7 +79,7 @@ impl Flow {
 
     /// True for some flows from each, and some to each: their frames have a tag.
     pub(crate) fn is_tagged(self) -> bool {
-        (self.from.number() + self.to.map_or(ALL, End::number)) % 4 == 0
+        (self.from.number() + self.to.map_or(ALL, End::number)).is_multiple_of(4)
     }
 
     fn receivers(self) -> impl Iterator<Item = End> {
