@@ -384,6 +384,39 @@ fn the_guard_ends_with_it_and_holds_nobody_up() {
     assert!(is_empty(&state_folder(&scene)));
 }
 
+/// With a driver that takes its time a guard has the card's lock for longer than a killed process is waited for.
+#[test]
+fn a_start_waits_for_a_guard_at_work_and_does_not_blame_it() {
+    const WORK: Duration = Duration::from_millis(1500);
+    let scene = addressed_scene();
+    let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
+    let locks = state_folder(&scene).read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let lock = locks.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "lock")).unwrap();
+    iou_fast.stop();
+    let hold = |text: &str| {
+        std::fs::write(&lock, text).unwrap();
+        let file = std::fs::File::open(&lock).unwrap();
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        file
+    };
+    let held = hold("1234\n");
+    let error = scene.refused(&["-i", "eth0", "-p", "501"]);
+    assert!(error.contains("eth0 is held by iou-fast, pid 1234:"), "{error}");
+    drop(held);
+    let held = hold("1234\nguard\n");
+    std::thread::scope(|scope| {
+        let start = Instant::now();
+        scope.spawn(move || {
+            std::thread::sleep(WORK);
+            drop(held);
+        });
+        let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
+        assert!(start.elapsed() >= WORK, "there was nothing to wait for");
+        iou_fast.stop();
+    });
+    assert!(is_empty(&state_folder(&scene)));
+}
+
 /// To a process that is no child of ours.
 fn kill(pid: u32, signal: Signal) {
     let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();

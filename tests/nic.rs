@@ -681,9 +681,9 @@ fn a_program_that_is_there_already_is_named_with_the_way_to_remove_it() {
         (libbpf_sys::XDP_FLAGS_DRV_MODE, ["link", "set", "dev", "card", "xdpdrv", "off"]),
         (libbpf_sys::XDP_FLAGS_SKB_MODE, ["link", "set", "dev", "card", "xdpgeneric", "off"]),
     ] {
-        let flags = || libbpf_rs::XdpFlags::from_bits_truncate(mode);
+        let attached = || xdp.attach(index, libbpf_rs::XdpFlags::from_bits_truncate(mode)).is_ok();
         // What a test beside this one forks has our links open until it executes something.
-        soon("the card is free", || namespace.inside(|| xdp.attach(index, flags())).is_ok());
+        soon("the card is free", || namespace.inside(attached));
         let error = refused(XdpModeChoice::Auto);
         assert!(error.contains("\"theirs\", id ") && error.contains(&command.join(" ")), "{error}");
         namespace.ip(&command);

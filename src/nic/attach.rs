@@ -267,12 +267,12 @@ impl fmt::Display for Occupant {
             }
             (Some(link), None, _) => write!(f, ": `bpftool link detach id {link}` removes it"),
             (None, _, Some(_)) => write!(f, ": `ip link set dev {interface} {place} off` removes it"),
-            (None, _, None) => {
-                write!(
-                    f,
-                    ": as root, `bpftool prog show id {id}` tells who loaded it, and `bpftool link show` what holds it"
-                )
-            }
+            // Then no link is shown either. One keeps `ip` from removing it.
+            (None, _, None) => write!(
+                f,
+                ": `ip link set dev {interface} {place} off` removes it, unless a process holds it: as root, `bpftool prog \
+                 show id {id}` tells who loaded it"
+            ),
         }
     }
 }
@@ -369,10 +369,13 @@ mod tests {
         assert!(unseen.to_string().contains("held by iou-fast of user 61000: "));
         let held = Occupant { process: Some((1234, "iou-fast".into())), ..pinned };
         assert!(held.to_string().contains("held by pid 1234 (iou-fast)"));
-        // Without the right to ask: it may well be held by a link, and then `ip` cannot remove it.
+        // Without the right to ask: it may well be held by a link, and then `ip` does not remove it.
         let unknown = Occupant { owner: None, name: String::new(), ..ip };
         let text = unknown.to_string();
-        assert!(text.contains("id 7") && text.contains("bpftool") && !text.contains("off"), "{text}");
+        assert!(
+            text.contains("off` removes it, unless a process holds it") && text.contains("show id 7`"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -144,6 +144,16 @@ pub fn thread_times(process: &Process) -> Vec<(String, u64)> {
     times
 }
 
+/// How long all threads of a process together have waited for a CPU, ns.
+pub fn waiting_time(process: &Process) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", process.pid())).into_iter().flatten().flatten();
+    let wait = |task: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        text.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    tasks.filter_map(wait).sum()
+}
+
 /// A group frame or one for the router, its number, and when it was read.
 #[derive(Clone, Copy, Debug)]
 pub struct Got {

@@ -1,13 +1,14 @@
 //! The faults: what they do, and whom they may cost frames. Another one is a line in each `match`.
 
 use super::flow::{End, Flow};
-use super::{ROUTERS, Random, STATION, Soak, noise};
+use super::script::Random;
+use super::{CARDS, MAX_QUEUES, ROUTERS, Soak, noise, wiring};
 use std::fs;
 use std::time::Duration;
-use testbed::{Router, Signal, VethOptions, veth};
+use testbed::{Process, Router, Signal};
 
-/// Something that goes wrong for a while.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Something that goes wrong for a while. Cards are named by their index in [`CARDS`], routers by their id.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Fault {
     /// A router ends, and starts again.
     RouterRestarts(u16),
@@ -23,66 +24,97 @@ pub(crate) enum Fault {
     Killed,
     /// A clean end of iou-fast, and another start.
     Ended,
-    /// The card is down.
-    CardDown,
-    /// The card has no carrier.
-    NoCarrier,
-    /// The card's MTU is smaller.
-    SmallMtu,
-    /// The card is removed; later there is another one of its name.
-    CardRemoved,
+    /// Another iou-fast is started on one of its cards.
+    SecondOnCard(usize),
+    /// Another iou-fast is started with its pseudo ids.
+    SecondOnIds,
+    /// SIGHUP: the NETMAP is to be read again.
+    Hangup,
+    /// A card is down.
+    CardDown(usize),
+    /// A card has no carrier.
+    NoCarrier(usize),
+    /// A card's MTU is smaller.
+    SmallMtu(usize),
+    /// A card is removed; later there is another one of its name.
+    CardRemoved(usize),
+    /// A card has another name.
+    CardRenamed(usize),
+    /// A card gets a queue more.
+    MoreQueues(usize),
+    /// An offload that iou-fast turned off is turned on.
+    OffloadOn(usize),
+    /// Somebody takes the XDP program off a card.
+    ProgramDetached(usize),
     /// The NETMAP has a link more.
     NetmapChanged,
     /// The NETMAP is none.
     NetmapFaulty,
     /// The file of the socket that a router sends to is removed.
     FileRemoved(u16),
+    /// Only the lock of that socket's id is removed.
+    LockRemoved(u16),
     /// The netio folder is removed with all that is in it, and made again; routers start again later.
     FolderRemoved,
-    /// The wire sends from and to addresses that nobody knows.
-    StrangersOnTheWire,
+    /// The disk is full when the socket that a router sends to is to be made again.
+    DiskFull(u16),
+    /// iou-fast may open nothing more, and a router starts again.
+    NoDescriptors(u16),
+    /// A wire sends from and to addresses that nobody knows.
+    StrangersOnTheWire(usize),
     /// A router speaks as very many stations.
     StrangersBehind(u16),
-    /// A storm of broadcasts from the wire.
-    Storm,
+    /// A storm of broadcasts from a wire.
+    Storm(usize),
     /// A router sends broadcasts as fast as it can.
     RouterStorms(u16),
     /// A router sends what is no frame, too long, or not its own.
     BadDatagrams(u16),
-    /// Not drawn: nobody read, for the machine was busy.
-    NoReader,
+    /// Not drawn: nobody read, or iou-fast got no CPU, for the machine was busy.
+    Starved,
 }
 
 use Fault::{
-    AllRestart, BadDatagrams, CardDown, CardRemoved, Ended, FileRemoved, FolderRemoved, Killed,
-    NetmapChanged, NetmapFaulty, NoCarrier, NoReader, RouterHangs, RouterReplaced, RouterRestarts,
-    RouterStorms, SmallMtu, Stopped, Storm, StrangersBehind, StrangersOnTheWire,
+    AllRestart, BadDatagrams, CardDown, CardRemoved, CardRenamed, DiskFull, Ended, FileRemoved,
+    FolderRemoved, Hangup, Killed, LockRemoved, MoreQueues, NetmapChanged, NetmapFaulty, NoCarrier,
+    NoDescriptors, OffloadOn, ProgramDetached, RouterHangs, RouterReplaced, RouterRestarts, RouterStorms,
+    SecondOnCard, SecondOnIds, SmallMtu, Starved, Stopped, Storm, StrangersBehind, StrangersOnTheWire,
 };
 
 impl Fault {
-    /// One of each kind, the router to be drawn.
-    fn kinds(router: impl FnMut() -> u16, with_ends: bool) -> Vec<Self> {
-        let mut router = router;
-        let mut kinds = vec![
-            RouterRestarts(router()),
-            RouterReplaced(router()),
-            RouterHangs(router()),
-            AllRestart,
-            Stopped,
+    /// One of each kind, its router or card drawn; without those that end iou-fast, if it is not to end.
+    pub(crate) fn kinds(random: &mut Random, with_ends: bool) -> Vec<Self> {
+        let router = |random: &mut Random| 1 + random.below(ROUTERS.into()) as u16;
+        let card = |random: &mut Random| random.below(CARDS.len() as u64) as usize;
+        let mut kinds = vec![AllRestart, Stopped, SecondOnIds, Hangup, NetmapChanged, NetmapFaulty];
+        kinds.push(FolderRemoved);
+        let of_routers = [
+            RouterRestarts,
+            RouterReplaced,
+            RouterHangs,
+            FileRemoved,
+            LockRemoved,
+            DiskFull,
+            NoDescriptors,
+            StrangersBehind,
+            RouterStorms,
+            BadDatagrams,
+        ];
+        kinds.extend(of_routers.map(|kind: fn(u16) -> Self| kind(router(random))));
+        let of_cards = [
+            SecondOnCard,
             CardDown,
             NoCarrier,
             SmallMtu,
             CardRemoved,
-            NetmapChanged,
-            NetmapFaulty,
-            FileRemoved(router()),
-            FolderRemoved,
+            CardRenamed,
+            MoreQueues,
+            OffloadOn,
+            ProgramDetached,
             StrangersOnTheWire,
-            StrangersBehind(router()),
             Storm,
-            RouterStorms(router()),
-            BadDatagrams(router()),
         ];
+        kinds.extend(of_cards.map(|kind: fn(usize) -> Self| kind(card(random))));
         if with_ends {
             kinds.extend([Killed, Ended]);
         }
@@ -95,19 +127,43 @@ impl Fault {
             RouterRestarts(_) | RouterReplaced(_) | AllRestart | Killed | Ended => random.below(500),
             RouterHangs(_) => 200 + random.below(2500),
             Stopped => 20 + random.below(400),
-            CardRemoved => 100 + random.below(1500),
+            CardRemoved(_) | CardRenamed(_) => 100 + random.below(1500),
             NetmapChanged => 600 + random.below(900),
-            CardDown | NoCarrier => 50 + random.below(1000),
+            CardDown(_) | NoCarrier(_) => 50 + random.below(1000),
+            // What shows when it is over has come by then, mostly.
+            SecondOnCard(_) | SecondOnIds | Hangup => 200 + random.below(200),
+            DiskFull(_) | NoDescriptors(_) => 400 + random.below(600),
             _ => 100 + random.below(900),
         }
     }
 
+    /// True for what shows only if nothing else is wrong: what comes second finds a first one that has all it needs.
+    pub(crate) fn is_alone(self) -> bool {
+        matches!(self, SecondOnCard(_) | SecondOnIds | DiskFull(_) | NoDescriptors(_))
+    }
+
+    /// True if iou-fast ends by it.
+    pub(crate) fn is_end(self) -> bool {
+        matches!(self, Killed | Ended)
+    }
+
     /// True if the two cannot be at one time.
     pub(crate) fn excludes(self, other: Self) -> bool {
-        // Without its card it cannot start.
-        if [self, other].contains(&CardRemoved)
-            && [Killed, Ended].iter().any(|end| [self, other].contains(end))
-        {
+        let either = |one: fn(Self) -> bool, another: fn(Self) -> bool| {
+            one(self) && another(other) || one(other) && another(self)
+        };
+        // Without its card it cannot start; what was changed under the one before is nothing new to the next.
+        let changes_card = |fault| {
+            matches!(
+                fault,
+                CardRemoved(_) | CardRenamed(_) | MoreQueues(_) | OffloadOn(_) | ProgramDetached(_)
+            )
+        };
+        if self.is_alone() || other.is_alone() || either(Self::is_end, changes_card) {
+            return true;
+        }
+        // Stopped, it follows nothing, and that it follows is waited for.
+        if either(|fault| fault == Stopped, |fault| matches!(fault, MoreQueues(_))) {
             return true;
         }
         let (a, b) = (self.concerns(), other.concerns());
@@ -121,30 +177,58 @@ impl Fault {
     fn concerns(self) -> Concern {
         match self {
             RouterRestarts(id) | RouterReplaced(id) | RouterHangs(id) | StrangersBehind(id)
-            | RouterStorms(id) | BadDatagrams(id) | FileRemoved(id) => Concern::Router(id),
-            AllRestart | FolderRemoved | NoReader => Concern::Routers,
-            Stopped | Killed | Ended | NetmapChanged | NetmapFaulty => Concern::Process,
-            CardDown | NoCarrier | SmallMtu | CardRemoved => Concern::Card,
-            StrangersOnTheWire | Storm => Concern::Wire,
+            | RouterStorms(id) | BadDatagrams(id) | FileRemoved(id) | LockRemoved(id) | DiskFull(id)
+            | NoDescriptors(id) => Concern::Router(id),
+            AllRestart | FolderRemoved | Starved => Concern::Routers,
+            Stopped | Killed | Ended | SecondOnIds | Hangup | NetmapChanged | NetmapFaulty => {
+                Concern::Process
+            }
+            SecondOnCard(card)
+            | CardDown(card)
+            | NoCarrier(card)
+            | SmallMtu(card)
+            | CardRemoved(card)
+            | CardRenamed(card)
+            | MoreQueues(card)
+            | OffloadOn(card)
+            | ProgramDetached(card) => Concern::Card(card),
+            StrangersOnTheWire(card) | Storm(card) => Concern::Wire(card),
+        }
+    }
+
+    /// The card that may not carry because of it.
+    pub(crate) fn card(self) -> Option<usize> {
+        match self {
+            CardDown(card)
+            | NoCarrier(card)
+            | SmallMtu(card)
+            | CardRemoved(card)
+            | CardRenamed(card)
+            | MoreQueues(card)
+            | ProgramDetached(card) => Some(card),
+            _ => None,
         }
     }
 
     /// Whether it may cost frames of `flow` on their way to `to`.
     pub(crate) fn may_cost(self, flow: Flow, to: End) -> bool {
+        if let Some(card) = self.card() {
+            return [flow.from, to].contains(&End::Wire(card));
+        }
         match self {
-            RouterRestarts(id) | RouterReplaced(id) | RouterHangs(id) => to == End::Router(id),
-            AllRestart | FolderRemoved | Storm | RouterStorms(_) | NoReader => to != End::Wire,
-            Stopped => flow.from == End::Wire,
+            RouterRestarts(id) | RouterReplaced(id) | RouterHangs(id) | NoDescriptors(id) => {
+                to == End::Router(id)
+            }
+            AllRestart | FolderRemoved | Storm(_) | RouterStorms(_) | Starved => !to.is_wire(),
+            Stopped => flow.from.is_wire(),
             Killed | Ended => true,
-            CardDown | NoCarrier | SmallMtu | CardRemoved => flow.from == End::Wire || to == End::Wire,
-            NetmapChanged | NetmapFaulty | FileRemoved(_) | StrangersOnTheWire | StrangersBehind(_)
-            | BadDatagrams(_) => false,
+            _ => false,
         }
     }
 
     /// Whether iou-fast counts what it costs: not what never came to it, nor what it had when it was killed.
     pub(crate) fn is_counted(self) -> bool {
-        !matches!(self, Killed | Ended | CardDown | NoCarrier | SmallMtu | CardRemoved)
+        !self.is_end() && self.card().is_none()
     }
 
     /// It begins.
@@ -161,51 +245,74 @@ impl Fault {
             RouterHangs(id) => soak.members[index(id)].reads = false,
             AllRestart => (1..=ROUTERS).for_each(|id| soak.leave(id)),
             Stopped => soak.signal(Signal::STOP),
-            Killed => soak.iou_fast.take().into_iter().for_each(super::Running::kill),
+            Killed => soak.kill_iou_fast(),
             Ended => soak.stop_iou_fast(),
-            CardDown => drop(soak.scene.host.ip("link set eth0 down").unwrap()),
-            NoCarrier => drop(soak.scene.wire.ip("link set eth0 down").unwrap()),
-            SmallMtu => drop(soak.scene.host.ip("link set eth0 mtu 800").unwrap()),
-            CardRemoved => soak.remove_card(),
+            SecondOnCard(card) => soak.start_second(&["-i", CARDS[card], "-p", "700"]),
+            SecondOnIds => {
+                soak.start_second(&["-i", CARDS[1], "-p", &super::common::crowd::pseudo_ids(ROUTERS)])
+            }
+            Hangup => {
+                soak.mark(READ_AGAIN);
+                soak.signal(Signal::HUP);
+            }
+            CardDown(card) => soak.host(&format!("link set {} down", CARDS[card])),
+            NoCarrier(card) => soak.wire(&format!("link set {} down", CARDS[card])),
+            SmallMtu(card) => soak.host(&format!("link set {} mtu 800", CARDS[card])),
+            CardRemoved(card) => soak.remove_card(card),
+            CardRenamed(card) => soak.rename(CARDS[card], &other_name(card)),
+            MoreQueues(card) => soak.add_queue(card),
+            OffloadOn(card) => soak.ethtool(card, ["-K", CARDS[card], "rxvlan", "on"]),
+            ProgramDetached(card) => soak.detach_program(card),
             NetmapChanged => {
                 soak.guest = Some(Router::new(&soak.scene.netio(), GUEST).unwrap());
                 soak.netmap(&format!("{GUEST}:0/0 {}:0/1\n", 512 + ROUTERS));
             }
             NetmapFaulty => soak.netmap("1:0/0 2:0/0 3\n"),
             // It may be away already.
-            FileRemoved(id) => drop(fs::remove_file(soak.scene.netio().join((512 + id).to_string()))),
+            FileRemoved(id) => drop(fs::remove_file(soak.pseudo(id))),
+            LockRemoved(id) => drop(fs::remove_file(soak.pseudo(id).with_extension("lck"))),
             FolderRemoved => {
                 fs::remove_dir_all(soak.scene.netio()).unwrap();
                 fs::create_dir(soak.scene.netio()).unwrap();
             }
-            _ => {}
+            DiskFull(id) => {
+                soak.mark(NO_SPACE);
+                soak.fill_disk(id);
+            }
+            NoDescriptors(id) => {
+                soak.mark(NO_DESCRIPTORS);
+                soak.take_descriptors();
+                soak.leave(id);
+                soak.come(id);
+            }
+            StrangersOnTheWire(_)
+            | StrangersBehind(_)
+            | Storm(_)
+            | RouterStorms(_)
+            | BadDatagrams(_)
+            | Starved => {}
         }
     }
 
     /// Once a round while it is there.
     pub(crate) fn go_on(self, soak: &mut Soak) {
         const AT_ONCE: u64 = 24;
-        let mut random = soak.random.any();
-        let mut mac = || {
-            random = random.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-            let [a, b, c, d, e, ..] = random.to_be_bytes();
-            [0x52, a, b, c, d, e]
-        };
-        let number = soak.tick;
         match self {
             // What is for a card that is down is lost, and so it may be.
-            StrangersOnTheWire => {
-                (0..AT_ONCE).for_each(|_| drop(soak.station.send(&noise(mac(), mac(), 64, number))))
-            }
-            StrangersBehind(id) => (0..AT_ONCE).for_each(|_| {
-                soak.try_send(id, &noise(STATION, mac(), 64, number));
+            StrangersOnTheWire(card) => (0..AT_ONCE).for_each(|n| {
+                let (to, from) = (soak.stranger(), soak.stranger());
+                drop(soak.stations[card].send(&noise(to, from, 64, n)));
             }),
-            Storm => {
-                (0..AT_ONCE).for_each(|_| drop(soak.station.send(&noise([0xff; 6], STATION, 64, number))))
-            }
-            RouterStorms(id) => (0..AT_ONCE).for_each(|_| {
-                soak.try_send(id, &noise([0xff; 6], mac_of(id), 64, number));
+            StrangersBehind(id) => (0..AT_ONCE).for_each(|n| {
+                let frame = noise(super::STATION, soak.stranger(), 64, n);
+                soak.try_send(id, &frame);
             }),
+            Storm(card) => {
+                (0..AT_ONCE).for_each(|_| soak.send(Flow { from: End::Wire(card), to: None }, 64));
+            }
+            RouterStorms(id) => {
+                (0..AT_ONCE).for_each(|_| soak.send(Flow { from: End::Router(id), to: None }, 64));
+            }
             BadDatagrams(id) => soak.bad_datagrams(id),
             NetmapChanged => soak.hear_guest(),
             _ => {}
@@ -233,19 +340,45 @@ impl Fault {
                 soak.netmap("");
             }
             NetmapFaulty => soak.netmap(""),
-            CardRemoved => soak.make_card(),
             Stopped => soak.signal(Signal::CONT),
             Killed | Ended => soak.start_iou_fast(),
-            CardDown => drop(soak.scene.host.ip("link set eth0 up").unwrap()),
-            NoCarrier => drop(soak.scene.wire.ip("link set eth0 up").unwrap()),
-            SmallMtu => drop(soak.scene.host.ip("link set eth0 mtu 1500").unwrap()),
-            _ => {}
+            SecondOnCard(card) => soak.end_second(&format!("{} is held by iou-fast, pid", CARDS[card])),
+            SecondOnIds => soak.end_second(".lck is held by process"),
+            Hangup => soak.wait_until_said(READ_AGAIN),
+            CardDown(card) => soak.host(&format!("link set {} up", CARDS[card])),
+            NoCarrier(card) => soak.wire(&format!("link set {} up", CARDS[card])),
+            SmallMtu(card) => soak.host(&format!("link set {} mtu 1500", CARDS[card])),
+            CardRemoved(card) => soak.make_card(card),
+            CardRenamed(card) => soak.rename(&other_name(card), CARDS[card]),
+            MoreQueues(card) => soak.use_queues(card),
+            DiskFull(_) => {
+                soak.wait_until_said(NO_SPACE);
+                soak.empty_disk();
+            }
+            NoDescriptors(_) => {
+                soak.wait_until_said(NO_DESCRIPTORS);
+                soak.give_descriptors();
+            }
+            FileRemoved(_)
+            | LockRemoved(_)
+            | OffloadOn(_)
+            | ProgramDetached(_)
+            | StrangersOnTheWire(_)
+            | StrangersBehind(_)
+            | Storm(_)
+            | RouterStorms(_)
+            | BadDatagrams(_)
+            | Starved => {}
         }
     }
 }
 
 /// The router that is in the changed NETMAP alone.
-const GUEST: u16 = ROUTERS + 1;
+pub(crate) const GUEST: u16 = ROUTERS + 1;
+/// What the log says.
+const READ_AGAIN: &str = "was read again";
+const NO_SPACE: &str = "No space left on device";
+const NO_DESCRIPTORS: &str = "and maybe others cannot be reached";
 
 /// What a fault concerns: only one at a time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -253,8 +386,8 @@ enum Concern {
     Router(u16),
     Routers,
     Process,
-    Card,
-    Wire,
+    Card(usize),
+    Wire(usize),
 }
 
 fn index(id: u16) -> usize {
@@ -265,10 +398,57 @@ fn mac_of(id: u16) -> [u8; 6] {
     super::router_mac(id, 0, 0)
 }
 
+/// The name of a card that is renamed.
+fn other_name(card: usize) -> String {
+    format!("other{card}")
+}
+
 impl Soak {
     fn signal(&mut self, signal: Signal) {
         if let Some(running) = &mut self.iou_fast {
             running.process.signal(signal);
+        }
+    }
+
+    /// `ip` where iou-fast runs.
+    fn host(&self, command: &str) {
+        self.scene.host.ip(command).unwrap();
+    }
+
+    /// `ip` at the far end.
+    fn wire(&self, command: &str) {
+        self.scene.wire.ip(command).unwrap();
+    }
+
+    fn ethtool<const N: usize>(&self, card: usize, arguments: [&str; N]) {
+        debug_assert_eq!(arguments[1], CARDS[card]);
+        self.scene.host.run("ethtool", arguments).unwrap();
+    }
+
+    /// Any address that nobody has.
+    fn stranger(&mut self) -> [u8; 6] {
+        let [a, b, c, d, e, ..] = self.random.any().to_be_bytes();
+        [0x52, a, b, c, d, e]
+    }
+
+    /// How many lines of iou-fast's log hold `text`.
+    fn said(&self, text: &str) -> usize {
+        let log = self.iou_fast.as_ref().map_or_else(String::new, |running| running.process.stderr());
+        log.lines().filter(|line| line.contains(text)).count()
+    }
+
+    /// Notes how many lines hold `text` now.
+    fn mark(&mut self, text: &str) {
+        self.marks.insert(text.into(), self.said(text));
+    }
+
+    /// Goes on until the log holds `text` once more than when that was noted.
+    fn wait_until_said(&mut self, text: &str) {
+        let before = self.marks[text];
+        let end = std::time::Instant::now() + super::SOON;
+        while self.said(text) <= before {
+            assert!(std::time::Instant::now() < end, "no line with {text:?}\n{}", self.dump());
+            self.round();
         }
     }
 
@@ -286,29 +466,112 @@ impl Soak {
         self.members[index(id)].router = Some(Router::new(&self.scene.netio(), id).unwrap());
     }
 
-    /// Removes both ends of the cable.
-    fn remove_card(&mut self) {
-        self.lost_before += super::common::crowd::lost_on_the_wire(&self.scene);
-        while let Some(frame) = self.station.recv(Duration::ZERO) {
-            self.heard(End::Wire, &frame);
-        }
-        self.scene.host.ip("link del eth0").unwrap();
-        self.card_is_there = false;
+    /// The socket that a router sends to.
+    fn pseudo(&self, id: u16) -> std::path::PathBuf {
+        self.scene.netio().join((512 + id).to_string())
     }
 
-    /// A new cable, whose ends are called as those of the old one.
-    fn make_card(&mut self) {
-        self.receive();
-        veth((&self.scene.wire, "eth0"), (&self.scene.host, "eth0"), &VethOptions::default()).unwrap();
-        self.scene.silence(&["eth0"]);
-        self.station = self.scene.station();
-        self.card_is_there = true;
+    /// Another iou-fast, which must find that the first one has what it wants.
+    fn start_second(&mut self, arguments: &[&str]) {
+        self.second = Some(Process::spawn(&mut self.scene.command(arguments)).unwrap());
+    }
+
+    fn end_second(&mut self, wanted: &str) {
+        let mut second = self.second.take().expect("it was started");
+        let end = std::time::Instant::now() + super::SOON;
+        while second.exited().is_none() {
+            assert!(std::time::Instant::now() < end, "{}", second.dump());
+            self.round();
+        }
+        let first = self.iou_fast.as_ref().expect("the first one runs").process.pid();
+        let said = second.stderr();
+        assert!(!second.exited().is_some_and(|status| status.success()), "{}", second.dump());
+        assert!(said.contains(&format!("{wanted} {first}")), "not held by {first}?\n{said}");
+    }
+
+    /// A card gets a queue more, which gets no frames as yet. One that has all already is swapped for one that has few.
+    fn add_queue(&mut self, card: usize) {
+        if self.queues[card] == MAX_QUEUES {
+            self.remove_card(card);
+            self.make_card(card);
+        }
+        self.queues[card] += 1;
+        self.mark(&self.taken_with(card));
+        self.ethtool(card, ["-L", CARDS[card], "rx", &self.queues[card].to_string()]);
+    }
+
+    /// When iou-fast has sockets on all queues of a card, frames come on all of them.
+    fn use_queues(&mut self, card: usize) {
+        self.wait_until_said(&self.taken_with(card));
+        // What is on its way on the old queues is not to be overtaken.
+        let end = std::time::Instant::now() + Duration::from_millis(200);
+        while self.ledger.is_under_way(card) && std::time::Instant::now() < end {
+            self.receive();
+        }
+        let queues = self.queues[card].to_string();
+        self.scene.wire.run("ethtool", ["-L", CARDS[card], "tx", &queues]).unwrap();
+    }
+
+    /// What iou-fast says when it has taken a card with the queues that it has.
+    fn taken_with(&self, card: usize) -> String {
+        format!("{}: native XDP, copy, {} queues; forwarding goes on", CARDS[card], self.queues[card])
+    }
+
+    fn rename(&mut self, from: &str, to: &str) {
+        self.host(&format!("link set {from} down"));
+        self.host(&format!("link set {from} name {to}"));
+        self.host(&format!("link set {to} up"));
+    }
+
+    fn detach_program(&mut self, card: usize) {
+        let Some(running) = &self.iou_fast else { return };
+        for link in running.xdp_links(self.scene.index(CARDS[card])) {
+            testbed::run("bpftool", ["link", "detach", "id", &link.to_string()]).unwrap();
+        }
+    }
+
+    /// The disk takes no more files, and the socket that router `id` sends to is not there.
+    fn fill_disk(&mut self, id: u16) {
+        let filler = |n: usize| self.filler().join(n.to_string());
+        fs::create_dir(self.filler()).unwrap();
+        let files = (0..).take_while(|n| fs::write(filler(*n), "").is_ok()).count();
+        assert!(files > 0, "the disk was full before");
+        fs::rename(self.pseudo(id), filler(files)).unwrap();
+    }
+
+    fn empty_disk(&mut self) {
+        fs::remove_dir_all(self.filler()).unwrap();
+    }
+
+    fn filler(&self) -> std::path::PathBuf {
+        self.scene.folder().join("filler")
+    }
+
+    /// iou-fast may open nothing more.
+    fn take_descriptors(&mut self) {
+        let pid = self.iou_fast.as_ref().expect("it runs").process.pid();
+        let open: Vec<u32> = fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+            .collect();
+        let lowest_free = (0..).find(|n| !open.contains(n)).unwrap_or_default();
+        self.limit_descriptors(lowest_free);
+    }
+
+    fn give_descriptors(&mut self) {
+        self.limit_descriptors(1000);
+    }
+
+    /// The soft limit: not every root may raise a hard one again.
+    fn limit_descriptors(&mut self, limit: u32) {
+        let pid = self.iou_fast.as_ref().expect("it runs").process.pid();
+        testbed::run("prlimit", [format!("--pid={pid}"), format!("--nofile={limit}:")]).unwrap();
     }
 
     /// Puts a NETMAP in the place of the one that is there, as editors do: what it always has, and `more`.
     fn netmap(&mut self, more: &str) {
         let new = self.scene.netmap_file().with_extension("new");
-        fs::write(&new, super::common::crowd::classroom(ROUTERS) + more).unwrap();
+        fs::write(&new, wiring(more)).unwrap();
         fs::rename(new, self.scene.netmap_file()).unwrap();
     }
 
@@ -321,8 +584,8 @@ impl Soak {
     /// Each kind of datagram that is not to be forwarded.
     fn bad_datagrams(&mut self, id: u16) {
         let good = super::header(512 + id, 0, id, 0);
-        let frame = noise(STATION, mac_of(id), 64, 0);
-        let long = noise(STATION, mac_of(id), 1600, 0);
+        let frame = noise(super::STATION, mac_of(id), 64, 0);
+        let long = noise(super::STATION, mac_of(id), 1600, 0);
         let longest = vec![0xaa; 12_000];
         let with = |at: usize, value: u8| {
             let mut header = good;
@@ -347,30 +610,15 @@ impl Soak {
     }
 }
 
-/// All kinds in any order, then all again: none is left out.
-pub(crate) struct Bag {
-    left: Vec<Fault>,
-    filled: u64,
-    /// It ends, or is killed, in one of so many fillings only: in a long run it is to run for long.
-    ends_every: u64,
-}
-
-impl Bag {
-    pub(crate) fn new(time: Duration) -> Self {
-        let ends_every = if time > Duration::from_secs(600) { 20 } else { 1 };
-        Self { left: Vec::new(), filled: 0, ends_every }
-    }
-
-    pub(crate) fn draw(&mut self, random: &mut Random) -> Fault {
-        if self.left.is_empty() {
-            self.left = Fault::kinds(|| random.router(), self.filled.is_multiple_of(self.ends_every));
-            self.filled += 1;
-        }
-        let at = random.below(self.left.len() as u64) as usize;
-        self.left.swap_remove(at)
-    }
-
-    pub(crate) fn put_back(&mut self, fault: Fault) {
-        self.left.push(fault);
+#[test]
+fn what_is_wrong_with_one_card_costs_the_other_nothing() {
+    let to = |from, to| Flow { from, to: Some(to) };
+    let (wires, routers) = ([0, 1].map(End::Wire), [1, ROUTERS].map(End::Router));
+    for fault in [CardDown(1), CardRemoved(1), CardRenamed(1), MoreQueues(1), ProgramDetached(1)] {
+        assert!(!fault.may_cost(to(wires[0], routers[0]), routers[0]), "{fault:?}");
+        assert!(!fault.may_cost(to(routers[0], wires[0]), wires[0]), "{fault:?}");
+        assert!(fault.may_cost(to(wires[1], routers[1]), routers[1]), "{fault:?}");
+        assert!(fault.may_cost(Flow { from: wires[1], to: None }, routers[1]), "{fault:?}");
+        assert!(!fault.is_counted(), "{fault:?}");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::ROUTERS;
+use super::{CARDS, ROUTERS, card_of};
 
 /// In a frame's number: nobody counts it.
 pub(crate) const NOISE: u64 = 1 << 63;
@@ -13,27 +13,52 @@ const NUMBER: u64 = (1 << TO_SHIFT) - 1;
 /// As a receiver in a frame's number: everybody.
 const ALL: u64 = 255;
 
+/// The number of the first wire as a sender or receiver; routers have theirs.
+const WIRE: u64 = 200;
+
 /// Who sends, or receives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum End {
-    Wire,
+    /// The station on the wire of a card.
+    Wire(usize),
     Router(u16),
 }
 
 impl End {
     fn number(self) -> u64 {
         match self {
-            Self::Wire => 0,
+            Self::Wire(card) => WIRE + card as u64,
             Self::Router(id) => id.into(),
         }
     }
 
     fn of(number: u64) -> Self {
-        if number == 0 { Self::Wire } else { Self::Router(number as u16) }
+        match number.checked_sub(WIRE) {
+            Some(card) => Self::Wire(card as usize),
+            None => Self::Router(number as u16),
+        }
+    }
+
+    /// The card on whose LAN it is.
+    pub(crate) fn card(self) -> usize {
+        match self {
+            Self::Wire(card) => card,
+            Self::Router(id) => card_of(id),
+        }
+    }
+
+    pub(crate) const fn is_wire(self) -> bool {
+        matches!(self, Self::Wire(_))
     }
 }
 
-/// Frames from one to another, or to everybody. Their order is kept.
+/// Everybody on the LAN of a card.
+pub(crate) fn all_on(card: usize) -> impl Iterator<Item = End> {
+    let all = (0..CARDS.len()).map(End::Wire).chain((1..=ROUTERS).map(End::Router));
+    all.filter(move |end| end.card() == card)
+}
+
+/// Frames from one to another on the same LAN, or to everybody there. Their order is kept.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Flow {
     pub(crate) from: End,
@@ -52,9 +77,13 @@ impl Flow {
         Some((flow, number & NUMBER))
     }
 
+    /// True for some flows from each, and some to each: their frames have a tag.
+    pub(crate) fn is_tagged(self) -> bool {
+        (self.from.number() + self.to.map_or(ALL, End::number)).is_multiple_of(4)
+    }
+
     fn receivers(self) -> impl Iterator<Item = End> {
-        let all = [End::Wire].into_iter().chain((1..=ROUTERS).map(End::Router));
-        all.filter(move |end| self.to.map_or(*end != self.from, |to| *end == to))
+        all_on(self.from.card()).filter(move |end| self.to.map_or(*end != self.from, |to| *end == to))
     }
 }
 
@@ -112,12 +141,17 @@ impl Ledger {
     /// # Errors
     /// The one that has not.
     pub(crate) fn all_flow(&self, time: Duration) -> Result<(), String> {
-        let steady = |flow: Flow| flow.from == End::Wire || flow.to == Some(End::Wire);
+        let steady = |flow: Flow| flow.from.is_wire() || flow.to.is_some_and(End::is_wire);
         let quiet =
             self.streams.iter().find(|((flow, _), stream)| steady(*flow) && stream.heard.elapsed() > time);
         quiet.map_or(Ok(()), |((flow, to), stream)| {
             Err(format!("{flow:?} at {to:?}, for {:?}", stream.heard.elapsed()))
         })
+    }
+
+    /// Something is under way from the wire of `card`.
+    pub(crate) fn is_under_way(&self, card: usize) -> bool {
+        self.streams.iter().any(|((flow, _), stream)| flow.from == End::Wire(card) && !stream.sent.is_empty())
     }
 
     /// What has not arrived.
@@ -136,20 +170,22 @@ impl Ledger {
 #[test]
 fn a_ledger_knows_what_is_missing_doubled_or_late() {
     let mut ledger = Ledger::default();
-    let flow = Flow { from: End::Wire, to: Some(End::Router(2)) };
+    let flow = Flow { from: End::Wire(1), to: Some(End::Router(7)) };
     let numbers = [(); 4].map(|()| ledger.next(flow));
     numbers.iter().for_each(|number| ledger.sent(flow, *number));
     let named: Vec<_> = numbers.iter().filter_map(|number| Flow::of(*number)).collect();
     assert_eq!(named, [(flow, 1), (flow, 2), (flow, 3), (flow, 4)]);
-    assert_eq!(ledger.heard(flow, End::Router(2), 1).unwrap().len(), 0);
-    assert_eq!(ledger.heard(flow, End::Router(2), 3).unwrap().len(), 1);
-    assert!(ledger.heard(flow, End::Router(2), 3).is_err(), "twice");
-    assert!(ledger.heard(flow, End::Router(2), 2).is_err(), "late");
+    assert_eq!(ledger.heard(flow, End::Router(7), 1).unwrap().len(), 0);
+    assert_eq!(ledger.heard(flow, End::Router(7), 3).unwrap().len(), 1);
+    assert!(ledger.heard(flow, End::Router(7), 3).is_err(), "twice");
+    assert!(ledger.heard(flow, End::Router(7), 2).is_err(), "late");
     assert_eq!(ledger.outstanding().count(), 1);
     let group = Flow { from: End::Router(1), to: None };
     let number = ledger.next(group);
     ledger.sent(group, number);
     assert_eq!(Flow::of(number), Some((group, 1)));
-    assert_eq!(ledger.outstanding().count(), 1 + usize::from(ROUTERS));
+    // The wire, and all other routers on that card.
+    assert_eq!(ledger.outstanding().count(), 1 + usize::from(ROUTERS) / CARDS.len());
+    assert!(ledger.is_under_way(1) && !ledger.is_under_way(0));
     assert_eq!(Flow::of(NOISE | 5), None);
 }
