@@ -281,6 +281,7 @@ impl Fault {
             }
             NoDescriptors(id) => {
                 soak.mark(NO_DESCRIPTORS);
+                soak.mark(DESCRIPTORS);
                 soak.take_descriptors();
                 soak.leave(id);
                 soak.come(id);
@@ -358,6 +359,8 @@ impl Fault {
             NoDescriptors(_) => {
                 soak.wait_until_said(NO_DESCRIPTORS);
                 soak.give_descriptors();
+                // Looked at once a second: that may take longer than other things.
+                soak.wait_until_said(DESCRIPTORS);
             }
             FileRemoved(_)
             | LockRemoved(_)
@@ -378,6 +381,7 @@ pub(crate) const GUEST: u16 = ROUTERS + 1;
 /// What the log says.
 const READ_AGAIN: &str = "was read again";
 const NO_SPACE: &str = "No space left on device";
+const DESCRIPTORS: &str = "there are descriptors again";
 const NO_DESCRIPTORS: &str = "and maybe others cannot be reached";
 
 /// What a fault concerns: only one at a time.
