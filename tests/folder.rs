@@ -257,17 +257,9 @@ fn without_descriptors_it_goes_on_and_catches_up_when_there_are_some() {
     let mut station = scene.station();
     let crowd = Crowd::new(&scene, 8);
     let before = wait_until_all_connected(&station, &crowd, 8);
-    let pid = iou_fast.process.pid();
-    // The soft limit: not every root may raise a hard one again.
-    let limit = |n: u32| testbed::run("prlimit", [format!("--pid={pid}"), format!("--nofile={n}:")]).unwrap();
-    let open: Vec<u32> = std::fs::read_dir(format!("/proc/{pid}/fd"))
-        .unwrap()
-        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
-        .collect();
-    let lowest_free = (0..).find(|n| !open.contains(n)).unwrap();
     let sender = scene.station();
     let (sent, mut late) = while_frames_flow(&sender, 1..=8, || {
-        limit(lowest_free);
+        iou_fast.process.take_descriptors().unwrap();
         let late = [9, 10].map(|id| Router::new(&scene.netio(), id).unwrap());
         std::fs::remove_file(scene.netio().join("521")).unwrap();
         wait_for(&iou_fast, "and maybe others cannot be reached");
@@ -277,7 +269,7 @@ fn without_descriptors_it_goes_on_and_catches_up_when_there_are_some() {
         );
         std::thread::sleep(Duration::from_millis(2200));
         assert_eq!(lines(&iou_fast, "cannot be reached"), 1, "{}", iou_fast.process.dump());
-        limit(1000);
+        iou_fast.process.give_descriptors().unwrap();
         late
     });
     for (router, id) in late.iter_mut().zip([9, 10]) {

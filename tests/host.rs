@@ -785,3 +785,39 @@ fn the_address_of_the_hosts_bridge_is_no_routers() {
     let summary = iou_fast.stop();
     assert_eq!(summary.drops("spoofed"), 3 * 3 + 1, "{}", summary.text);
 }
+
+/// A card that is away keeps nobody from seeing what is new on another.
+#[test]
+fn an_address_that_the_host_takes_while_another_card_is_away_is_no_routers() {
+    const OWN: [u8; 6] = [2, 0, 0, 0, 0xbb, 3];
+    let scene = Scene::silent(&["eth0", "eth1"], &VethOptions::default());
+    scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
+    let router = Router::new(&scene.netio(), 2).unwrap();
+    let mut station = testbed::Station::new(&scene.wire, "eth1").unwrap();
+    let mut iou_fast = scene.start(&["-p", "501-502", "-i", "eth0=501", "-i", "eth1=502"]);
+    scene.host.ip("link del eth0").unwrap();
+    iou_fast.process.wait_for_line(|line| line.contains("eth0 is gone"), SOON).unwrap();
+    scene.host.ip("link add mv1 link eth1 address 02:00:00:00:bb:03 type macvlan mode bridge").unwrap();
+    scene.host.ip("link set mv1 up").unwrap();
+    let mut seq = 0;
+    // What is sent second is heard in any case, so that the first is not merely late.
+    let mut is_dropped = || {
+        let [as_host, own] = [OWN, router_mac(2, 0, 0)].map(|from| {
+            seq += 1;
+            let sent = frame(BROADCAST, from, NO_TAG, frame::ETHERTYPE, 80, seq);
+            router.send(502, header(502, 0, 2, 0), &sent).unwrap();
+            sent
+        });
+        let mut heard = || station.recv_where(WAIT, |frame| frame::check(frame).is_ok());
+        let first = heard().expect("one of the two");
+        if first == own {
+            return true;
+        }
+        assert_eq!((first, heard()), (as_host, Some(own)));
+        false
+    };
+    assert!(wait_until(WAIT, &mut is_dropped), "{}", iou_fast.process.dump());
+    assert!(is_dropped());
+    let summary = iou_fast.stop();
+    assert_eq!(summary.drops("spoofed"), 2, "{}", summary.text);
+}

@@ -114,19 +114,12 @@ fn without_descriptors_interfaces_stay_up() {
     let iou_fast = scene.start(&["-i", "eth0", "-p", "501,502"]);
     let ready = || iou_fast.process.stderr().contains("routers use L1 keepalives");
     assert!(wait_until(SOON, ready), "{}", iou_fast.process.dump());
-    let pid = iou_fast.process.pid();
-    // The soft limit, so that there is not one more.
-    let limit = |n: u32| testbed::run("prlimit", [format!("--pid={pid}"), format!("--nofile={n}:")]).unwrap();
-    let open: Vec<u32> = std::fs::read_dir(format!("/proc/{pid}/fd"))
-        .unwrap()
-        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
-        .collect();
-    limit((0..).find(|n| !open.contains(n)).unwrap());
+    iou_fast.process.take_descriptors().unwrap();
     std::thread::sleep(TIMEOUT + Duration::from_secs(1));
     for interface in ["1:0/0", "2:0/0"] {
         assert_eq!(times(&sim, interface, "down"), 0, "{}\n{}", sim.dump(), iou_fast.process.dump());
     }
-    limit(1000);
+    iou_fast.process.give_descriptors().unwrap();
     iou_fast.stop().assert_clean();
 }
 

@@ -534,8 +534,10 @@ impl Forwarder {
         }
         match Links::read() {
             Ok(links) => {
-                let mut cards = self.cards.iter().zip(&self.lans);
-                self.links_changed = !cards.all(|(card, lan)| card.follow_addresses(&links, lan));
+                let cards = self.cards.iter().zip(&self.lans);
+                // Every card is told, whichever is away.
+                let away = cards.filter(|(card, lan)| !card.follow_addresses(&links, lan)).count();
+                self.links_changed = away > 0;
             }
             // They are read again in a second.
             Err(error) => tracing::debug!("{error}"),

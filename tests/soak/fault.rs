@@ -282,7 +282,7 @@ impl Fault {
             NoDescriptors(id) => {
                 soak.mark(NO_DESCRIPTORS);
                 soak.mark(DESCRIPTORS);
-                soak.take_descriptors();
+                soak.process().take_descriptors().unwrap();
                 soak.leave(id);
                 soak.come(id);
             }
@@ -358,7 +358,7 @@ impl Fault {
             }
             NoDescriptors(_) => {
                 soak.wait_until_said(NO_DESCRIPTORS);
-                soak.give_descriptors();
+                soak.process().give_descriptors().unwrap();
                 // Looked at once a second: that may take longer than other things.
                 soak.wait_until_said(DESCRIPTORS);
             }
@@ -552,24 +552,9 @@ impl Soak {
     }
 
     /// iou-fast may open nothing more.
-    fn take_descriptors(&mut self) {
-        let pid = self.iou_fast.as_ref().expect("it runs").process.pid();
-        let open: Vec<u32> = fs::read_dir(format!("/proc/{pid}/fd"))
-            .unwrap()
-            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
-            .collect();
-        let lowest_free = (0..).find(|n| !open.contains(n)).unwrap_or_default();
-        self.limit_descriptors(lowest_free);
-    }
-
-    fn give_descriptors(&mut self) {
-        self.limit_descriptors(1000);
-    }
-
-    /// The soft limit: not every root may raise a hard one again.
-    fn limit_descriptors(&mut self, limit: u32) {
-        let pid = self.iou_fast.as_ref().expect("it runs").process.pid();
-        testbed::run("prlimit", [format!("--pid={pid}"), format!("--nofile={limit}:")]).unwrap();
+    /// iou-fast, which runs.
+    fn process(&self) -> &Process {
+        &self.iou_fast.as_ref().expect("it runs").process
     }
 
     /// Puts a NETMAP in the place of the one that is there, as editors do: what it always has, and `more`.

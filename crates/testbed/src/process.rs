@@ -265,6 +265,31 @@ impl Process {
         Ok(fs::read_dir(&path).context(|| path.clone())?.count())
     }
 
+    /// Leaves it no file descriptor beyond those that it has, until [`give_descriptors`](Self::give_descriptors).
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn take_descriptors(&self) -> Result<()> {
+        let path = format!("/proc/{}/fd", self.pid());
+        let open = fs::read_dir(&path).context(|| path.clone())?;
+        let open: Vec<u32> =
+            open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+        self.limit_descriptors((0..).find(|n| !open.contains(n)).unwrap_or_default())
+    }
+
+    /// Has it open descriptors again, to a thousand.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn give_descriptors(&self) -> Result<()> {
+        self.limit_descriptors(1000)
+    }
+
+    /// The soft limit: not every root may raise a hard one again.
+    fn limit_descriptors(&self, limit: u32) -> Result<()> {
+        crate::run("prlimit", [format!("--pid={}", self.pid()), format!("--nofile={limit}:")]).map(drop)
+    }
+
     /// The process and all it wrote, for a failure's message.
     #[must_use]
     pub fn dump(&self) -> String {
