@@ -4,6 +4,7 @@
 
 use iou_fast::nic::attach::{Attachment, XdpMode, XdpModeChoice, attach};
 use iou_fast::nic::hold::Hold;
+use iou_fast::nic::links::Links;
 use iou_fast::nic::offload::Offloads;
 use iou_fast::nic::promisc::Promiscuous;
 use iou_fast::nic::watch::LinkWatch;
@@ -332,7 +333,7 @@ fn a_tap_whose_program_may_write_segments_is_named() {
 
 /// The host's own addresses on the LAN of `name`, as `ip link` shows them, and those of the interfaces named.
 fn own_addresses(namespace: &Namespace, name: &str, of: &[&str]) -> [BTreeSet<String>; 2] {
-    let found = namespace.inside(|| Nic::find(name).unwrap().own_addresses().unwrap());
+    let found = namespace.inside(|| Links::read().unwrap().own_addresses(Nic::find(name).unwrap().index()));
     let address = |name: &&str| {
         let text = namespace.ip(&["-o", "link", "show", "dev", name]);
         let mut words = text.split_whitespace().skip_while(|word| *word != "link/ether").skip(1);

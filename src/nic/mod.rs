@@ -320,16 +320,6 @@ impl Nic {
         below::obstacles(self, generic)
     }
 
-    /// Addresses under which the host itself is on this card's LAN now: its own and those of what is stacked on it or below
-    /// it. Call it in the network namespace of the card.
-    ///
-    /// # Errors
-    /// [`Error::Watch`], [`Error::OtherNamespace`].
-    pub fn own_addresses(&self) -> Result<std::collections::BTreeSet<Mac>, Error> {
-        self.require_own_namespace()?;
-        Ok(links::Links::read()?.own_addresses(self.index))
-    }
-
     /// Its state now. Follows the card when it is renamed.
     ///
     /// # Errors
