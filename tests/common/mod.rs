@@ -240,20 +240,28 @@ pub struct Strain {
 impl Strain {
     const NAP: Duration = Duration::from_millis(5);
 
-    /// Measures from now on: how much later than asked a sleeping thread runs.
+    /// Measures from now on: how much later than asked a sleeping thread runs, on each CPU, for a hypervisor may take one
+    /// away and leave the others.
     pub fn measure() -> Self {
         const NAP: Duration = Strain::NAP;
         let (waited, end) = (Arc::<[AtomicU64; 2]>::default(), Arc::<AtomicBool>::default());
-        let (shared, ended) = (waited.clone(), end.clone());
-        std::thread::spawn(move || {
-            while !ended.load(Relaxed) {
-                let start = std::time::Instant::now();
-                std::thread::sleep(NAP);
-                let late = start.elapsed().saturating_sub(NAP).as_micros() as u64;
-                shared[0].fetch_add(if late > 1000 { late } else { 0 }, Relaxed);
-                shared[1].fetch_max(late, Relaxed);
-            }
-        });
+        let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+        for cpu in (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)) {
+            let (shared, ended) = (waited.clone(), end.clone());
+            std::thread::spawn(move || {
+                let mut only = rustix::thread::CpuSet::new();
+                only.set(cpu);
+                // One that was taken offline just now is measured with the others.
+                let _ = rustix::thread::sched_setaffinity(None, &only);
+                while !ended.load(Relaxed) {
+                    let start = std::time::Instant::now();
+                    std::thread::sleep(NAP);
+                    let late = start.elapsed().saturating_sub(NAP).as_micros() as u64;
+                    shared[0].fetch_add(if late > 1000 { late } else { 0 }, Relaxed);
+                    shared[1].fetch_max(late, Relaxed);
+                }
+            });
+        }
         Self { waited, end }
     }
 

@@ -5,6 +5,7 @@
 mod error;
 mod fuzz;
 mod lab;
+mod machine;
 mod setup;
 mod shell;
 mod soak;

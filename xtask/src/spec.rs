@@ -18,6 +18,9 @@ const BY_HAND: [&str; 1] = ["cargo xtask soak"];
 /// What a fuzz target's name stands behind.
 const FUZZ: &str = "cargo xtask fuzz ";
 
+/// Name of a test program, without the hash, and of one of its tests.
+pub(crate) type TestId = (String, String);
+
 /// Results of single tests, out of what cargo and libtest write.
 #[derive(Default)]
 pub(crate) struct Results {
@@ -26,38 +29,50 @@ pub(crate) struct Results {
     /// The test whose result stands on a later line, for something else was written in between.
     pending: Option<String>,
     /// Whether it passed, by program and name.
-    passed: BTreeMap<(String, String), bool>,
+    passed: BTreeMap<TestId, bool>,
 }
 
 impl Results {
-    /// Takes in the next line.
-    pub(crate) fn read(&mut self, line: &str) {
+    /// Takes in the next line; says which test ended with it, and whether that passed.
+    pub(crate) fn read(&mut self, line: &str) -> Option<(TestId, bool)> {
         let line = line.trim_end();
         if let Some((_, path)) = line.trim_start().strip_prefix("Running ").and_then(|l| l.split_once(" (")) {
             let name = Path::new(path.trim_end_matches(')')).file_name().unwrap_or_default();
             let name = name.to_string_lossy();
             self.program = name.rsplit_once('-').map_or(&*name, |(name, _)| name).into();
             self.pending = None;
-        } else if let Some((name, result)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ...")) {
-            let name = name.trim_end_matches(" - should panic").to_owned();
-            match result.trim() {
-                result if result.starts_with("ignored") => {}
-                "ok" => self.note(name, true),
-                "FAILED" => self.note(name, false),
-                _ => self.pending = Some(name),
-            }
-        } else if let Some(name) = self.pending.take() {
-            match line {
-                _ if line.ends_with("FAILED") => self.note(name, false),
-                _ if line.ends_with("ok") => self.note(name, true),
-                _ => self.pending = Some(name),
-            }
+            return None;
         }
+        let (name, passed) = match line.strip_prefix("test ").and_then(|l| l.split_once(" ...")) {
+            Some((name, result)) => {
+                let name = name.trim_end_matches(" - should panic").to_owned();
+                match result.trim() {
+                    result if result.starts_with("ignored") => return None,
+                    "ok" => (name, true),
+                    "FAILED" => (name, false),
+                    _ => {
+                        self.pending = Some(name);
+                        return None;
+                    }
+                }
+            }
+            None => match (self.pending.take()?, line) {
+                (name, _) if line.ends_with("FAILED") => (name, false),
+                (name, _) if line.ends_with("ok") => (name, true),
+                (name, _) => {
+                    self.pending = Some(name);
+                    return None;
+                }
+            },
+        };
+        let test = (self.program.clone(), name);
+        *self.passed.entry(test.clone()).or_insert(true) &= passed;
+        Some((test, passed))
     }
 
-    fn note(&mut self, name: String, passed: bool) {
-        let all = self.passed.entry((self.program.clone(), name)).or_insert(true);
-        *all &= passed;
+    /// A test that had failed has passed.
+    pub(crate) fn passed_after_all(&mut self, test: &TestId) {
+        self.passed.insert(test.clone(), true);
     }
 
     /// A fuzz target has run.
@@ -205,9 +220,13 @@ mod tests {
         let output = "     Running unittests src/lib.rs (/t/debug/deps/iou_fast-0123abcd)\n\
                       test fdb::tests::x ... ok\ntest fdb::tests::y ... FAILED\n\
                       \x20    Running tests/restarts.rs (target/debug/deps/restarts-89ef)\n\
-                      test x ... a word on the way\nanother\nok\ntest y ... ignored, slow\ntest z - should panic ... ok\n";
-        output.lines().for_each(|line| results.read(line));
+                      test x ... a word on the way\nanother\nok\ntest y ... ignored, slow\ntest z - should panic ... ok\ntest w ... FAILED\n";
+        let ended: Vec<_> = output.lines().filter_map(|line| results.read(line)).collect();
+        assert_eq!(ended[1], (("iou_fast".to_owned(), "fdb::tests::y".to_owned()), false));
+        assert_eq!(ended.len(), 5);
+        results.passed_after_all(&("restarts".into(), "w".into()));
         let of = |reference| results.of(&Test::find(reference).unwrap());
+        assert_eq!(of("tests/restarts.rs::w"), Some(true));
         assert_eq!(of("src/fdb.rs::tests::x"), Some(true));
         assert_eq!(of("src/fdb.rs::tests::y"), Some(false));
         assert_eq!(of("tests/restarts.rs::x"), Some(true));

@@ -1,14 +1,23 @@
 //! Runs every test and adds the results up.
 
 use crate::error::{Error, Result};
-use crate::{fuzz, setup, shell, spec, vm};
+use crate::spec::{Results, TestId};
+use crate::{fuzz, machine, setup, shell, spec, vm};
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use std::{fs, ops::AddAssign};
 
 /// How long each target is fuzzed, beyond its corpus. To find something new takes hours: this finds what was just broken.
 const FUZZ_SECONDS: u32 = 5;
+/// A test that failed is tried again only if the hypervisor took at least so much CPU time away meanwhile...
+const TAKEN: Duration = Duration::from_millis(100);
+/// ...and so often at most...
+const AGAIN: usize = 3;
+/// ...and only if no more than these failed: what fails in so many places is broken.
+const FEW: usize = 8;
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -42,9 +51,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     if stages.step("build", build)? {
         let all = ["test", "--workspace", "--features", "lab", "--no-fail-fast"];
         let with = |more: &[&str]| shell::cargo(&[&all[..], more].concat());
-        stages.tests("unit tests", with(&["--lib", "--bins", "--exclude", "testbed"]))?;
-        stages.tests("examples in the documentation", with(&["--doc"]))?;
-        stages.tests("models of who sees what when", models())?;
+        stages.tests("unit tests", || with(&["--lib", "--bins", "--exclude", "testbed"]))?;
+        stages.tests("examples in the documentation", || with(&["--doc"]))?;
+        stages.tests("models of who sees what when", models)?;
         if options.no_e2e {
             stages.not_run.push("end-to-end tests and the test bed's own (--no-e2e)".into());
         } else if shell::can_be_root() {
@@ -52,12 +61,12 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             // Built as the user, run as root.
             let runner = runner();
             let test_bed = [runner, &["test", "--package", "testbed", "--lib"]].concat();
-            stages.tests("test bed (root)", shell::cargo(&test_bed))?;
+            stages.tests("test bed (root)", || shell::cargo(&test_bed))?;
             if has_integration_tests(&shell::workspace()) {
                 // One at a time: each fills the machine with traffic of its own.
                 stages.single = true;
                 let end_to_end = [runner, &all[..], &["--test", "*"]].concat();
-                stages.tests("end-to-end tests (root)", shell::cargo(&end_to_end))?;
+                stages.tests("end-to-end tests (root)", || shell::cargo(&end_to_end))?;
             }
         } else {
             stages.incomplete = true;
@@ -152,16 +161,67 @@ fn has_integration_tests(workspace: &Path) -> bool {
     has(workspace) || has(&workspace.join("xtask")) || crates.into_iter().any(|package| has(&package.path()))
 }
 
-/// What the stages so far came to.
+/// What one run of some tests came to.
 #[derive(Default)]
+struct Run {
+    count: Count,
+    passed: Vec<TestId>,
+    /// And how much CPU time was taken away while each ran.
+    failed: BTreeMap<TestId, Duration>,
+    /// Every test program came to its end, and what failed are tests that are known.
+    whole: bool,
+}
+
+impl Run {
+    /// Few failed, and each may have done so because of the machine.
+    fn is_worth_another_try(&self) -> bool {
+        let few = (1..=FEW).contains(&self.failed.len());
+        self.whole && few && self.failed.values().all(|taken| *taken >= TAKEN)
+    }
+}
+
+/// The tests, as one would name them.
+fn list<'a>(tests: impl Iterator<Item = &'a TestId>) -> String {
+    tests.map(|(program, test)| format!("{program}::{test}")).collect::<Vec<_>>().join(", ")
+}
+
+/// True for what a test program says before its first test: `running 3 tests`.
+fn is_begin(line: &str) -> bool {
+    let count = line.trim_end().strip_prefix("running ").and_then(|rest| rest.split_once(" test"));
+    count.is_some_and(|(count, rest)| count.parse::<u64>().is_ok() && matches!(rest, "" | "s"))
+}
+
+/// What the stages so far came to.
 struct Stages {
     filter: Option<String>,
     single: bool,
     count: Count,
     failed: Vec<String>,
+    /// Those that failed at first.
+    again: Vec<String>,
     not_run: Vec<String>,
     incomplete: bool,
-    results: spec::Results,
+    results: Results,
+    /// CPU time that was taken from this machine so far; waits for it to be left alone.
+    stolen: fn() -> Duration,
+    wait: fn(),
+}
+
+impl Default for Stages {
+    fn default() -> Self {
+        Self {
+            filter: None,
+            single: false,
+            count: Count::default(),
+            failed: Vec::new(),
+            again: Vec::new(),
+            not_run: Vec::new(),
+            incomplete: false,
+            results: Results::default(),
+            stolen: machine::stolen,
+            wait: machine::wait_until_calm,
+        }
+    }
 }
 
 impl Stages {
@@ -176,12 +236,55 @@ impl Stages {
         Ok(status.success())
     }
 
-    /// Runs tests, passing on what they write.
-    fn tests(&mut self, name: &str, mut command: Command) -> Result<()> {
+    /// Runs tests, passing on what they write. Those that failed while the hypervisor kept CPUs from this machine are run
+    /// again: on such a machine a deadline says nothing.
+    fn tests(&mut self, name: &str, command: impl Fn() -> Command) -> Result<()> {
         println!("== {name}");
-        let separator = ["--".to_owned()];
         let threads = self.single.then(|| "--test-threads=1".to_owned());
-        command.args(separator.into_iter().chain(threads).chain(self.filter.clone()));
+        let args: Vec<String> = threads.into_iter().chain(self.filter.clone()).collect();
+        let mut run = self.once(command(), &args)?;
+        let mut tries = 0;
+        while tries < AGAIN && run.is_worth_another_try() {
+            tries += 1;
+            (self.wait)();
+            let failed = std::mem::take(&mut run.failed);
+            println!("== {name}, again: {}", list(failed.keys()));
+            let mut args = vec!["--test-threads=1".to_owned(), "--exact".to_owned()];
+            args.extend(failed.keys().map(|(_, test)| test.clone()));
+            let next = self.once(command(), &args)?;
+            for (test, taken) in failed {
+                if next.passed.contains(&test) {
+                    run.count.failed -= 1;
+                    run.count.passed += 1;
+                    self.results.passed_after_all(&test);
+                    self.again.push(format!(
+                        "{}::{} ({taken:?} then; passed at try {})",
+                        test.0,
+                        test.1,
+                        tries + 1
+                    ));
+                } else {
+                    run.failed.insert(test.clone(), next.failed.get(&test).copied().unwrap_or_default());
+                }
+            }
+            run.whole = next.whole;
+        }
+        let success = run.whole && run.failed.is_empty();
+        if !success {
+            self.failed.push(name.into());
+            // Did not build, crashed before it could count, or ran nothing at all.
+            run.count.failed = run.count.failed.max(1);
+        }
+        if run.count.ignored > 0 {
+            self.not_run.push(format!("{} of the {name}, marked as ignored", run.count.ignored));
+        }
+        self.count += run.count;
+        Ok(())
+    }
+
+    /// Runs tests once, with these arguments for libtest.
+    fn once(&mut self, mut command: Command, args: &[String]) -> Result<Run> {
+        command.arg("--").args(args);
         let start = |source| Error::Start { program: "cargo".into(), source };
         // One pipe for both: which program a test is in stands between the results, on standard error.
         let (output, both) = io::pipe().map_err(start)?;
@@ -189,30 +292,35 @@ impl Stages {
         let mut child = command.spawn().map_err(start)?;
         // It keeps the pipe's other end open.
         drop(command);
-        let mut results = None;
+        let (mut run, mut begun, mut ended) = (Run::default(), 0, 0);
+        let mut before = (self.stolen)();
         let mut line = Vec::new();
         let mut output = BufReader::new(output);
         while output.read_until(b'\n', &mut line).map_err(start)? > 0 {
             let text = String::from_utf8_lossy(&line);
             print!("{text}");
-            self.results.read(&text);
-            if let Some(count) = Count::read(&text) {
-                *results.get_or_insert_default() += count;
+            if let Some((test, passed)) = self.results.read(&text) {
+                let now = (self.stolen)();
+                if passed {
+                    run.passed.push(test);
+                } else {
+                    run.failed.insert(test, now.saturating_sub(before));
+                }
+                // Where several run at once, each is taken to have run from the beginning.
+                before = if self.single { now } else { before };
+            } else if is_begin(&text) {
+                begun += 1;
+                before = (self.stolen)();
+            } else if let Some(count) = Count::read(&text) {
+                run.count += count;
+                ended += 1;
             }
             line.clear();
         }
-        let success = child.wait().map_err(start)?.success() && results.is_some();
-        let mut count: Count = results.unwrap_or_default();
-        if !success {
-            self.failed.push(name.into());
-            // Did not build, crashed before it could count, or ran nothing at all.
-            count.failed = count.failed.max(1);
-        }
-        if count.ignored > 0 {
-            self.not_run.push(format!("{} of the {name}, marked as ignored", count.ignored));
-        }
-        self.count += count;
-        Ok(())
+        let success = child.wait().map_err(start)?.success();
+        let explained = success == run.failed.is_empty() && run.count.failed == run.failed.len() as u64;
+        run.whole = ended > 0 && begun == ended && explained;
+        Ok(run)
     }
 
     /// Every promise has its tests; after a whole run they have passed, too.
@@ -237,6 +345,9 @@ impl Stages {
         println!();
         for name in &self.failed {
             println!("FAILED: {name}");
+        }
+        for test in &self.again {
+            println!("FAILED AT FIRST, while the hypervisor took CPU time away: {test}");
         }
         for what in &self.not_run {
             println!("NOT RUN: {what}");
@@ -285,6 +396,7 @@ impl AddAssign for Count {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     #[test]
     fn libtest_lines_are_read() {
@@ -297,19 +409,22 @@ mod tests {
         }
     }
 
-    fn script(text: &str) -> Command {
-        let mut command = Command::new("sh");
-        command.args(["-c", text, "sh"]);
-        command
+    fn script(text: &str) -> impl Fn() -> Command {
+        move || {
+            let mut command = Command::new("sh");
+            command.args(["-c", text, "sh"]);
+            command
+        }
     }
 
     #[test]
     fn stages_add_up() {
         let mut stages = Stages::default();
-        stages.tests("one", script("echo 'test result: ok. 3 passed; 0 failed; 1 ignored;'")).unwrap();
-        stages
-            .tests("two", script("echo 'test result: FAILED. 1 passed; 2 failed; 0 ignored;'; exit 101"))
-            .unwrap();
+        let one = "echo 'running 4 tests'; echo 'test result: ok. 3 passed; 0 failed; 1 ignored;'";
+        stages.tests("one", script(one)).unwrap();
+        let two =
+            "echo 'running 3 tests'; echo 'test result: FAILED. 1 passed; 2 failed; 0 ignored;'; exit 101";
+        stages.tests("two", script(two)).unwrap();
         assert_eq!(stages.count, Count { passed: 4, failed: 2, ignored: 1 });
         assert_eq!(stages.failed, ["two"]);
         assert_eq!(stages.not_run.len(), 1);
@@ -324,21 +439,90 @@ mod tests {
         stages.tests("mute", script("exit 0")).unwrap();
         assert_eq!(stages.count.failed, 2);
         let mut stages = Stages::default();
-        assert!(!stages.step("build", script("exit 1")).unwrap());
+        assert!(!stages.step("build", script("exit 1")()).unwrap());
+        assert!(!stages.finish().unwrap());
+    }
+
+    #[test]
+    fn a_program_that_ends_in_the_midst_of_its_tests_has_failed() {
+        let mut stages = Stages::default();
+        let text = "echo 'running 1 test'; echo 'test result: ok. 1 passed; 0 failed;'; echo 'running 2 tests'; echo 'test x ... ok'";
+        stages.tests("one", script(text)).unwrap();
+        assert_eq!(stages.count, Count { passed: 1, failed: 1, ignored: 0 });
+        assert!(!stages.finish().unwrap());
+    }
+
+    /// Time goes by, and the hypervisor has taken half a second whenever it is asked.
+    fn much() -> Duration {
+        static CALLS: AtomicU32 = AtomicU32::new(0);
+        Duration::from_millis(500) * CALLS.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A program whose test `b` fails until it has run so many times.
+    fn fails(times: u32, folder: &Path) -> impl Fn() -> Command + use<> {
+        let runs = folder.join("runs");
+        let text = format!(
+            r#"echo run >> '{0}'; echo "$@" >> '{0}.args'
+               echo '     Running tests/p.rs (target/debug/deps/p-0)'; echo 'running 2 tests'; echo 'test a ... ok'
+               if [ $(wc -l < '{0}') -gt {times} ]; then
+                   echo 'test b ... ok'; echo 'test result: ok. 2 passed; 0 failed; 0 ignored;'
+               else
+                   echo 'test b ... FAILED'; echo 'test result: FAILED. 1 passed; 1 failed; 0 ignored;'; exit 101
+               fi"#,
+            runs.display()
+        );
+        move || script(&text)()
+    }
+
+    #[test]
+    fn what_failed_while_cpus_were_taken_away_is_run_again_and_said_to_have() {
+        for (times, passes) in [(1, true), (3, true), (4, false)] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut stages = Stages { stolen: much, wait: || (), single: true, ..Stages::default() };
+            stages.tests("one", fails(times, folder.path())).unwrap();
+            let args = fs::read_to_string(folder.path().join("runs.args")).unwrap();
+            let args: Vec<_> = args.lines().collect();
+            assert_eq!(args.len(), 1 + times.min(3) as usize);
+            assert_eq!(args[0], "-- --test-threads=1");
+            assert!(args[1..].iter().all(|args| *args == "-- --test-threads=1 --exact b"), "{args:?}");
+            assert_eq!(stages.again.len(), usize::from(passes), "{:?}", stages.again);
+            let failed = u64::from(!passes);
+            assert_eq!(stages.count, Count { passed: 2 - failed, failed, ignored: 0 });
+            assert_eq!(stages.finish().unwrap(), passes);
+        }
+    }
+
+    #[test]
+    fn what_failed_on_a_calm_machine_has_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut stages = Stages { stolen: Duration::default, ..Stages::default() };
+        stages.tests("one", fails(1, folder.path())).unwrap();
+        assert_eq!(fs::read_to_string(folder.path().join("runs")).unwrap(), "run\n");
+        assert!(stages.again.is_empty());
         assert!(!stages.finish().unwrap());
     }
 
     #[test]
     fn all_passed_but_not_all_run_is_no_success() {
         let mut stages = Stages { incomplete: true, ..Stages::default() };
-        stages.tests("one", script("echo 'test result: ok. 3 passed; 0 failed; 0 ignored;'")).unwrap();
+        let text = "echo 'running 3 tests'; echo 'test result: ok. 3 passed; 0 failed; 1 ignored;'";
+        stages.tests("one", script(text)).unwrap();
         assert!(!stages.finish().unwrap());
     }
 
     #[test]
     fn a_filter_that_fits_nothing_is_an_error() {
         let mut stages = Stages { filter: Some("no_such".into()), single: true, ..Stages::default() };
-        stages.tests("one", script(r#"test "$*" = '-- --test-threads=1 no_such' && echo 'test result: ok. 0 passed; 0 failed;'"#)).unwrap();
+        let text = r#"test "$*" = '-- --test-threads=1 no_such' && echo 'running 0 tests' && echo 'test result: ok. 0 passed; 0 failed;'"#;
+        stages.tests("one", script(text)).unwrap();
         assert!(matches!(stages.finish(), Err(Error::NoSuchTest(_))));
+    }
+
+    #[test]
+    fn programs_say_when_they_begin() {
+        assert!(is_begin("running 1 test\n") && is_begin("running 30 tests"));
+        assert!(
+            !is_begin("running tests") && !is_begin("running 3 tests at once") && !is_begin("test a ... ok")
+        );
     }
 }
