@@ -11,7 +11,7 @@ use common::{Running, SOON, Scene, header, plain, router_mac};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
-use testbed::{Router, Station, VethOptions, wait_until};
+use testbed::{Process, Router, Station, VethOptions, wait_until};
 
 fn lab(routers: u16) -> (Scene, Running) {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
@@ -253,13 +253,23 @@ fn a_full_disk_is_said_once_and_outlived() {
 
 #[test]
 fn without_descriptors_it_goes_on_and_catches_up_when_there_are_some() {
+    goes_on_while(|process| process.take_descriptors().unwrap());
+}
+
+#[test]
+fn with_a_limit_below_what_is_open_already_it_goes_on_too() {
+    goes_on_while(|process| process.limit_descriptors(3).unwrap());
+}
+
+/// Those that are connected lose nothing while `take` has left it no descriptors, and others come later.
+fn goes_on_while(take: impl FnOnce(&Process)) {
     let (scene, iou_fast) = lab(10);
     let mut station = scene.station();
     let crowd = Crowd::new(&scene, 8);
     let before = wait_until_all_connected(&station, &crowd, 8);
     let sender = scene.station();
     let (sent, mut late) = while_frames_flow(&sender, 1..=8, || {
-        iou_fast.process.take_descriptors().unwrap();
+        take(&iou_fast.process);
         let late = [9, 10].map(|id| Router::new(&scene.netio(), id).unwrap());
         std::fs::remove_file(scene.netio().join("521")).unwrap();
         wait_for(&iou_fast, "and maybe others cannot be reached");

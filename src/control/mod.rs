@@ -10,6 +10,7 @@ mod netmap;
 mod nics;
 mod pseudos;
 mod routers;
+mod sources;
 
 use crate::control_frames::Blocked;
 use crate::fdb::Port;
@@ -36,8 +37,8 @@ use netmap::Next;
 use nics::{Around, Card};
 use pseudos::Pseudos;
 use routers::Connections;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::RecvFlags;
+use sources::{Source, Sources};
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -133,6 +134,7 @@ pub struct Forwarder {
     reports: channel::Receiver<Report>,
     wake: Arc<OwnedFd>,
     watch: LinkWatch,
+    sources: Sources,
     /// Interfaces have changed since the host's addresses were read.
     links_changed: bool,
     pool: Arc<Pool>,
@@ -217,6 +219,7 @@ impl Forwarder {
             reports,
             wake: wake.clone(),
             watch,
+            sources: Sources::new().map_err(|error| Error::System("epoll", error))?,
             links_changed: true,
             pool: pool.clone(),
             started: Instant::now(),
@@ -301,43 +304,31 @@ impl Forwarder {
     /// the NETMAP to be read again.
     ///
     /// # Errors
-    /// What `poll` says.
+    /// What `epoll_ctl` says; a worker that ended by itself.
     pub fn run(&mut self, stop: impl AsFd, again: impl AsFd) -> std::io::Result<()> {
         loop {
             let due = [self.connections.next_retry(), self.pseudos.due_in(), self.netmap.due_in()];
             let cards = self.cards.iter().filter_map(Card::next_step);
             let timeout =
                 due.into_iter().flatten().chain(cards).fold(SWEEP, Duration::min).min(self.keepalives.due());
-            let timeout =
-                Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
-            let ready = {
-                let mut descriptors = vec![
-                    PollFd::new(&stop, PollFlags::IN),
-                    PollFd::new(&self.watch, PollFlags::IN),
-                    PollFd::new(&self.wake, PollFlags::IN),
-                    PollFd::new(&again, PollFlags::IN),
-                ];
-                let moves = self.cards.iter().filter_map(Card::moves_fd);
-                descriptors.extend(moves.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-                let first_folder = descriptors.len();
-                let folders = self.connections.descriptors().chain(self.netmap.descriptor());
-                descriptors.extend(folders.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-                match poll(&mut descriptors, Some(&timeout)) {
-                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                    Err(errno) => return Err(errno.into()),
-                }
-                let ready = |n: usize| !descriptors[n].revents().is_empty();
-                [ready(0), ready(1), ready(2), ready(3), (first_folder..descriptors.len()).any(ready)]
-            };
-            let [stopped, link, reported, asked, folder] = ready;
-            if stopped {
+            let always = [
+                (Source::Stop, stop.as_fd()),
+                (Source::Links, self.watch.as_fd()),
+                (Source::Workers, self.wake.as_fd()),
+                (Source::Netmap, again.as_fd()),
+            ];
+            let moves = self.cards.iter().filter_map(Card::moves_fd).map(|fd| (Source::Moves, fd));
+            let folders = self.connections.descriptors().chain(self.netmap.descriptor());
+            let folders = folders.map(|fd| (Source::Folder, fd));
+            let news = self.sources.wait(always.into_iter().chain(moves).chain(folders), timeout)?;
+            if news.contains(&Source::Stop) {
                 return Ok(());
             }
-            let changed = link && self.watch.drain();
+            let changed = news.contains(&Source::Links) && self.watch.drain();
             self.links_changed |= changed;
             self.follow_links(changed);
             self.follow_moves();
-            if asked {
+            if news.contains(&Source::Netmap) {
                 while rustix::net::recv(&again, &mut [0u8; 16], RecvFlags::DONTWAIT).is_ok_and(|(_, n)| n > 0)
                 {
                 }
@@ -348,7 +339,7 @@ impl Forwarder {
             }
             self.keepalives.turn(&self.plan, &self.lans);
             let orders = orders(&self.workers);
-            if reported {
+            if news.contains(&Source::Workers) {
                 worker::woken(&self.wake);
                 while let Ok(Report::RouterGone { router, connection }) = self.reports.try_recv() {
                     self.connections.gone(router, connection, &orders);
@@ -356,7 +347,7 @@ impl Forwarder {
             }
             let sweep = self.last_check.elapsed() >= SWEEP;
             let mut ours = false;
-            if folder {
+            if news.contains(&Source::Folder) {
                 ours = self.connections.follow_folders(&orders);
                 self.netmap.follow_folder();
             }

@@ -96,10 +96,11 @@ const SOCKET_MAKER: &[Number] = &[c::SYS_setsockopt];
 
 /// What looks after everything and recovers it.
 const CONTROL: &[Number] = &[
-    // Waiting for news, with ppoll as well.
+    // Waiting for news.
     c::SYS_epoll_create1,
     c::SYS_epoll_ctl,
     c::SYS_epoll_pwait,
+    c::SYS_epoll_pwait2,
     c::SYS_eventfd2,
     c::SYS_inotify_init1,
     c::SYS_inotify_add_watch,

@@ -285,8 +285,12 @@ impl Process {
         self.limit_descriptors(1000)
     }
 
-    /// The soft limit: not every root may raise a hard one again.
-    fn limit_descriptors(&self, limit: u32) -> Result<()> {
+    /// Has it open no descriptor from the number `limit` on, whatever is open already.
+    ///
+    /// # Errors
+    /// If it has ended.
+    pub fn limit_descriptors(&self, limit: u32) -> Result<()> {
+        // The soft limit: not every root may raise a hard one again.
         crate::run("prlimit", [format!("--pid={}", self.pid()), format!("--nofile={limit}:")]).map(drop)
     }
 
