@@ -5,9 +5,10 @@ use crate::iou::Endpoint;
 use crate::netmap::infer::PseudoIds;
 use crate::nic::attach::XdpModeChoice;
 use crate::plan::Binding;
+use crate::sim;
 use crate::worker::Poll;
 use af_xdp::CopyMode;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -36,7 +37,29 @@ iou-fast the other end (README, \"Host and routers\").";
 /// Every NETMAP line with a pseudo endpoint becomes a link between its router interface and the LAN of a network
 /// card: ARP, IPv4, IPv6, routing protocols, VLANs, virtual addresses such as HSRP's, all of it.
 #[derive(Parser, Debug)]
-#[command(version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "iou-fast", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Cli {
+    /// What to do instead of forwarding.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The forwarder's options.
+    #[command(flatten)]
+    pub start: Args,
+}
+
+/// What the program does beside forwarding.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Simulated routers behind real IOU sockets, for trying things out without an IOU image
+    ///
+    /// Each router locks and binds its socket in the netio folder as IOU does, drops every datagram whose header NETMAP
+    /// does not allow, and answers ARP, IPv6 neighbour discovery and pings.
+    Sim(sim::command::Options),
+}
+
+/// Options of the forwarder.
+#[derive(clap::Args, Debug)]
 pub struct Args {
     /// Network card, and which pseudo endpoints are on its LAN
     ///
@@ -206,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Args::command().debug_assert();
+        Cli::command().debug_assert();
     }
 
     #[test]
@@ -230,7 +253,7 @@ mod tests {
 
     #[test]
     fn help_names_every_option_of_the_readme() {
-        let help = Args::command().render_long_help().to_string();
+        let help = Cli::command().render_long_help().to_string();
         for option in [
             "--interface",
             "--netmap",

@@ -34,8 +34,6 @@ pub mod fdb;
 pub mod fuzzing;
 pub mod guard;
 pub mod iou;
-#[cfg(feature = "lab")]
-pub mod lab;
 pub mod lan;
 pub mod netmap;
 pub mod nic;
@@ -43,6 +41,7 @@ pub mod output;
 pub mod plan;
 pub mod privileges;
 pub mod ration;
+pub mod sim;
 pub mod stats;
 pub mod steer;
 pub mod sys;

@@ -6,12 +6,13 @@
 )]
 
 use clap::Parser;
-use iou_fast::cli::Args;
+use iou_fast::cli::{Args, Cli, Command};
 use iou_fast::control::{Forwarder, Options, labs};
 use iou_fast::guard::Guard;
 use iou_fast::nic::hold;
 use iou_fast::output;
 use iou_fast::privileges::{self, Role};
+use iou_fast::sim;
 use std::io::IsTerminal;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let cli = Cli::parse();
     let _last = output::Finish;
     let filter = EnvFilter::try_from_env("IOU_FAST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // Colours are for people: in a file or a journal they are noise.
@@ -27,7 +28,11 @@ fn main() -> ExitCode {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(ansi);
     // What cannot be written is lost, and neither ends the process nor holds a thread up.
     log.with_writer(|| output::Log).log_internal_errors(false).init();
-    match run(&args) {
+    let outcome = match cli.command {
+        None => start(&cli.start),
+        Some(Command::Sim(options)) => sim::command::run(options),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::log(&format!("iou-fast: {error}\n"));
@@ -36,7 +41,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
+/// Forwards until SIGINT or SIGTERM.
+fn start(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     privileges::report_panics();
     let users = labs::users(args)?;
     privileges::begin(users.lab, users.caller)?;

@@ -664,7 +664,7 @@ fn bridged_scene() -> Scene {
     scene
 }
 
-/// The router is a kernel behind `iou-sim`, which drops what has an unfinished checksum.
+/// The router is a kernel behind `iou-fast sim`, which drops what has an unfinished checksum.
 #[test]
 fn host_and_routers_meet_over_a_bridge() {
     let scene = bridged_scene();

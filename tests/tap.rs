@@ -37,7 +37,7 @@ impl Drop for Namespace {
     }
 }
 
-/// A running `iou-sim`, which is ready. Killed when dropped.
+/// A running `iou-fast sim`, which is ready. Killed when dropped.
 struct Sim(Child);
 
 impl Sim {
@@ -68,8 +68,8 @@ impl Drop for Sim {
 }
 
 fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_iou-sim"));
-    command.arg("-n").arg(folder.join("NETMAP")).arg("--netio-dir").arg(folder).args(arguments);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iou-fast"));
+    command.arg("sim").arg("-n").arg(folder.join("NETMAP")).arg("--netio-dir").arg(folder).args(arguments);
     command
 }
 

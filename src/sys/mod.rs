@@ -2,7 +2,6 @@
 //! for which no library has a safe one. One file for each kernel object.
 
 pub mod device;
-#[cfg(feature = "lab")]
 pub mod drain;
 pub mod ethtool;
 pub(crate) mod lock;
@@ -11,7 +10,6 @@ pub mod packet;
 pub(crate) mod process;
 pub mod ringbuf;
 pub mod shared;
-#[cfg(feature = "lab")]
 pub mod tap;
 pub(crate) mod unix;
 pub mod violation;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   namespace "wire"                     namespace "host"
-//!   Station on eth0 ──── veth pair ──── eth0 ◄─ iou-fast ─► netio folder ◄─► Router, iou-sim
+//!   Station on eth0 ──── veth pair ──── eth0 ◄─ iou-fast ─► netio folder ◄─► Router, iou-fast sim
 //! ```
 
 #![allow(dead_code, unreachable_pub, reason = "a module of each test program, which uses a part of it")]
@@ -116,9 +116,10 @@ impl Scene {
         Station::new(&self.wire, "eth0").unwrap()
     }
 
-    /// Starts `iou-sim`, which needs the scene's NETMAP, with `arguments`, and waits until it is ready.
+    /// Starts `iou-fast sim`, which needs the scene's NETMAP, with `arguments`, and waits until it is ready.
     pub fn simulate(&self, ids: &str, arguments: &[&str]) -> Process {
-        let mut command = self.host.command(Bin::find("iou-sim").unwrap());
+        let mut command = self.host.command(Bin::find("iou-fast").unwrap());
+        command.arg("sim");
         command.arg("-n").arg(self.netmap_file()).arg("--netio-dir").arg(self.netio());
         command.args(["--ids", ids, "--ipv4", "10.10.0.0/16", "--ipv6", "fd00:10::/64"]).args(arguments);
         let mut process = Process::spawn(&mut command).unwrap();

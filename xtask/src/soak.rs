@@ -25,7 +25,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let seed = options.seed.unwrap_or_else(drawn);
     let seconds = (options.hours * 3600.0).max(10.0) as u64;
     println!("{seconds} s of faults, seed {seed}");
-    let arguments = ["test", "--features", "lab", "--test", "soak", "--", "--nocapture"];
+    let arguments = ["test", "--test", "soak", "--", "--nocapture"];
     let mut command = shell::cargo(&[test::runner(), &arguments].concat());
     command.env("IOU_FAST_SOAK_SECONDS", seconds.to_string()).env("IOU_FAST_SOAK_SEED", seed.to_string());
     let status = command.status().map_err(|source| shell::start_error(&command, source))?;

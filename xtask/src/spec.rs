@@ -161,8 +161,6 @@ impl Test {
         let (program, modules) = if let Some(path) = path.strip_prefix("tests/") {
             let (program, modules) = path.split_once('/').unwrap_or((path, ""));
             (program.to_owned(), modules)
-        } else if let Some(program) = path.strip_prefix("src/bin/") {
-            (program.replace('-', "_"), "")
         } else {
             (package.to_owned(), path.strip_prefix("src/")?)
         };
@@ -206,7 +204,6 @@ mod tests {
         assert_eq!(found("tests/soak/flow.rs::one"), pair("soak", "flow::one"));
         assert_eq!(found("src/worker/mod.rs::tests::x"), pair("iou_fast", "worker::tests::x"));
         assert_eq!(found("src/fdb.rs::tests::x"), pair("iou_fast", "fdb::tests::x"));
-        assert_eq!(found("src/bin/iou-sim.rs::tests::x"), pair("iou_sim", "tests::x"));
         assert_eq!(found("crates/af_xdp/src/ring.rs::tests::x"), pair("af_xdp", "ring::tests::x"));
         assert_eq!(found("xtask/src/spec.rs::tests::x"), pair("xtask", "spec::tests::x"));
         assert_eq!(found("crates/af_xdp/src/model.rs::x"), pair("af_xdp", "model::x"));

@@ -47,9 +47,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         setup::install(if options.no_e2e { setup::For::Lab } else { setup::For::Tests })?;
     }
     let mut stages = Stages { filter: options.filter.clone(), ..Stages::default() };
-    let build = shell::cargo(&["build", "--workspace", "--features", "lab", "--bins"]);
+    let build = shell::cargo(&["build", "--workspace", "--bins"]);
     if stages.step("build", build)? {
-        let all = ["test", "--workspace", "--features", "lab", "--no-fail-fast"];
+        let all = ["test", "--workspace", "--no-fail-fast"];
         let with = |more: &[&str]| shell::cargo(&[&all[..], more].concat());
         stages.tests("unit tests", || with(&["--lib", "--bins", "--exclude", "testbed"]))?;
         stages.tests("examples in the documentation", || with(&["--doc"]))?;
@@ -128,7 +128,7 @@ fn fuzzing(stages: &mut Stages, options: &Options) -> Result<()> {
 /// Goes once through every benchmark, to see that they work. No figure counts, so they are built as the tests are.
 fn benchmarks(stages: &mut Stages, options: &Options) -> Result<()> {
     let bench = |runner: &[&str], name: &str, option: &str| {
-        let all = ["bench", "--profile", "dev", "--features", "lab", "--bench", name, "--", option];
+        let all = ["bench", "--profile", "dev", "--bench", name, "--", option];
         shell::cargo(&[runner, &all].concat())
     };
     if options.no_e2e || !shell::can_be_root() {

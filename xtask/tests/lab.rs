@@ -9,15 +9,14 @@ use testbed::{Process, Signal, require_root};
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// Stands for iou-sim: it has nothing to do.
-const ROUTERS: &str = r#"#!/bin/bash
+/// Stands for iou-fast. As `iou-fast sim` it has nothing to do; otherwise the host takes the routers' addresses, but for
+/// those of the router in $SILENT.
+const PROGRAM: &str = r#"#!/bin/bash
+if [ "$1" = sim ]; then
 trap 'echo "total 5"; exit 0' INT TERM
 echo ready
 while :; do sleep 0.05; done
-"#;
-
-/// Stands for iou-fast: the host takes the routers' addresses, but for those of the router in $SILENT.
-const FORWARDER: &str = r#"#!/bin/bash
+fi
 trap 'echo "drops: 3 for a reason"; exit ${CODE:-0}' INT TERM
 netmap=$4
 if [ "$*" != "-i eth0 -n $netmap --netio-dir ${netmap%NETMAP}netio -p 513-517 --extra" ]; then
@@ -34,14 +33,12 @@ echo ready
 while :; do sleep 0.05; done
 "#;
 
-/// Runs `cargo xtask lab` on five routers with the stand-ins in `dir`.
+/// Runs `cargo xtask lab` on five routers with the stand-in in `dir`.
 fn lab(dir: &Path, options: &[&str]) -> Command {
     require_root().unwrap();
-    for (name, text) in [("iou-sim", ROUTERS), ("iou-fast", FORWARDER)] {
-        let path = dir.join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
+    let path = dir.join("iou-fast");
+    fs::write(&path, PROGRAM).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
     command.args(["lab", "--no-setup", "--routers", "5", "--rounds", "3", "--bin-dir"]).arg(dir);
     command.args(options).args(["--", "--extra"]);

@@ -5,7 +5,7 @@ use crate::Result;
 use crate::board::{Board, Word};
 use crate::sys::Counting;
 use clap::Parser;
-use iou_fast::cli::Args;
+use iou_fast::cli::Cli;
 use iou_fast::control::{Forwarder, Options, labs};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -15,7 +15,7 @@ use std::time::Duration;
 /// [`super::Role::Inside`]: as `main` of the product. Of its threads the workers count, the control thread does not.
 pub(super) fn forward(board: &Board, arguments: &[String]) -> Result<()> {
     Counting::except_this_thread();
-    let args = Args::parse_from(std::iter::once("iou-fast").chain(arguments.iter().map(String::as_str)));
+    let args = Cli::parse_from(std::iter::once("iou-fast").chain(arguments.iter().map(String::as_str))).start;
     let cpus = args.cpus.as_ref().map_or_else(Vec::new, |list| list.0.clone());
     let prepared = labs::prepare(&args, cpus.len().max(1))?;
     let options = Options {

@@ -13,7 +13,7 @@ pub enum Error {
     )]
     NotRoot,
     /// A program could not be started.
-    #[error("cannot start `{command}`: {source} (`cargo xtask setup` installs what the tests need)")]
+    #[error("cannot start `{command}`: {source}; is its package installed?")]
     Start {
         /// The command line.
         command: String,
@@ -57,7 +57,7 @@ pub enum Error {
         dump: String,
     },
     /// A program of this workspace was not built.
-    #[error("there is no {}: build it first, `cargo build --features lab`, with --release if it belongs into `release`", .0.display())]
+    #[error("there is no {}: build it first, `cargo build`, with --release if it belongs into `release`", .0.display())]
     NotBuilt(PathBuf),
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!  namespace wire             namespace host
 //!  +--------------+  veth  +--------------------------------------------------------+
-//!  | pings   eth0 +--------+ eth0 <-- XDP --> iou-fast <-- Unix sockets --> iou-sim |
+//!  | pings   eth0 +--------+ eth0 <-- XDP --> iou-fast <-- Unix sockets --> routers |
 //!  +--------------+        |  `-- the host's own stack           (routers 1 to N)   |
 //!                          +--------------------------------------------------------+
 //! ```
@@ -71,7 +71,7 @@ pub(crate) struct Options {
     /// Installs nothing.
     #[arg(long)]
     no_setup: bool,
-    /// Builds nothing and takes the programs iou-fast and iou-sim from this folder.
+    /// Builds nothing and takes the program iou-fast from this folder.
     #[arg(long, value_name = "DIR")]
     bin_dir: Option<PathBuf>,
     /// Options for iou-fast, after `--`.
@@ -90,14 +90,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let programs = match &options.bin_dir {
         Some(dir) => fs::canonicalize(dir).context(|| format!("folder {}", dir.display()))?,
         None => {
-            shell::run(&mut shell::cargo(&[
-                "build",
-                "--release",
-                "--package",
-                "iou-fast",
-                "--features",
-                "lab",
-            ]))?;
+            shell::run(&mut shell::cargo(&["build", "--release", "--package", "iou-fast"]))?;
             Bin::find_in_profile("release", "iou-fast")?.parent().unwrap_or(Path::new("/")).to_owned()
         }
     };
@@ -212,7 +205,8 @@ impl Lab {
         stop.check()?;
 
         // The routers live on the host as well: their queues are as deep as they are there.
-        let mut routers = host.command(programs.join("iou-sim"));
+        let mut routers = host.command(programs.join("iou-fast"));
+        routers.arg("sim");
         routers.arg("-n").arg(&netmap).arg("--netio-dir").arg(&netio);
         routers.args([
             "--ids",
@@ -233,7 +227,7 @@ impl Lab {
             let logs = folder.path.join(name);
             Ok(if options.keep { Process::spawn_logged(command, &logs)? } else { Process::spawn(command)? })
         };
-        let mut routers = spawn(&mut routers, "iou-sim")?;
+        let mut routers = spawn(&mut routers, "routers")?;
         wait_ready(&mut routers, stop)?;
         let mut forwarder = spawn(&mut forwarder, "iou-fast")?;
         wait_ready(&mut forwarder, stop)?;
@@ -266,7 +260,7 @@ impl Lab {
              \x20 ip netns exec {wire} ping {v6}\n\
              \x20 ip netns exec {wire} tcpdump -eni eth0             what is on the wire\n\
              \x20 ip netns exec {host} ip -s link show eth0          the network card\n\
-             \x20 cat {folder}/NETMAP; tail {folder}/iou-*/std*\n\
+             \x20 cat {folder}/NETMAP; tail {folder}/*/std*\n\
              Take it down:\n\
              \x20 cargo xtask lab --down{}",
             if name == "iou-lab" { String::new() } else { format!(" --name {name}") }

@@ -4,7 +4,7 @@
 //! ```text
 //! Debian's servers ──► target/vm/NAME/apt, *.deb ──► target/vm/NAME/root (vmlinuz, modules)
 //!                                                          │
-//! target/debug (iou-fast, iou-sim, xtask), tests/vm ──► target/vm/NAME/initramfs ──► QEMU ──► lines on the console
+//! target/debug (iou-fast, xtask), tests/vm ──► target/vm/NAME/initramfs ──► QEMU ──► lines on the console
 //! ```
 //!
 //! What the checks are stands in `tests/vm`. Nothing but `target/vm` is written to; the network between the virtual cards
@@ -153,7 +153,7 @@ fn build() -> Result<Vec<PathBuf>> {
     let guest = executable(&String::from_utf8_lossy(&output.stdout))
         .ok_or_else(|| Error::Vm("cargo does not tell where it has put tests/vm".into()))?;
     let mut programs = vec![guest];
-    for name in ["iou-fast", "iou-sim", "xtask"] {
+    for name in ["iou-fast", "xtask"] {
         programs.push(testbed::Bin::find(name)?);
     }
     Ok(programs)

@@ -1,13 +1,10 @@
-//! Simulated IOU routers on the command line: see `iou-sim --help`.
+//! `iou-fast sim`: simulated IOU routers on the command line.
 
-#![warn(clippy::print_stdout, clippy::print_stderr, reason = "they panic where nobody reads")]
-
-use clap::Parser;
-use iou_fast::iou::{Endpoint, InstanceId};
-use iou_fast::lab::{
-    Addresses, Counters, Keepalives, Lab, LinkChange, Network, Role, Router, Wiring, folder_beside,
+use super::{
+    Addresses, Counters, Keepalives, LinkChange, Network, Role, Router, Simulation, Wiring, folder_beside,
 };
-use iou_fast::netmap::Netmap;
+use crate::iou::{Endpoint, InstanceId};
+use crate::netmap::Netmap;
 use rustix::process::{Resource, Rlimit, getrlimit, getuid, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 use std::error::Error;
@@ -16,7 +13,6 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -24,9 +20,9 @@ use std::time::Duration;
 ///
 /// Each router locks and binds its socket in the netio folder as IOU does, drops every datagram whose header NETMAP
 /// does not allow, and answers ARP, IPv6 neighbour discovery and pings.
-#[derive(Parser)]
-#[command(name = "iou-sim", after_help = AFTER_HELP, max_term_width = 100)]
-struct Arguments {
+#[derive(clap::Args, Debug)]
+#[command(after_help = AFTER_HELP)]
+pub struct Options {
     /// The NETMAP file that wires the routers; `@host` is ignored, all are here
     #[arg(short = 'n', long, value_name = "FILE", default_value = "NETMAP")]
     netmap: PathBuf,
@@ -84,11 +80,11 @@ SIGINT print the counters of each router and their total, remove sockets and loc
 `interface 1:0/0 down` and `up` as that happens.
 
 Examples:
-  iou-sim -n NETMAP --netio-dir /tmp/netio1000 --ids 1-50,60
-  iou-sim -n NETMAP --ids 7 --tap eth0 --netns blue      # then run FRR in namespace blue";
+  iou-fast sim -n NETMAP --netio-dir /tmp/netio1000 --ids 1-50,60
+  iou-fast sim -n NETMAP --ids 7 --tap eth0 --netns blue      # then run FRR in namespace blue";
 
 /// `1-50,60`
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Ids(Vec<InstanceId>);
 
 impl FromStr for Ids {
@@ -114,18 +110,11 @@ impl FromStr for Ids {
     }
 }
 
-fn main() -> ExitCode {
-    match run(Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            // Who does not read it sees the status.
-            let _ = writeln!(io::stderr(), "iou-sim: {e}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
+/// Runs the routers until SIGINT or SIGTERM.
+///
+/// # Errors
+/// What stands in the way of a router: see [`super::Error`], and the NETMAP's.
+pub fn run(arguments: Options) -> Result<(), Box<dyn Error>> {
     let role = role(&arguments)?;
     let uid = arguments.uid.unwrap_or_else(|| getuid().as_raw());
     let folder = arguments.netio_dir.unwrap_or_else(|| PathBuf::from(format!("/tmp/netio{uid}")));
@@ -163,35 +152,35 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
             }
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let mut lab = Lab::new(routers)?;
+    let mut simulation = Simulation::new(routers)?;
     const STOP: u32 = 0;
     const REPORT: u32 = 1;
-    lab.watch(&stop, STOP)?;
-    lab.watch(&report, REPORT)?;
+    simulation.watch(&stop, STOP)?;
+    simulation.watch(&report, REPORT)?;
     say("ready")?;
     loop {
-        match lab.poll(None)? {
+        match simulation.poll(None)? {
             Some(STOP) => break,
             Some(_) => {
                 // The pipe holds one byte a signal; those that came together get one answer.
                 let _ = report.read(&mut [0; 64]);
-                let total = total(&lab);
+                let total = total(&simulation);
                 say(&format!("received {} {}", total.received, total.received_bytes))?;
             }
             None => {}
         }
-        for LinkChange { endpoint, up } in lab.link_changes() {
+        for LinkChange { endpoint, up } in simulation.link_changes() {
             say(&format!("interface {endpoint} {}", if up { "up" } else { "down" }))?;
         }
     }
-    for router in lab.routers() {
+    for router in simulation.routers() {
         say(&format!("router {} {}", router.id(), router.counters()))?;
     }
-    say(&format!("total {}", total(&lab)))?;
+    say(&format!("total {}", total(&simulation)))?;
     Ok(())
 }
 
-fn role(arguments: &Arguments) -> Result<Role, Box<dyn Error>> {
+fn role(arguments: &Options) -> Result<Role, Box<dyn Error>> {
     let mtu = arguments.mtu;
     Ok(match (&arguments.tap, &arguments.netns) {
         (Some(_), _) if arguments.ids.0.len() != 1 => {
@@ -208,9 +197,9 @@ fn role(arguments: &Arguments) -> Result<Role, Box<dyn Error>> {
     })
 }
 
-fn total(lab: &Lab) -> Counters {
+fn total(simulation: &Simulation) -> Counters {
     let mut total = Counters::default();
-    for router in lab.routers() {
+    for router in simulation.routers() {
         total += *router.counters();
     }
     total

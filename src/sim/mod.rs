@@ -2,9 +2,10 @@
 //!
 //! A [`Router`] binds and locks its socket as IOU does, checks every header as strictly as IOU does, and sends one copy
 //! of each frame to every other endpoint on its NETMAP line, by path. Behind its interfaces stands a small IP stack, a
-//! TAP device, an echo or a counter: [`Role`]. A [`Lab`] runs any number of them in one thread.
+//! TAP device, an echo or a counter: [`Role`]. A [`Simulation`] runs any number of them in one thread.
 
 mod addresses;
+pub mod command;
 mod counters;
 mod keepalives;
 mod router;
@@ -74,11 +75,11 @@ pub enum Error {
     Epoll(io::Error),
 }
 
-/// Marks the descriptors of [`Lab::watch`] among those of the routers.
+/// Marks the descriptors of [`Simulation::watch`] among those of the routers.
 const WATCHED: u64 = 1 << 63;
 
 /// Simulated routers that one thread runs. Idle ones cost nothing: the thread sleeps until a frame or a timer is due.
-pub struct Lab {
+pub struct Simulation {
     routers: Vec<Router>,
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
@@ -87,8 +88,8 @@ pub struct Lab {
     scratch: Scratch,
 }
 
-impl Lab {
-    /// Puts `routers` to work. Nothing happens outside [`Lab::poll`].
+impl Simulation {
+    /// Puts `routers` to work. Nothing happens outside [`Simulation::poll`].
     ///
     /// # Errors
     /// [`Error::Epoll`] when the kernel refuses.
@@ -102,13 +103,14 @@ impl Lab {
             }
         }
         let events = Vec::with_capacity(256);
-        let mut lab = Self { routers, epoll, events, timers: BTreeSet::new(), scratch: Scratch::default() };
+        let mut simulation =
+            Self { routers, epoll, events, timers: BTreeSet::new(), scratch: Scratch::default() };
         let now = Instant::now();
-        (0..lab.routers.len()).for_each(|index| lab.schedule(index, now));
-        Ok(lab)
+        (0..simulation.routers.len()).for_each(|index| simulation.schedule(index, now));
+        Ok(simulation)
     }
 
-    /// Makes [`Lab::poll`] return `token` when `descriptor` is readable. It must stay open as long as the lab.
+    /// Makes [`Simulation::poll`] return `token` when `descriptor` is readable. It must stay open as long as the simulation.
     ///
     /// # Errors
     /// [`Error::Epoll`] when the kernel refuses.
@@ -210,18 +212,18 @@ mod tests {
         Role::Stack { addresses: Addresses { v4, v6: "fd00:10::/64".parse().unwrap() }, mtu: 1500 }
     }
 
-    fn lab(folder: &Path, lines: &[Vec<Endpoint>], ids: &[u16], role: &Role) -> Lab {
+    fn simulation(folder: &Path, lines: &[Vec<Endpoint>], ids: &[u16], role: &Role) -> Simulation {
         let boot =
             |id: &u16| Router::boot(folder, Wiring::of(InstanceId::new(*id).unwrap(), lines), role).unwrap();
-        Lab::new(ids.iter().map(boot).collect()).unwrap()
+        Simulation::new(ids.iter().map(boot).collect()).unwrap()
     }
 
     /// Polls until `done`, five seconds at most.
-    fn until(lab: &mut Lab, done: impl Fn(&Lab) -> bool) {
+    fn until(simulation: &mut Simulation, done: impl Fn(&Simulation) -> bool) {
         let end = Instant::now() + Duration::from_secs(5);
-        while !done(lab) {
-            assert!(Instant::now() < end, "not within five seconds: {}", lab.routers[0].counters());
-            lab.poll(Some(Duration::from_millis(50))).unwrap();
+        while !done(simulation) {
+            assert!(Instant::now() < end, "not within five seconds: {}", simulation.routers[0].counters());
+            simulation.poll(Some(Duration::from_millis(50))).unwrap();
         }
     }
 
@@ -229,32 +231,32 @@ mod tests {
     fn two_routers_ping_each_other() {
         let folder = tempfile::tempdir().unwrap();
         let lines = [vec![endpoint(1, 0, 1), endpoint(2, 1, 0)]];
-        let mut lab = lab(folder.path(), &lines, &[1, 2], &role());
+        let mut simulation = simulation(folder.path(), &lines, &[1, 2], &role());
         for (sequence, target) in ["10.10.0.3", "fd00:10::2"].iter().enumerate() {
-            assert!(lab.ping(0, target.parse().unwrap(), sequence as u16));
-            until(&mut lab, |lab| lab.routers[0].pongs() == sequence as u64 + 1);
+            assert!(simulation.ping(0, target.parse().unwrap(), sequence as u16));
+            until(&mut simulation, |simulation| simulation.routers[0].pongs() == sequence as u64 + 1);
         }
-        assert!(lab.ping(1, "10.10.0.2".parse().unwrap(), 1));
-        until(&mut lab, |lab| lab.routers[1].pongs() == 1);
-        for router in lab.routers() {
+        assert!(simulation.ping(1, "10.10.0.2".parse().unwrap(), 1));
+        until(&mut simulation, |simulation| simulation.routers[1].pongs() == 1);
+        for router in simulation.routers() {
             let counters = router.counters();
             assert_eq!((counters.dropped(), counters.failed, counters.full), (0, 0, 0), "{counters}");
         }
-        assert_eq!(lab.routers[0].counters().sent, lab.routers[1].counters().received);
+        assert_eq!(simulation.routers[0].counters().sent, simulation.routers[1].counters().received);
     }
 
     #[test]
     fn an_unanswered_ping_is_asked_again_and_the_loop_sleeps_between() {
         let folder = tempfile::tempdir().unwrap();
         let lines = [vec![endpoint(1, 0, 0), endpoint(9, 0, 0)]];
-        let mut lab = lab(folder.path(), &lines, &[1], &role());
+        let mut simulation = simulation(folder.path(), &lines, &[1], &role());
         let forwarder = UnixDatagram::bind(folder.path().join("9")).unwrap();
         forwarder.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        assert!(lab.ping(0, "10.10.9.9".parse().unwrap(), 1));
+        assert!(simulation.ping(0, "10.10.9.9".parse().unwrap(), 1));
         let start = Instant::now();
         let mut polls = 0;
-        while lab.routers[0].counters().sent < 2 {
-            lab.poll(Some(Duration::from_secs(5))).unwrap();
+        while simulation.routers[0].counters().sent < 2 {
+            simulation.poll(Some(Duration::from_secs(5))).unwrap();
             polls += 1;
         }
         assert!((Duration::from_millis(900)..Duration::from_secs(4)).contains(&start.elapsed()));
@@ -270,7 +272,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let lines =
             [vec![endpoint(1, 0, 1), endpoint(501, 0, 0)], vec![endpoint(1, 1, 0), endpoint(2, 0, 0)]];
-        let mut lab = lab(folder.path(), &lines, &[1], &Role::Echo);
+        let mut simulation = simulation(folder.path(), &lines, &[1], &Role::Echo);
         let forwarder = UnixDatagram::bind(folder.path().join("501")).unwrap();
         forwarder.set_nonblocking(true).unwrap();
         let router = folder.path().join("1");
@@ -281,7 +283,7 @@ mod tests {
             forwarder.send_to(&bad, &router).unwrap();
         }
         forwarder.send_to(&good[..21], &router).unwrap();
-        lab.poll(Some(Duration::from_secs(5))).unwrap();
+        simulation.poll(Some(Duration::from_secs(5))).unwrap();
         let wanted = Counters {
             short: 1,
             wrong_id: 1,
@@ -290,12 +292,12 @@ mod tests {
             wrong_type: 1,
             ..Counters::default()
         };
-        assert_eq!(*lab.routers[0].counters(), wanted);
+        assert_eq!(*simulation.routers[0].counters(), wanted);
         let mut answer = [0; 128];
         assert_eq!(forwarder.recv(&mut answer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
 
         forwarder.send_to(&good, &router).unwrap();
-        lab.poll(Some(Duration::from_secs(5))).unwrap();
+        simulation.poll(Some(Duration::from_secs(5))).unwrap();
         assert_eq!(forwarder.recv(&mut answer).unwrap(), good.len());
         assert_eq!(answer[..8], Header::data(endpoint(501, 0, 0), endpoint(1, 0, 1)).0);
         assert_eq!(answer[8..14], good[14..20]);
@@ -307,15 +309,15 @@ mod tests {
     fn echo_leaves_other_stations_and_groups_alone() {
         let folder = tempfile::tempdir().unwrap();
         let lines = [vec![endpoint(1, 0, 0), endpoint(501, 0, 0)]];
-        let mut lab = lab(folder.path(), &lines, &[1], &Role::Echo);
+        let mut simulation = simulation(folder.path(), &lines, &[1], &Role::Echo);
         let sender = UnixDatagram::unbound().unwrap();
         let mut frame = datagram(endpoint(1, 0, 0), endpoint(501, 0, 0));
         frame[8..14].copy_from_slice(&[0xff; 6]);
         sender.send_to(&frame, folder.path().join("1")).unwrap();
         frame[8..14].copy_from_slice(&[0xaa, 0xbb, 0xcc, 0, 2, 0]);
         sender.send_to(&frame, folder.path().join("1")).unwrap();
-        lab.poll(Some(Duration::from_secs(5))).unwrap();
-        let counters = lab.routers[0].counters();
+        simulation.poll(Some(Duration::from_secs(5))).unwrap();
+        let counters = simulation.routers[0].counters();
         assert_eq!((counters.received, counters.received_bytes), (2, 120));
         assert_eq!((counters.sent, counters.no_socket), (0, 0));
     }
@@ -330,7 +332,7 @@ mod tests {
             endpoint(4, 0, 0),
             endpoint(5, 0, 0),
         ];
-        let mut lab = lab(folder.path(), &[line], &[1], &Role::Echo);
+        let mut simulation = simulation(folder.path(), &[line], &[1], &Role::Echo);
         let two = UnixDatagram::bind(folder.path().join("2")).unwrap();
         let full = UnixDatagram::bind(folder.path().join("3")).unwrap();
         drop(UnixDatagram::bind(folder.path().join("4")).unwrap());
@@ -339,8 +341,8 @@ mod tests {
         while filler.send_to(b"x", folder.path().join("3")).is_ok() {}
 
         two.send_to(&datagram(endpoint(1, 0, 0), endpoint(2, 0, 0)), folder.path().join("1")).unwrap();
-        lab.poll(Some(Duration::from_secs(5))).unwrap();
-        let counters = *lab.routers[0].counters();
+        simulation.poll(Some(Duration::from_secs(5))).unwrap();
+        let counters = *simulation.routers[0].counters();
         assert_eq!(
             (counters.sent, counters.full, counters.refused, counters.no_socket),
             (1, 1, 1, 1),
@@ -356,7 +358,7 @@ mod tests {
     fn a_sink_counts_and_never_sends() {
         let folder = tempfile::tempdir().unwrap();
         let lines = [vec![endpoint(1, 0, 0), endpoint(501, 0, 0)]];
-        let mut lab = lab(folder.path(), &lines, &[1], &Role::Sink);
+        let mut simulation = simulation(folder.path(), &lines, &[1], &Role::Sink);
         let sender = UnixDatagram::unbound().unwrap();
         let good = datagram(endpoint(1, 0, 0), endpoint(501, 0, 0));
         let mut bad = good.clone();
@@ -365,21 +367,24 @@ mod tests {
             sender.send_to(&good, folder.path().join("1")).unwrap();
             sender.send_to(&bad, folder.path().join("1")).unwrap();
         }
-        lab.poll(Some(Duration::from_secs(5))).unwrap();
+        simulation.poll(Some(Duration::from_secs(5))).unwrap();
         let wanted = Counters { received: 3, received_bytes: 180, wrong_id: 3, ..Counters::default() };
-        assert_eq!(*lab.routers[0].counters(), wanted);
+        assert_eq!(*simulation.routers[0].counters(), wanted);
     }
 
     #[test]
     fn tagged_frames_are_counted_by_the_stack() {
         let folder = tempfile::tempdir().unwrap();
         let lines = [vec![endpoint(1, 0, 0), endpoint(501, 0, 0)]];
-        let mut lab = lab(folder.path(), &lines, &[1], &role());
+        let mut simulation = simulation(folder.path(), &lines, &[1], &role());
         let mut tagged = datagram(endpoint(1, 0, 0), endpoint(501, 0, 0));
         tagged[20..22].copy_from_slice(&[0x81, 0]);
         UnixDatagram::unbound().unwrap().send_to(&tagged, folder.path().join("1")).unwrap();
-        lab.poll(Some(Duration::from_secs(5))).unwrap();
-        assert_eq!((lab.routers[0].counters().received, lab.routers[0].counters().tagged), (1, 1));
+        simulation.poll(Some(Duration::from_secs(5))).unwrap();
+        assert_eq!(
+            (simulation.routers[0].counters().received, simulation.routers[0].counters().tagged),
+            (1, 1)
+        );
     }
 
     #[test]

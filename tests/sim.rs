@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// A running `iou-sim`, which is ready. Killed when dropped.
+/// A running `iou-fast sim`, which is ready. Killed when dropped.
 struct Sim {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
@@ -54,8 +54,14 @@ impl Drop for Sim {
 }
 
 fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_iou-sim"));
-    command.arg("-n").arg(folder.join("NETMAP")).arg("--netio-dir").arg(folder.join("netio")).args(arguments);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iou-fast"));
+    command
+        .arg("sim")
+        .arg("-n")
+        .arg(folder.join("NETMAP"))
+        .arg("--netio-dir")
+        .arg(folder.join("netio"))
+        .args(arguments);
     command
 }
 

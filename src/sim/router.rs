@@ -169,7 +169,7 @@ impl Router {
         &self.counters
     }
 
-    /// Echo replies to [`super::Lab::ping`] that arrived.
+    /// Echo replies to [`super::Simulation::ping`] that arrived.
     #[must_use]
     pub fn pongs(&self) -> u64 {
         self.stack().map_or(0, Stack::pongs)
