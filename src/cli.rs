@@ -5,8 +5,8 @@ use crate::iou::Endpoint;
 use crate::netmap::infer::PseudoIds;
 use crate::nic::attach::XdpModeChoice;
 use crate::plan::Binding;
-use crate::sim;
 use crate::worker::Poll;
+use crate::{clean, lab, sim};
 use af_xdp::CopyMode;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -51,6 +51,10 @@ pub struct Cli {
 /// What the program does beside forwarding.
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// A classroom: simulated routers behind iou-fast in network namespaces, each of them pinged from the wire
+    Lab(lab::Options),
+    /// Removes what a crash left: offloads that stayed off, labs and their namespaces; says what that was
+    Clean(clean::Options),
     /// Simulated routers behind real IOU sockets, for trying things out without an IOU image
     ///
     /// Each router locks and binds its socket in the netio folder as IOU does, drops every datagram whose header NETMAP

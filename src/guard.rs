@@ -12,11 +12,8 @@
 //! and a new start apart: who has it takes care of the record, and the guard does not wait for it. It looks only when
 //! the kernel has taken down all of iou-fast, for some drivers refuse to turn offloads on under an XDP program.
 
-use crate::nic::hold::{self, Hold};
-use crate::nic::offload::Offloads;
-use crate::nic::{self, Nic};
+use crate::nic::left;
 use crate::privileges::{self, Role};
-use crate::sys::device::DeviceSocket;
 use crate::sys::process;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -62,7 +59,7 @@ impl Guard {
             // Else it would never see that the parent's end of the pipe is closed.
             drop(tell);
             if settle(parent, &told, &guarded).is_ok() && !is_let_off(&told, &guarded) {
-                let _ = put_back(&state_dir);
+                let _ = left::put_back(&state_dir);
             }
         }));
         process::exit()
@@ -118,20 +115,4 @@ fn is_let_off(told: &OwnedFd, guarded: &OwnedFd) -> bool {
     }
     wait(&mut [PollFd::new(guarded, PollFlags::IN)]);
     false
-}
-
-/// Turns on again what is recorded of cards here that nobody holds, and removes their locks.
-fn put_back(state_dir: &Path) -> Result<(), nic::Error> {
-    let namespace = DeviceSocket::open().and_then(|socket| socket.namespace()).map_err(nic::Error::Socket)?;
-    for index in hold::seen(state_dir, namespace)? {
-        // Held: somebody has started again and took the record over, or it is another one's that runs.
-        let Ok(Some(hold)) = Hold::take_left(state_dir, namespace, index) else { continue };
-        match Nic::at(index) {
-            Ok(nic) => drop(Offloads::put_back(&nic, &hold)),
-            // Nothing to give back to.
-            Err(nic::Error::Gone { .. }) => drop(hold.remove_record()),
-            Err(_) => {}
-        }
-    }
-    Ok(())
 }

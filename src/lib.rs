@@ -25,6 +25,7 @@
 
 pub mod books;
 pub mod checksum;
+pub mod clean;
 pub mod cli;
 pub mod control;
 pub mod control_frames;
@@ -34,6 +35,7 @@ pub mod fdb;
 pub mod fuzzing;
 pub mod guard;
 pub mod iou;
+pub mod lab;
 pub mod lan;
 pub mod netmap;
 pub mod nic;

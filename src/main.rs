@@ -12,7 +12,7 @@ use iou_fast::guard::Guard;
 use iou_fast::nic::hold;
 use iou_fast::output;
 use iou_fast::privileges::{self, Role};
-use iou_fast::sim;
+use iou_fast::{clean, lab, sim};
 use std::io::IsTerminal;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
@@ -29,14 +29,18 @@ fn main() -> ExitCode {
     // What cannot be written is lost, and neither ends the process nor holds a thread up.
     log.with_writer(|| output::Log).log_internal_errors(false).init();
     let outcome = match cli.command {
-        None => start(&cli.start),
-        Some(Command::Sim(options)) => sim::command::run(options),
+        None => start(&cli.start).map(|()| true),
+        Some(Command::Lab(options)) => lab::run(&options).map_err(Into::into),
+        Some(Command::Clean(options)) => clean::run(&options),
+        Some(Command::Sim(options)) => sim::command::run(options).map(|()| true),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             output::log(&format!("iou-fast: {error}\n"));
-            ExitCode::FAILURE
+            let interrupted = matches!(error.downcast_ref(), Some(lab::Error::Interrupted));
+            ExitCode::from(if interrupted { 130 } else { 1 })
         }
     }
 }

@@ -104,11 +104,27 @@ pub struct Users {
 pub fn users(args: &Args) -> Result<Users, Error> {
     let own = rustix::process::getuid();
     let lab = default_uid(args.uid, |name| std::env::var_os(name), own.as_raw())?;
-    // Only root can have been called through sudo, whatever the environment says.
-    let sudo = std::env::var("SUDO_UID").ok().filter(|_| own.is_root());
-    let users = Users { lab, caller: sudo.and_then(|uid| uid.parse().ok()) };
+    let users = Users { lab, caller: caller() };
     check_folders(args, users)?;
     Ok(users)
+}
+
+/// Who called through sudo, if that is how root runs this.
+fn caller() -> Option<u32> {
+    // Only root can have been called through sudo, whatever the environment says.
+    let sudo = std::env::var("SUDO_UID").ok().filter(|_| rustix::process::getuid().is_root());
+    sudo.and_then(|uid| uid.parse().ok())
+}
+
+/// Refuses a `--state-dir` that another user chose for root.
+///
+/// # Errors
+/// [`Error::SudoFolder`].
+pub fn check_state_dir() -> Result<(), Error> {
+    match caller().filter(|caller| *caller != 0) {
+        Some(caller) => Err(Error::SudoFolder { option: "--state-dir", owner: 0, caller }),
+        None => Ok(()),
+    }
 }
 
 /// Who has no more than `sudo iou-fast` names no folder where another's rights are used: it would be made, or files in it.

@@ -11,6 +11,7 @@ pub mod attach;
 pub mod below;
 pub mod hold;
 pub mod kernel;
+pub mod left;
 pub mod links;
 pub mod offload;
 pub mod promisc;

@@ -191,15 +191,16 @@ impl Offloads {
         self.give_back()
     }
 
-    /// Turns on again what a run that was killed left off on `nic`.
+    /// Turns on again what a run that was killed left off on `nic`; returns the names of that.
     ///
     /// # Errors
     /// As for [`restore`](Self::restore).
-    pub(crate) fn put_back(nic: &Nic, hold: &Hold) -> Result<(), Error> {
+    pub(crate) fn put_back(nic: &Nic, hold: &Hold) -> Result<Vec<String>, Error> {
         hold.remove_draft();
         let (nic, hold, turned_off) = (nic.clone(), hold.clone(), read_record(hold)?);
+        let names = turned_off.clone();
         let left = Self { nic, hold, turned_off, still_on: Vec::new(), generic_mode: false, restored: false };
-        left.restore()
+        left.restore().map(|()| names)
     }
 
     fn apply(&mut self) -> Result<(), Error> {

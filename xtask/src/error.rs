@@ -27,9 +27,6 @@ pub(crate) enum Error {
     /// Not root, and no way to become root.
     #[error("{0} needs root: there is no sudo here, so run it as root")]
     NoRoot(&'static str),
-    /// A lab of --keep is in the way.
-    #[error("a lab is up already: `cargo xtask lab --down` takes it down")]
-    AlreadyUp,
     /// No test has the name asked for.
     #[error("no test ran: none has {0:?} in its name")]
     NoSuchTest(String),
@@ -39,9 +36,6 @@ pub(crate) enum Error {
     /// What stands in the way of a virtual machine.
     #[error("{0}")]
     Vm(String),
-    /// ^C or SIGTERM.
-    #[error("interrupted")]
-    Interrupted,
 }
 
 /// The result of a task or of a part of one.

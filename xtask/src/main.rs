@@ -26,7 +26,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// A classroom in network namespaces: simulated routers on a network card, each of them pinged from the wire.
+    /// Builds iou-fast and runs `iou-fast lab`: simulated routers in network namespaces, each pinged from the wire.
     Lab(lab::Options),
     /// Runs every test, the end-to-end tests as root.
     Test(test::Options),
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::from(if matches!(error, error::Error::Interrupted) { 130 } else { 1 })
+            ExitCode::FAILURE
         }
     }
 }

@@ -35,7 +35,7 @@ pub use error::{Error, Result};
 pub use first::First;
 pub use frame::{Tag, frame};
 pub use frr::Frr;
-pub use namespace::{Namespace, is_root, reap_stale, require_root, run, with_own_mounts};
+pub use namespace::{Namespace, is_root, namespace_exists, reap_stale, require_root, run, with_own_mounts};
 pub use process::{Process, Signal, Stalled, Streams};
 pub use router::{Datagram, Router, RouterOptions};
 pub use station::Station;

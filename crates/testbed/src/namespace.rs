@@ -78,8 +78,7 @@ impl Namespace {
     /// The namespace of this name, made by somebody else: it goes when this is dropped. `None` if there is none.
     #[must_use]
     pub fn adopt(name: &str) -> Option<Self> {
-        let there = fs::exists(format!("{FOLDER}/{name}")).unwrap_or(false);
-        there.then(|| Self { name: name.into(), kept: false })
+        namespace_exists(name).then(|| Self { name: name.into(), kept: false })
     }
 
     /// Its name, as `ip netns exec` takes it.
@@ -221,6 +220,12 @@ pub fn reap_stale() -> Result<Vec<String>> {
         }
     }
     Ok(reaped)
+}
+
+/// True if there is a namespace of this name.
+#[must_use]
+pub fn namespace_exists(name: &str) -> bool {
+    fs::exists(format!("{FOLDER}/{name}")).unwrap_or(false)
 }
 
 /// The process that made the namespace of this name.

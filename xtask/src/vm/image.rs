@@ -27,7 +27,7 @@ pub(super) fn build(kernel: &Files, programs: &[PathBuf], folder: &Path) -> Resu
     archive.device("/dev/console", 5, 1);
     let mut libraries = BTreeSet::new();
     let stripped = folder.join("stripped");
-    for (program, name) in programs.iter().zip([INIT, "/iou/iou-fast", "/iou/xtask"]) {
+    for (program, name) in programs.iter().zip([INIT, "/iou/iou-fast"]) {
         libraries.extend(ldd(program)?);
         // Debug symbols are nine tenths of a program.
         shell::run(Command::new("strip").arg("-o").arg(&stripped).arg(program))?;

@@ -4,7 +4,7 @@
 //! ```text
 //! Debian's servers ──► target/vm/NAME/apt, *.deb ──► target/vm/NAME/root (vmlinuz, modules)
 //!                                                          │
-//! target/debug (iou-fast, xtask), tests/vm ──► target/vm/NAME/initramfs ──► QEMU ──► lines on the console
+//! target/debug (iou-fast), tests/vm ──► target/vm/NAME/initramfs ──► QEMU ──► lines on the console
 //! ```
 //!
 //! What the checks are stands in `tests/vm`. Nothing but `target/vm` is written to; the network between the virtual cards
@@ -141,7 +141,7 @@ pub(crate) fn run(name: Option<&str>, filter: &str, with_setup: bool) -> Result<
 /// Builds what runs in the guest; returns the programs, the first process of the guest first.
 fn build() -> Result<Vec<PathBuf>> {
     println!("== build");
-    shell::run(&mut shell::cargo(&["build", "--workspace", "--features", "vm", "--bins"]))?;
+    shell::run(&mut shell::cargo(&["build", "--features", "vm", "--bins"]))?;
     let json = ["--message-format", "json-render-diagnostics"];
     let first_process = ["build", "--features", "vm", "--example", "vm"];
     let mut command = shell::cargo(&[&first_process[..], &json].concat());
@@ -152,11 +152,7 @@ fn build() -> Result<Vec<PathBuf>> {
     }
     let guest = executable(&String::from_utf8_lossy(&output.stdout))
         .ok_or_else(|| Error::Vm("cargo does not tell where it has put tests/vm".into()))?;
-    let mut programs = vec![guest];
-    for name in ["iou-fast", "xtask"] {
-        programs.push(testbed::Bin::find(name)?);
-    }
-    Ok(programs)
+    Ok(vec![guest, testbed::Bin::find("iou-fast")?])
 }
 
 /// The path of the program `vm` in cargo's messages, one JSON object a line.

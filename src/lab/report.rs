@@ -6,28 +6,28 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// What came out of a lab.
-pub(crate) struct Report<'a> {
+pub(super) struct Report<'a> {
     /// Routers, and after them the host: addresses and whether they answered, IPv4 and IPv6.
-    pub(crate) reached: [Vec<(IpAddr, bool)>; 2],
+    pub(super) reached: [Vec<(IpAddr, bool)>; 2],
     /// All requests of the rounds to routers, by family.
-    pub(crate) echoes: [Vec<&'a Echo>; 2],
-    pub(crate) duplicates: u64,
+    pub(super) echoes: [Vec<&'a Echo>; 2],
+    pub(super) duplicates: u64,
     /// Frames that the wire sent and received, as its own interface counts.
-    pub(crate) frames: [u64; 2],
+    pub(super) frames: [u64; 2],
     /// What the forwarder says of drops when it ends; `None` while it runs on.
-    pub(crate) drops: Option<String>,
-    pub(crate) cpu: Duration,
-    pub(crate) elapsed: Duration,
+    pub(super) drops: Option<String>,
+    pub(super) cpu: Duration,
+    pub(super) elapsed: Duration,
 }
 
 impl Report<'_> {
     /// True if all routers and the host answered over both families.
-    pub(crate) fn all_reached(&self) -> bool {
+    pub(super) fn all_reached(&self) -> bool {
         self.reached.iter().flatten().all(|(_, answered)| *answered)
     }
 
     /// The table, and under it who did not answer.
-    pub(crate) fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let families = |f: &dyn Fn(usize) -> String| vec![f(0), f(1)];
         let times = [0, 1].map(|family| {
             let mut times: Vec<_> = self.echoes[family].iter().filter_map(|echo| echo.rtt).collect();
@@ -102,7 +102,7 @@ fn table(rows: &[(&str, Vec<String>)]) -> String {
 }
 
 /// What a forwarder's summary says of drops: the lines with that word, without the word where they begin with it.
-pub(crate) fn drops(summary: &str) -> String {
+pub(super) fn drops(summary: &str) -> String {
     let lines: Vec<_> = summary
         .lines()
         .filter(|line| line.to_lowercase().contains("drop"))

@@ -4,20 +4,20 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// More routers than this leave no ids for the pseudo instances.
-pub(crate) const MOST_ROUTERS: u16 = 1000;
+pub(super) const MOST_ROUTERS: u16 = 1000;
 
 /// Up to here every router has a pseudo instance of its own, 513 and up as in most labs.
 const OWN_PSEUDO: u16 = 512;
 
 /// IPv4 prefix in which everybody is.
-pub(crate) const IPV4: &str = "10.10.0.0/16";
+pub(super) const IPV4: &str = "10.10.0.0/16";
 /// IPv6 prefix in which everybody is.
-pub(crate) const IPV6: &str = "fd00:10::/64";
+pub(super) const IPV6: &str = "fd00:10::/64";
 
 /// The station on the wire that pings.
-pub(crate) const WIRE: [IpAddr; 2] = [v4(10, 10, 255, 254), v6(0xfffe)];
-/// The host, on the network card that it shares with the routers.
-pub(crate) const HOST: [IpAddr; 2] = [v4(10, 10, 255, 1), v6(0xffff)];
+pub(super) const WIRE: [IpAddr; 2] = [v4(10, 10, 255, 254), v6(0xfffe)];
+/// The host, on the NIC that it shares with the routers.
+pub(super) const HOST: [IpAddr; 2] = [v4(10, 10, 255, 1), v6(0xffff)];
 
 const fn v4(a: u8, b: u8, c: u8, d: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(a, b, c, d))
@@ -28,7 +28,7 @@ const fn v6(host: u16) -> IpAddr {
 }
 
 /// The addresses of router `id`, which it makes from its id and the prefixes.
-pub(crate) fn router(id: u16) -> [IpAddr; 2] {
+pub(super) fn router(id: u16) -> [IpAddr; 2] {
     [v4(10, 10, (id / 250) as u8, (id % 250) as u8 + 1), v6(id)]
 }
 
@@ -43,7 +43,7 @@ fn pseudo(id: u16, routers: u16) -> (u16, u16, u16) {
 }
 
 /// The NETMAP: interface 0/0 of every router on a line with a pseudo instance.
-pub(crate) fn netmap(routers: u16) -> String {
+pub(super) fn netmap(routers: u16) -> String {
     (1..=routers).fold(String::new(), |mut text, id| {
         let (pseudo, bay, unit) = pseudo(id, routers);
         let _ = writeln!(text, "{id}:0/0 {pseudo}:{bay}/{unit}");
@@ -52,7 +52,7 @@ pub(crate) fn netmap(routers: u16) -> String {
 }
 
 /// The pseudo instance ids, as `-p` takes them.
-pub(crate) fn pseudo_ids(routers: u16) -> String {
+pub(super) fn pseudo_ids(routers: u16) -> String {
     let ends = [pseudo(1, routers).0, pseudo(routers, routers).0];
     match (ends[0].min(ends[1]), ends[0].max(ends[1])) {
         (low, high) if low == high => low.to_string(),

@@ -33,23 +33,24 @@ echo ready
 while :; do sleep 0.05; done
 "#;
 
-/// Runs `cargo xtask lab` on five routers with the stand-in in `dir`.
+/// Runs `iou-fast lab` on five routers with the stand-in in `dir`.
 fn lab(dir: &Path, options: &[&str]) -> Command {
     require_root().unwrap();
     let path = dir.join("iou-fast");
     fs::write(&path, PROGRAM).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    command.args(["lab", "--no-setup", "--routers", "5", "--rounds", "3", "--bin-dir"]).arg(dir);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iou-fast"));
+    command.args(["lab", "--routers", "5", "--rounds", "3", "--program"]).arg(path);
     command.args(options).args(["--", "--extra"]);
     command
 }
 
 fn assert_nothing_left(pid: u32) {
-    let names = fs::read_dir("/run/netns").into_iter().chain(fs::read_dir("/run")).flatten().flatten();
+    let names =
+        fs::read_dir("/run/netns").into_iter().chain(fs::read_dir("/run/iou-lab")).flatten().flatten();
     let names = names.map(|entry| entry.file_name().into_string().unwrap());
     let left: Vec<_> =
-        names.filter(|n| n.starts_with(&format!("iouf-{pid}-")) || *n == format!("iou-lab.{pid}")).collect();
+        names.filter(|n| n.starts_with(&format!("iouf-{pid}-")) || *n == format!(".{pid}")).collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
@@ -131,19 +132,19 @@ fn a_kept_lab_stays_until_it_is_taken_down() {
     let name = format!("iou-lab-test{}", std::process::id());
     let (code, stdout, stderr) = outcome(lab(dir.path(), &["--keep", "--name", &name]));
     let exists = || {
-        [format!("/run/{name}"), format!("/run/netns/{name}-wire"), format!("/run/netns/{name}-host")]
+        [format!("/run/iou-lab/{name}"), format!("/run/netns/{name}-wire"), format!("/run/netns/{name}-host")]
             .map(|path| Path::new(&path).exists())
     };
     let there = exists();
     let ping =
         testbed::run("ip", ["netns", "exec", &format!("{name}-wire"), "ping", "-c1", "-W2", "10.10.0.2"]);
     let (again, _, refusal) = outcome(lab(dir.path(), &["--keep", "--name", &name]));
-    let mut down = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let mut down = Command::new(env!("CARGO_BIN_EXE_iou-fast"));
     down.args(["lab", "--down", "--name", &name]);
     let (down_code, down_stdout, down_stderr) = outcome(down);
 
     assert_eq!(code, Some(0), "{stdout}\n{stderr}");
-    assert!(stdout.contains(&format!("cargo xtask lab --down --name {name}")), "{stdout}");
+    assert!(stdout.contains(&format!("iou-fast lab --down --name {name}")), "{stdout}");
     assert_eq!(there, [true; 3]);
     ping.unwrap();
     assert_eq!(again, Some(1));

@@ -8,32 +8,37 @@
 //!                          +--------------------------------------------------------+
 //! ```
 
+mod error;
 mod ping;
 mod plan;
 mod report;
 
-use crate::error::{Context, Error, Result};
-use crate::{setup, shell};
+use crate::output;
+use error::Context;
+pub use error::{Error, Result};
 use ping::Pinger;
 use report::Report;
 use rustix::process::{Pid, kill_process};
-use std::io::{IsTerminal, Write};
-use std::os::unix::process::CommandExt;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, io};
-use testbed::{Bin, Namespace, Process, Signal, VethOptions, veth, wait_until};
+use testbed::{Namespace, Process, Signal, VethOptions, veth, wait_until};
 
-/// Where labs have their folders: only root may write here.
-const RUN: &str = "/run";
+/// Where labs have their directories: that of a lab that stays up has its name, that of another one a dot and the
+/// process id. Only root may write here.
+const RUN: &str = "/run/iou-lab";
 
-/// The folder of a lab that does not stay up is this and the process id.
-const PASSING: &str = "iou-lab.";
+/// The name of a lab that has not been given another.
+const DEFAULT_NAME: &str = "iou-lab";
 
 /// How long a program may take until it is ready. The verifier needs its time in a slow virtual machine.
 const READY: Duration = Duration::from_secs(30);
+
+/// The file in a directory of a lab that stays up with the ids of its processes, a line each.
+const PIDS: &str = "pids";
 
 /// How long a program may take to end.
 const END: Duration = Duration::from_secs(10);
@@ -47,77 +52,65 @@ const PACE: Duration = Duration::from_micros(250);
 /// A request to an address not asked before is a broadcast, of which every router gets a copy: time for one copy.
 const PACE_COPY: Duration = Duration::from_micros(4);
 
-/// Options of `cargo xtask lab`.
-#[derive(clap::Args)]
-pub(crate) struct Options {
-    /// How many routers.
+const EXAMPLES: &str = "\
+Examples:
+  sudo iou-fast lab                       fifty routers, each pinged from the wire
+  sudo iou-fast lab --routers 1000        a large one
+  sudo iou-fast lab --keep                leaves it up and says how to look around
+  sudo iou-fast lab --down                takes that down
+  sudo iou-fast lab -- --cpus 0,1         with two workers: options after -- are the forwarder's
+
+It needs root and the program ip (package iproute2). Everything happens in two network namespaces of its own, which go
+at the end, also after ^C.
+
+Exit status: 0 if every router and the host answered, 1 if not or on an error, 2 for a wrong command line, 130 after ^C.";
+
+/// Options of `iou-fast lab`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Options {
+    /// How many routers
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=i64::from(plan::MOST_ROUTERS)))]
     routers: u16,
-    /// Leaves the lab up in the end and says how to look around.
+    /// Leave the lab up in the end and say how to look around
     #[arg(long)]
     keep: bool,
-    /// Takes down what --keep left up.
+    /// Take down what --keep left up
     #[arg(long, conflicts_with = "keep")]
     down: bool,
-    /// What --keep and --down call the lab; its namespaces are NAME-wire and NAME-host.
-    #[arg(long, default_value = "iou-lab", value_parser = name)]
+    /// What --keep and --down call the lab; its namespaces are NAME-wire and NAME-host
+    #[arg(long, default_value = DEFAULT_NAME, value_parser = name)]
     name: String,
-    /// How often every router and the host are pinged, once they have answered.
+    /// How often every router and the host are pinged, once they have answered
     #[arg(long, default_value_t = 20)]
     rounds: u32,
-    /// Pings at least that long.
+    /// Ping at least that long
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     duration: u64,
-    /// Installs nothing.
-    #[arg(long)]
-    no_setup: bool,
-    /// Builds nothing and takes the program iou-fast from this folder.
-    #[arg(long, value_name = "DIR")]
-    bin_dir: Option<PathBuf>,
-    /// Options for iou-fast, after `--`.
-    #[arg(last = true, value_name = "IOU-FAST OPTIONS")]
+    /// Another build, in place of this program: the forwarder, and the routers with `sim` as its first argument
+    #[arg(long, value_name = "FILE", hide = true)]
+    program: Option<PathBuf>,
+    /// Options for the forwarder, after `--`
+    #[arg(last = true, value_name = "OPTIONS")]
     forwarder: Vec<String>,
 }
 
-/// Runs a lab; true if everybody answered and both programs ended well.
-pub(crate) fn run(options: &Options) -> Result<bool> {
-    if options.down {
-        return if testbed::is_root() { take_down(&options.name) } else { Err(options.again_as_root(None)) };
-    }
-    if !options.no_setup {
-        setup::install(setup::For::Lab)?;
-    }
-    let programs = match &options.bin_dir {
-        Some(dir) => fs::canonicalize(dir).context(|| format!("folder {}", dir.display()))?,
-        None => {
-            shell::run(&mut shell::cargo(&["build", "--release", "--package", "iou-fast"]))?;
-            Bin::find_in_profile("release", "iou-fast")?.parent().unwrap_or(Path::new("/")).to_owned()
-        }
-    };
+/// Runs a lab, or takes one down; true if all routers and the host answered and both programs ended well.
+///
+/// # Errors
+/// Without root; what the system refuses. Nothing is left then.
+pub fn run(options: &Options) -> Result<bool> {
     if !testbed::is_root() {
-        // Built as the user, run as root.
-        return Err(options.again_as_root(Some(&programs)));
+        return Err(Error::NoRoot);
     }
-    classroom(options, &programs)
-}
-
-impl Options {
-    /// Becomes the same command as root, with all installed and the programs built; returns only if that cannot be.
-    fn again_as_root(&self, programs: Option<&Path>) -> Error {
-        if !shell::can_be_root() {
-            return Error::NoRoot("the lab (network namespaces, XDP)");
-        }
-        let Ok(program) = std::env::current_exe() else { return Error::NoRoot("the lab") };
-        let mut command = shell::as_root(&program.to_string_lossy());
-        command.args(["lab", "--no-setup", "--name", &self.name]);
-        command.args(["--routers", &self.routers.to_string(), "--rounds", &self.rounds.to_string()]);
-        command.args(["--duration", &self.duration.to_string()]);
-        command.args(self.keep.then_some("--keep")).args(self.down.then_some("--down"));
-        command.args(programs.map(|_| "--bin-dir")).args(programs);
-        command.arg("--").args(&self.forwarder);
-        let source = command.exec();
-        shell::start_error(&command, source)
+    if options.down {
+        return take_down(&options.name);
     }
+    let program = match &options.program {
+        Some(program) => fs::canonicalize(program).context(|| format!("program {}", program.display()))?,
+        None => std::env::current_exe().context(|| "the path of this program".into())?,
+    };
+    classroom(options, &program)
 }
 
 /// A name for a lab: part of file names and of namespaces' names.
@@ -135,20 +128,22 @@ fn namespaces(name: &str) -> [String; 2] {
     ["wire", "host"].map(|end| format!("{name}-{end}"))
 }
 
-/// A lab that is up. Processes go first, then the namespaces, then the folder.
+/// A lab that is up. Processes go first, then the namespaces, then the directory.
 struct Lab {
     forwarder: Process,
     routers: Process,
     wire: Namespace,
     host: Namespace,
-    folder: Folder,
+    directory: Directory,
 }
 
-fn classroom(options: &Options, programs: &Path) -> Result<bool> {
+fn classroom(options: &Options, program: &Path) -> Result<bool> {
     let stop = Stop::new()?;
     let progress = Progress::new();
-    clean_up_after_the_killed()?;
-    let mut lab = Lab::start(options, programs, &stop, &progress)?;
+    for what in clean_up()?.removed {
+        progress.line(&format!("removed {what}, left by an earlier run"));
+    }
+    let mut lab = Lab::start(options, program, &stop, &progress)?;
     let cpu = lab.forwarder.cpu_time()?;
     let start = Instant::now();
     let pinger = ping_everybody(options, &lab.wire, &stop, &progress)?;
@@ -163,26 +158,26 @@ fn classroom(options: &Options, programs: &Path) -> Result<bool> {
         elapsed: start.elapsed(),
     };
     if options.keep {
-        print!("\n{}\n", report.text());
+        output::print(&format!("\n{}\n", report.text()));
         lab.keep(&options.name)?;
         return Ok(report.all_reached());
     }
     let (summary, forwarder_well) = ending(&mut lab.forwarder, Signal::INT);
     let (counters, routers_well) = ending(&mut lab.routers, Signal::TERM);
     report.drops = Some(report::drops(&summary));
-    print!("\n{}\n{}", report.text(), summary);
+    output::print(&format!("\n{}\n{summary}", report.text()));
     if let Some(total) = counters.lines().last() {
-        println!("\nRouters: {total}");
+        output::print(&format!("\nRouters: {total}\n"));
     }
     Ok(report.all_reached() && forwarder_well && routers_well)
 }
 
 impl Lab {
-    fn start(options: &Options, programs: &Path, stop: &Stop, progress: &Progress) -> Result<Self> {
-        let folder = Folder::new(options.keep.then_some(&options.name))?;
-        let netio = folder.path.join("netio");
-        let netmap = folder.path.join("NETMAP");
-        fs::create_dir(&netio).context(|| format!("folder {}", netio.display()))?;
+    fn start(options: &Options, program: &Path, stop: &Stop, progress: &Progress) -> Result<Self> {
+        let directory = Directory::new(options.keep.then_some(&options.name))?;
+        let netio = directory.path.join("netio");
+        let netmap = directory.path.join("NETMAP");
+        fs::create_dir(&netio).context(|| format!("directory {}", netio.display()))?;
         fs::write(&netmap, plan::netmap(options.routers)).context(|| format!("file {}", netmap.display()))?;
 
         let (wire, host) = if options.keep {
@@ -205,7 +200,7 @@ impl Lab {
         stop.check()?;
 
         // The routers live on the host as well: their queues are as deep as they are there.
-        let mut routers = host.command(programs.join("iou-fast"));
+        let mut routers = host.command(program);
         routers.arg("sim");
         routers.arg("-n").arg(&netmap).arg("--netio-dir").arg(&netio);
         routers.args([
@@ -216,7 +211,7 @@ impl Lab {
             "--ipv6",
             plan::IPV6,
         ]);
-        let mut forwarder = host.command(programs.join("iou-fast"));
+        let mut forwarder = host.command(program);
         forwarder.args(["-i", "eth0", "-n"]).arg(&netmap).arg("--netio-dir").arg(&netio);
         forwarder.args(["-p", &plan::pseudo_ids(options.routers)]).args(&options.forwarder);
 
@@ -224,14 +219,14 @@ impl Lab {
             // Without the `ip netns exec NAME` in front.
             let line: Vec<_> = command.get_args().skip(3).map(|word| word.to_string_lossy()).collect();
             progress.line(&format!("in {}: {}", host.name(), line.join(" ")));
-            let logs = folder.path.join(name);
+            let logs = directory.path.join(name);
             Ok(if options.keep { Process::spawn_logged(command, &logs)? } else { Process::spawn(command)? })
         };
         let mut routers = spawn(&mut routers, "routers")?;
         wait_ready(&mut routers, stop)?;
         let mut forwarder = spawn(&mut forwarder, "iou-fast")?;
         wait_ready(&mut forwarder, stop)?;
-        Ok(Self { forwarder, routers, wire, host, folder })
+        Ok(Self { forwarder, routers, wire, host, directory })
     }
 
     /// A counter of the wire's interface.
@@ -245,26 +240,26 @@ impl Lab {
     /// Leaves everything up and says how to go on.
     fn keep(mut self, name: &str) -> Result<()> {
         let pids = format!("{}\n{}\n", self.forwarder.pid(), self.routers.pid());
-        let path = self.folder.path.join("pids");
+        let path = self.directory.path.join(PIDS);
         fs::write(&path, pids).context(|| format!("file {}", path.display()))?;
         self.forwarder.keep();
         self.routers.keep();
-        self.folder.kept = true;
+        self.directory.kept = true;
         self.wire.keep();
         self.host.keep();
         let [v4, v6] = plan::router(1);
-        let (wire, host, folder) = (self.wire.name(), self.host.name(), self.folder.path.display());
-        println!(
+        let (wire, host, directory) = (self.wire.name(), self.host.name(), self.directory.path.display());
+        output::print(&format!(
             "The lab stays up. Look around:\n\
              \x20 ip netns exec {wire} ping {v4}                    router 1 from the wire\n\
              \x20 ip netns exec {wire} ping {v6}\n\
              \x20 ip netns exec {wire} tcpdump -eni eth0             what is on the wire\n\
-             \x20 ip netns exec {host} ip -s link show eth0          the network card\n\
-             \x20 cat {folder}/NETMAP; tail {folder}/*/std*\n\
+             \x20 ip netns exec {host} ip -s link show eth0          the NIC\n\
+             \x20 cat {directory}/NETMAP; tail {directory}/*/std*\n\
              Take it down:\n\
-             \x20 cargo xtask lab --down{}",
-            if name == "iou-lab" { String::new() } else { format!(" --name {name}") }
-        );
+             \x20 iou-fast lab --down{}\n",
+            if name == DEFAULT_NAME { String::new() } else { format!(" --name {name}") }
+        ));
         Ok(())
     }
 }
@@ -317,11 +312,11 @@ fn ending(process: &mut Process, signal: Signal) -> (String, bool) {
     let success = match process.wait(END) {
         Ok(status) if status.success() => true,
         Ok(status) => {
-            eprintln!("did not end well ({status}):\n{}", process.dump());
+            output::log(&format!("did not end well ({status}):\n{}\n", process.dump()));
             false
         }
         Err(e) => {
-            eprintln!("{e}");
+            output::log(&format!("{e}\n"));
             false
         }
     };
@@ -329,90 +324,130 @@ fn ending(process: &mut Process, signal: Signal) -> (String, bool) {
     (news(process.stdout(), written[0]) + &news(process.stderr(), written[1]), success)
 }
 
-/// Removes what labs left that were killed.
-fn clean_up_after_the_killed() -> Result<()> {
-    for name in testbed::reap_stale()? {
-        eprintln!("removed namespace {name}, left by an earlier run");
-    }
+/// What [`clean_up`] found.
+#[derive(Debug, Default)]
+pub struct CleanUp {
+    /// What it removed, in words.
+    pub removed: Vec<String>,
+    /// The names of labs that are up.
+    pub up: Vec<String>,
+}
+
+/// Removes what labs, and the project's tests, left that were killed: namespaces with the processes in them, and
+/// directories. A lab that `--keep` left up stays as long as a process of it runs.
+///
+/// # Errors
+/// Without root; a namespace or directory that cannot be removed.
+pub fn clean_up() -> Result<CleanUp> {
+    let mut found = CleanUp::default();
+    found.removed.extend(testbed::reap_stale()?.into_iter().map(|name| format!("namespace {name}")));
     for entry in fs::read_dir(RUN).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let pid = entry.file_name().to_str().and_then(|name| name.strip_prefix(PASSING)?.parse::<u32>().ok());
-        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            let _ = fs::remove_dir_all(&path);
+        let (path, Ok(name)) = (entry.path(), entry.file_name().into_string()) else { continue };
+        match name.strip_prefix('.').map(str::parse::<u32>) {
+            Some(Ok(pid)) if Path::new(&format!("/proc/{pid}")).exists() => {}
+            Some(Ok(_)) => {
+                fs::remove_dir_all(&path).context(|| format!("directory {}", path.display()))?;
+                found.removed.push(format!("directory {}", path.display()));
+            }
+            Some(Err(_)) => {}
+            // One that is just starting has no pids yet, but its namespaces.
+            None if pids(&path).any(|pid| is_of_lab(pid, &path)) || !path.join(PIDS).exists() => {
+                found.up.push(name)
+            }
+            None => {
+                remove(&name)?;
+                found.removed.push(format!("lab {name}, whose processes have ended"));
+            }
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Takes down what `--keep` left up, also if it is not whole any more.
 fn take_down(name: &str) -> Result<bool> {
-    let folder = Path::new(RUN).join(name);
-    let namespaces = namespaces(name).map(|name| Namespace::adopt(&name));
-    if !folder.exists() && namespaces.iter().all(Option::is_none) {
-        println!("no lab is up");
+    let directory = Path::new(RUN).join(name);
+    let is_there = directory.exists() || namespaces(name).iter().any(|name| testbed::namespace_exists(name));
+    if !is_there {
+        output::print("no lab is up\n");
         return Ok(true);
     }
-    let pids = fs::read_to_string(folder.join("pids")).unwrap_or_default();
-    let log = || fs::read_to_string(folder.join("iou-fast/stdout")).unwrap_or_default();
+    let log = || fs::read_to_string(directory.join("iou-fast/stdout")).unwrap_or_default();
     let written = log().len();
     let mut ended = true;
-    for pid in pids.lines().filter_map(|pid| pid.parse().ok()).filter_map(Pid::from_raw) {
-        ended &= end(pid, &folder);
+    for pid in pids(&directory) {
+        ended &= end(pid, &directory);
     }
-    print!("{}", log().get(written..).unwrap_or_default());
-    drop(namespaces);
-    if folder.exists() {
-        fs::remove_dir_all(&folder).context(|| format!("folder {}", folder.display()))?;
-    }
-    println!("the lab is down");
+    output::print(log().get(written..).unwrap_or_default());
+    remove(name)?;
+    output::print("the lab is down\n");
     Ok(ended)
 }
 
+/// Removes the namespaces and the directory of a lab that `--keep` left up.
+fn remove(name: &str) -> Result<()> {
+    drop(namespaces(name).map(|name| Namespace::adopt(&name)));
+    let directory = Path::new(RUN).join(name);
+    match fs::remove_dir_all(&directory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.context(|| format!("directory {}", directory.display())),
+    }
+}
+
+/// The processes of the lab in this directory, the forwarder first.
+fn pids(directory: &Path) -> impl Iterator<Item = Pid> + use<> {
+    let text = fs::read_to_string(directory.join(PIDS)).unwrap_or_default();
+    let pids: Vec<_> = text.lines().filter_map(|pid| pid.parse().ok()).filter_map(Pid::from_raw).collect();
+    pids.into_iter()
+}
+
+/// True if this process is one of the lab's: by now the number may be another process's, but ours have the directory in
+/// their command line. A zombie has none.
+fn is_of_lab(pid: Pid, directory: &Path) -> bool {
+    let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    String::from_utf8_lossy(&line).contains(&*directory.join("netio").to_string_lossy())
+}
+
 /// Ends a program of the lab that is no child of ours; false if it had to be killed.
-fn end(pid: Pid, folder: &Path) -> bool {
-    let cmdline = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
-    let folder = folder.join("netio");
-    // The number may long be another process's: ours have the folder in their command line. A zombie has none.
-    let runs = || {
-        fs::read(&cmdline)
-            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&*folder.to_string_lossy()))
-    };
-    if !runs() {
+fn end(pid: Pid, directory: &Path) -> bool {
+    if !is_of_lab(pid, directory) {
         return true;
     }
     let _ = kill_process(pid, Signal::INT);
-    if wait_until(END, || !runs()) {
+    if wait_until(END, || !is_of_lab(pid, directory)) {
         return true;
     }
-    eprintln!("process {} does not end and is killed", pid.as_raw_nonzero());
+    output::log(&format!("process {} does not end and is killed\n", pid.as_raw_nonzero()));
     let _ = kill_process(pid, Signal::KILL);
     false
 }
 
-/// The lab's folder, which goes with its value.
-struct Folder {
+/// The lab's directory, which goes with its value.
+struct Directory {
     path: PathBuf,
     kept: bool,
 }
 
-impl Folder {
+impl Directory {
     /// With a name, for a lab that stays up.
     fn new(name: Option<&String>) -> Result<Self> {
-        let path = Path::new(RUN).join(name.cloned().unwrap_or(format!("{PASSING}{}", std::process::id())));
+        let path = Path::new(RUN).join(name.cloned().unwrap_or(format!(".{}", std::process::id())));
+        fs::create_dir_all(RUN).context(|| format!("directory {RUN}"))?;
         match fs::create_dir(&path) {
-            Err(e) if name.is_some() && e.kind() == io::ErrorKind::AlreadyExists => {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists && name.is_some() => {
                 return Err(Error::AlreadyUp);
             }
-            result => result.context(|| format!("folder {}", path.display()))?,
+            result => result.context(|| format!("directory {}", path.display()))?,
         }
         Ok(Self { path, kept: false })
     }
 }
 
-impl Drop for Folder {
+impl Drop for Directory {
     fn drop(&mut self) {
         if !self.kept {
             let _ = fs::remove_dir_all(&self.path);
+            // Succeeds only where it is empty.
+            let _ = fs::remove_dir(RUN);
         }
     }
 }
@@ -448,7 +483,7 @@ impl Progress {
 
     /// A line that stays.
     fn line(&self, text: &str) {
-        eprintln!("{}{text}", if self.terminal { "\r\x1b[K" } else { "" });
+        output::log(&format!("{}{text}\n", if self.terminal { "\r\x1b[K" } else { "" }));
     }
 
     /// A line that the next one replaces, ten times a second at most; where nothing can be replaced, every five seconds.
@@ -462,10 +497,9 @@ impl Progress {
             _ => self.updated.set(Some(now)),
         }
         if self.terminal {
-            eprint!("\r\x1b[K{}", text());
-            let _ = io::stderr().flush();
+            output::log(&format!("\r\x1b[K{}", text()));
         } else {
-            eprintln!("{}", text());
+            output::log(&format!("{}\n", text()));
         }
     }
 }

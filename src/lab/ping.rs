@@ -1,6 +1,6 @@
 //! Pings many addresses at once, from a namespace, through the kernel's own stack there.
 
-use crate::error::{Context, Result};
+use super::error::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketType, ipproto, socket, sockopt::set_socket_recv_buffer_size_force};
 use std::io;
@@ -27,16 +27,16 @@ const ECHO_LEN: usize = 8 + 4;
 
 /// A request on its way or answered.
 #[derive(Clone, Debug)]
-pub(crate) struct Echo {
+pub(super) struct Echo {
     /// Which of the addresses it went to.
     target: usize,
     sent: Instant,
     /// From the request's hand-over to the kernel to the answer's arrival here.
-    pub(crate) rtt: Option<Duration>,
+    pub(super) rtt: Option<Duration>,
 }
 
 /// Sends echo requests to a list of addresses and gathers the answers.
-pub(crate) struct Pinger {
+pub(super) struct Pinger {
     v4: UdpSocket,
     v6: UdpSocket,
     identifier: u16,
@@ -48,7 +48,7 @@ pub(crate) struct Pinger {
 
 impl Pinger {
     /// From `namespace` to `targets`.
-    pub(crate) fn new(namespace: &Namespace, targets: Vec<IpAddr>) -> Result<Self> {
+    pub(super) fn new(namespace: &Namespace, targets: Vec<IpAddr>) -> Result<Self> {
         let open = |family, protocol| -> io::Result<UdpSocket> {
             let raw = socket(family, SocketType::RAW, Some(protocol))?;
             set_socket_recv_buffer_size_force(&raw, RECEIVE_BUFFER)?;
@@ -66,7 +66,7 @@ impl Pinger {
     }
 
     /// Every address and whether it has answered at all.
-    pub(crate) fn reached(&self) -> impl Iterator<Item = (IpAddr, bool)> {
+    pub(super) fn reached(&self) -> impl Iterator<Item = (IpAddr, bool)> {
         self.targets.iter().copied().zip(self.reached.iter().copied())
     }
 
@@ -76,19 +76,19 @@ impl Pinger {
     }
 
     /// The requests of [`Pinger::measure`] to addresses that `wanted` accepts.
-    pub(crate) fn echoes(&self, wanted: impl Fn(IpAddr) -> bool) -> Vec<&Echo> {
+    pub(super) fn echoes(&self, wanted: impl Fn(IpAddr) -> bool) -> Vec<&Echo> {
         self.echoes.iter().filter(|echo| wanted(self.targets[echo.target])).collect()
     }
 
     /// How many answers came in [`Pinger::measure`] to a request that had its answer already.
-    pub(crate) fn duplicates(&self) -> u64 {
+    pub(super) fn duplicates(&self) -> u64 {
         self.duplicates
     }
 
     /// Asks every address until it has answered, one within `pace`; gives up when none has newly answered for
     /// `patience` after it was asked. `watch` is called all the while with the number of those that have answered;
     /// it may end everything with an error.
-    pub(crate) fn reach(
+    pub(super) fn reach(
         &mut self,
         pace: Duration,
         patience: Duration,
@@ -118,7 +118,7 @@ impl Pinger {
 
     /// Asks every address once a round, one within `pace`: `rounds` times, and until `duration` has passed. `watch`
     /// is called with the round.
-    pub(crate) fn measure(
+    pub(super) fn measure(
         &mut self,
         pace: Duration,
         rounds: u32,
