@@ -168,6 +168,13 @@ impl Running {
         self.process.signal(Signal::KILL);
         self.process.wait(SOON).unwrap();
     }
+
+    /// Ends it and its guard with SIGKILL.
+    pub fn kill_with_guard(self) {
+        let guard = rustix::process::Pid::from_raw(self.guard().cast_signed()).unwrap();
+        rustix::process::kill_process(guard, Signal::KILL).unwrap();
+        self.kill();
+    }
 }
 
 /// What `iou-fast` prints at its end.
