@@ -92,7 +92,10 @@ fn clean_removes_a_lab_that_was_killed() {
     let (code, said) = outcome(&mut clean(&scene));
     assert_eq!((code, exist()), (Some(0), 0), "{said}");
     // Another test's lab may have found them first.
-    assert!(said.contains(&format!("namespace iouf-{pid}-0-wire: removed")) || said.contains("nothing"), "{said}");
+    assert!(
+        said.contains(&format!("namespace iouf-{pid}-0-wire: removed")) || said.contains("nothing"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -104,7 +107,10 @@ fn clean_leaves_a_lab_alone_that_runs_and_removes_it_when_it_does_not() {
     let directory = format!("/run/iou-lab/{name}");
     let (code, said) = outcome(&mut clean(&scene));
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains(&format!("lab {name} is up and stays")) && Path::new(&directory).exists(), "{said}");
+    assert!(
+        said.contains(&format!("lab {name} is up and stays")) && Path::new(&directory).exists(),
+        "{said}"
+    );
 
     let pids = std::fs::read_to_string(format!("{directory}/pids")).unwrap();
     for pid in pids.lines() {

@@ -113,7 +113,7 @@ impl FromStr for Ids {
 /// Runs the routers until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// What stands in the way of a router: see [`super::Error`], and the NETMAP's.
+/// What stands in the way of a router: see [`enum@super::Error`], and the NETMAP's.
 pub fn run(arguments: Options) -> Result<(), Box<dyn Error>> {
     let role = role(&arguments)?;
     let uid = arguments.uid.unwrap_or_else(|| getuid().as_raw());
