@@ -15,7 +15,8 @@
 //! ```
 //!
 //! The life of a frame is in `bpf/steer.bpf.c` and [`worker`]. [`netmap`], [`iou::header`], [`iou::mac`], [`plan`],
-//! [`fdb`] and the backlog's policy are pure. `docs/design.md` says why it is built so.
+//! [`fdb`] and the backlog's policy are pure. `docs/architecture.md` is the map, and `docs/decisions` says
+//! why it is built so.
 
 #![cfg_attr(
     not(test),

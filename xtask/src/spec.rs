@@ -208,7 +208,7 @@ mod tests {
         assert_eq!(found("xtask/src/spec.rs::tests::x"), pair("xtask", "spec::tests::x"));
         assert_eq!(found("crates/af_xdp/src/model.rs::x"), pair("af_xdp", "model::x"));
         assert_eq!(found("cargo xtask fuzz netmap"), pair("cargo xtask fuzz ", "netmap"));
-        assert_eq!(Test::find("docs/design.md"), None);
+        assert_eq!(Test::find("docs/architecture.md"), None);
     }
 
     #[test]
