@@ -230,6 +230,8 @@ impl FromStr for CpuList {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use std::collections::BTreeSet;
+    use std::path::Path;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -255,27 +257,52 @@ mod tests {
         }
     }
 
+    /// The long options of a command and those below it.
+    fn options(command: &clap::Command) -> BTreeSet<String> {
+        let own = command.get_arguments().filter_map(clap::Arg::get_long).map(|name| format!("--{name}"));
+        own.chain(command.get_subcommands().flat_map(options)).collect()
+    }
+
+    /// What stands between backquotes on a page of Markdown, and the lines of its blocks of code.
+    fn code(text: &str) -> Vec<&str> {
+        let blocks = text.split("```").enumerate();
+        blocks
+            .flat_map(|(n, part)| match n % 2 {
+                0 => part.split('`').skip(1).step_by(2).collect(),
+                _ => part.lines().collect::<Vec<_>>(),
+            })
+            .collect()
+    }
+
+    /// The options that a piece of code names: those of an iou-fast command, or one that it begins with.
+    fn named(code: &str) -> impl Iterator<Item = String> {
+        let after = code.rsplit_once("iou-fast ").map(|(_, rest)| rest);
+        let words = after.or(code.starts_with("--").then_some(code)).unwrap_or_default();
+        let ours = words.split_whitespace().take_while(|word| !["--", "|", "&", "#"].contains(word));
+        let name = |word: &str| word.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+        ours.filter(|word| word.starts_with("--")).map(name)
+    }
+
     #[test]
-    fn help_names_every_option_of_the_readme() {
-        let help = Cli::command().render_long_help().to_string();
-        for option in [
-            "--interface",
-            "--netmap",
-            "--netio-dir",
-            "--netl1-dir",
-            "--uid",
-            "--pseudo",
-            "--cpus",
-            "--xdp-mode",
-            "--copy-mode",
-            "--poll",
-            "--exclusive",
-            "--flood-unknown",
-            "--state-dir",
-            "--block",
-            "Examples:",
-        ] {
-            assert!(help.contains(option), "{option}");
+    fn pages_name_all_options_and_no_other() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap();
+        let docs = root.join("docs").read_dir().unwrap().map(|entry| entry.unwrap().path());
+        let docs: Vec<String> =
+            docs.filter(|path| path.extension().is_some_and(|e| e == "md")).map(read).collect();
+        let readme = read(root.join("README.md"));
+        let known = options(&Cli::command());
+        for code in docs.iter().chain([&readme]).flat_map(|page| code(page)) {
+            for option in named(code) {
+                assert!(known.contains(&option) || option == "--help" || option == "--version", "{code}");
+            }
         }
+        let described: BTreeSet<String> =
+            code(&readme).into_iter().flat_map(|code| code.split(", ")).flat_map(named).collect();
+        let own = Cli::command();
+        let own = own.get_arguments().filter_map(clap::Arg::get_long).map(|name| format!("--{name}"));
+        let missing: Vec<String> = own.filter(|option| !described.contains(option)).collect();
+        assert!(missing.is_empty(), "README.md says nothing of {missing:?}");
+        assert!(Cli::command().render_long_help().to_string().contains("Examples:"));
     }
 }

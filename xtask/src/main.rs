@@ -2,6 +2,8 @@
 //!
 //! Each installs what is missing first, so that a fresh machine with a Rust toolchain is enough.
 
+#[cfg(test)]
+mod docs;
 mod error;
 mod fuzz;
 mod lab;
