@@ -30,7 +30,7 @@ When the NETMAP changes, or on SIGHUP, it is read again and its links come and g
 
 A network card given to iou-fast goes on serving the host. The host itself and the routers
 do not meet on it, though: for that, bridge the card with one end of a veth pair and give
-iou-fast the other end (README, \"Host and routers\").";
+iou-fast the other end (docs/nics.md, \"Host and routers\").";
 
 /// Puts Cisco IOU/IOL routers on a real network, at the speed the kernel allows.
 ///

@@ -637,7 +637,7 @@ fn a_start_that_fails_leaves_nothing_behind() {
     check("the second card has another program");
 }
 
-/// README, "Host and routers": a bridge of the card and one end of a veth pair, the other end for `iou-fast`.
+/// docs/nics.md, "Host and routers": a bridge of the card and one end of a veth pair, the other end for `iou-fast`.
 ///
 /// With `tx` on, checksums of what the host sends would be unfinished; with the tag offloads on, tags would cross the
 /// pair beside the frame, where XDP does not see them: `txvlan` stands for 802.1Q, the other for 802.1ad.

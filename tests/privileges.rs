@@ -251,10 +251,10 @@ fn a_netmap_is_read_again_with_what_is_left() {
     iou_fast.stop();
 }
 
-/// The capabilities that README has people give the file: `setcap THESE target/release/iou-fast`.
-fn capabilities_in_the_readme() -> String {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let line = readme.lines().find_map(|line| line.split_once("setcap ")).expect("README has a setcap line");
+/// The capabilities that docs/install.md has people give the file: `setcap THESE /usr/local/bin/iou-fast`.
+fn capabilities_in_the_docs() -> String {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/install.md")).unwrap();
+    let line = page.lines().find_map(|line| line.split_once("setcap ")).expect("the page has a setcap line");
     line.1.split_whitespace().next().unwrap().to_owned()
 }
 
@@ -298,7 +298,7 @@ fn a_second_user_is_told_whose_iou_fast_has_the_card_and_not_how_to_cut_it_off()
     scene.netmap("1:0/0 513:0/0\n");
     scene.give_netio(LAB);
     let router = scene.router_of(LAB, 1);
-    let given = capabilities_in_the_readme();
+    let given = capabilities_in_the_docs();
     let copy = copy_with(&given);
     let iou_fast = started_by_user(&scene, &copy);
     let pid = iou_fast.process.pid();
@@ -328,7 +328,7 @@ fn an_ordinary_user_runs_it_with_file_capabilities() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap("1:0/0 513:0/0\n");
     scene.give_netio(LAB);
-    let given = capabilities_in_the_readme();
+    let given = capabilities_in_the_docs();
     let copy = copy_with(&given);
     let router = scene.router_of(LAB, 1);
     let iou_fast = started_by_user(&scene, &copy);
