@@ -1,13 +1,18 @@
 //! Compiles the XDP program with clang; `src/steer` embeds the object. `bench/micro` embeds another, which wraps it.
+//! And finds the commit that this is built from, for `iou-fast --version`.
 //!
 //! `bpf/*.h` come from libbpf-sys, which brings libbpf's headers along, and `linux/*.h` from the system (linux-libc-dev,
 //! on which the C library's headers depend): no package of libbpf's own is needed.
 
 use std::env;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 fn main() {
+    let version = env::var("CARGO_PKG_VERSION").expect("cargo sets CARGO_PKG_VERSION");
+    let commit = commit().map(|commit| format!(" ({})", &commit[..7])).unwrap_or_default();
+    println!("cargo::rustc-env=IOU_FAST_VERSION={version}{commit}");
     println!("cargo::rerun-if-changed=bpf/steer.h");
     println!("cargo::rerun-if-env-changed=CLANG");
     let clang = env::var("CLANG").unwrap_or("clang".into());
@@ -45,4 +50,48 @@ fn system_includes(clang: &str) -> Vec<String> {
         .take_while(|line| line.starts_with(' '))
         .map(|line| line.trim().to_string())
         .collect()
+}
+
+/// The commit that is checked out here, as 40 hexadecimal digits. `None` outside a git repository. It is read from git's
+/// files, because the git program may be missing; that files have changed since the commit is not seen.
+///
+/// Cargo is told to run this again when another commit is checked out or made. It must not be told of a file that does not
+/// exist: it would run this at every build.
+fn commit() -> Option<String> {
+    // Only of this directory: one above it may belong to another project's repository.
+    let git = Path::new(".git");
+    let private = match fs::read_to_string(git) {
+        // A worktree, whose HEAD is its own.
+        Ok(link) => {
+            println!("cargo::rerun-if-changed=.git");
+            PathBuf::from(link.strip_prefix("gitdir:")?.trim())
+        }
+        Err(_) => git.to_owned(),
+    };
+    // Branches are those of the repository.
+    let common = fs::read_to_string(private.join("commondir"))
+        .map_or_else(|_| private.clone(), |path| private.join(path.trim()));
+    let head = watched(&private.join("HEAD"))?;
+    let Some(branch) = head.strip_prefix("ref:").map(str::trim) else { return hash(&head) };
+    if let Some(commit) = watched(&common.join(branch)) {
+        return hash(&commit);
+    }
+    // Packed with others; the next commit puts it into a file of its own.
+    let packed = watched(&common.join("packed-refs"))?;
+    if let Some(directory) = common.join(branch).ancestors().skip(1).find(|directory| directory.is_dir()) {
+        println!("cargo::rerun-if-changed={}", directory.display());
+    }
+    packed.lines().find_map(|line| hash(line.strip_suffix(branch)?.strip_suffix(' ')?))
+}
+
+/// What is in a file, at whose change this is to run again.
+fn watched(file: &Path) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    println!("cargo::rerun-if-changed={}", file.display());
+    Some(text)
+}
+
+fn hash(text: &str) -> Option<String> {
+    let text = text.trim();
+    (text.len() >= 40 && text.bytes().all(|digit| digit.is_ascii_hexdigit())).then(|| text.to_owned())
 }

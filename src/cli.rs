@@ -32,12 +32,15 @@ A network card given to iou-fast goes on serving the host. The host itself and t
 do not meet on it, though: for that, bridge the card with one end of a veth pair and give
 iou-fast the other end (docs/nics.md, \"Host and routers\").";
 
+/// Version and commit, as `0.1.0 (abc1234)`; the version alone if it was not built from a git repository.
+pub const VERSION: &str = env!("IOU_FAST_VERSION");
+
 /// Puts Cisco IOU/IOL routers on a real network, at the speed the kernel allows.
 ///
 /// Every NETMAP line with a pseudo endpoint becomes a link between its router interface and the LAN of a network
 /// card: ARP, IPv4, IPv6, routing protocols, VLANs, virtual addresses such as HSRP's, all of it.
 #[derive(Parser, Debug)]
-#[command(name = "iou-fast", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "iou-fast", version = VERSION, after_help = EXAMPLES, max_term_width = 110)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Cli {
     /// What to do instead of forwarding.

@@ -105,8 +105,26 @@ mod command_line {
     }
 
     #[test]
-    fn version_is_the_package_s() {
-        assert_eq!(output(&["--version"]).1, concat!("iou-fast ", env!("CARGO_PKG_VERSION"), "\n"));
+    fn version_is_the_package_s_with_the_commit_that_it_was_built_from() {
+        let said = output(&["--version"]).1;
+        let version = concat!("iou-fast ", env!("CARGO_PKG_VERSION"));
+        let repository = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        if !repository.join(".git").exists() {
+            return assert_eq!(said, format!("{version}\n"));
+        }
+        // In whatever way HEAD leads to it, the commit is that of the build: this test is built together with it.
+        let commit = said.strip_prefix(version).and_then(|rest| rest.strip_prefix(" ("));
+        let commit = commit.and_then(|rest| rest.strip_suffix(")\n")).expect(&said);
+        assert!(commit.len() == 7 && commit.bytes().all(|digit| digit.is_ascii_hexdigit()), "{said}");
+        let head = std::process::Command::new("git")
+            .args(["-c", "safe.directory=*", "-C"])
+            .arg(repository)
+            .args(["rev-parse", "HEAD"])
+            .output();
+        // A bare machine has no git.
+        if let Ok(head) = head.map(|head| String::from_utf8(head.stdout).unwrap()) {
+            assert!(head.starts_with(commit), "{said} and {head}");
+        }
     }
 
     #[test]
