@@ -7,7 +7,7 @@
 
 use clap::Parser;
 use iou_fast::cli::{Args, Cli, Command};
-use iou_fast::control::{Forwarder, Options, labs};
+use iou_fast::control::{Forwarder, Notify, Options, labs};
 use iou_fast::guard::Guard;
 use iou_fast::nic::hold;
 use iou_fast::output;
@@ -82,6 +82,7 @@ fn start(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     };
     let mut forwarder = Forwarder::start(prepared, &options)?;
     forwarder.guard(guard);
+    forwarder.notify(Notify::from_environment());
     privileges::confine(Role::Control)?;
     output::print(&format!("{}\nready\n", forwarder.describe().join("\n")));
     let result = forwarder.run(&stop, &again);

@@ -8,6 +8,7 @@ mod keepalives;
 pub mod labs;
 mod netmap;
 mod nics;
+mod notify;
 mod pseudos;
 mod routers;
 mod sources;
@@ -35,6 +36,7 @@ use keepalives::Keepalives;
 use labs::Prepared;
 use netmap::Next;
 use nics::{Around, Card};
+pub use notify::Notify;
 use pseudos::Pseudos;
 use routers::Connections;
 use rustix::net::RecvFlags;
@@ -144,6 +146,7 @@ pub struct Forwarder {
     last_check: Instant,
     /// Workers read datagrams of several chunks.
     large: bool,
+    notify: Option<Notify>,
     /// Declared last: it is let off when the cards have been given back.
     guard: Option<Guard>,
 }
@@ -228,6 +231,7 @@ impl Forwarder {
             faults: [0; 2],
             last_check: Instant::now(),
             large: false,
+            notify: None,
             guard: None,
         };
         // Before the workers: routers that have started already send at once, and a NIC not looked at counts as down.
@@ -266,6 +270,11 @@ impl Forwarder {
     /// Looks after `guard` as well from now on, and lets it off at the end.
     pub fn guard(&mut self, guard: Option<Guard>) {
         self.guard = guard;
+    }
+
+    /// Tells the service manager what happens from now on.
+    pub fn notify(&mut self, notify: Option<Notify>) {
+        self.notify = notify;
     }
 
     /// What was connected and what was got, a line each.
@@ -307,7 +316,9 @@ impl Forwarder {
     /// What `epoll_ctl` says; a worker that ended by itself.
     pub fn run(&mut self, stop: impl AsFd, again: impl AsFd) -> std::io::Result<()> {
         loop {
-            let due = [self.connections.next_retry(), self.pseudos.due_in(), self.netmap.due_in()];
+            self.tell();
+            let notice = self.notify.as_ref().and_then(Notify::due_in);
+            let due = [self.connections.next_retry(), self.pseudos.due_in(), self.netmap.due_in(), notice];
             let cards = self.cards.iter().filter_map(Card::next_step);
             let timeout =
                 due.into_iter().flatten().chain(cards).fold(SWEEP, Duration::min).min(self.keepalives.due());
@@ -341,8 +352,15 @@ impl Forwarder {
             let orders = orders(&self.workers);
             if news.contains(&Source::Workers) {
                 worker::woken(&self.wake);
-                while let Ok(Report::RouterGone { router, connection }) = self.reports.try_recv() {
-                    self.connections.gone(router, connection, &orders);
+                while let Ok(report) = self.reports.try_recv() {
+                    match report {
+                        Report::RouterGone { router, connection } => {
+                            self.connections.gone(router, connection, &orders);
+                        }
+                        Report::Alive { worker, round } => {
+                            self.notify.iter_mut().for_each(|notify| notify.alive(worker, round));
+                        }
+                    }
                 }
             }
             let sweep = self.last_check.elapsed() >= SWEEP;
@@ -389,6 +407,7 @@ impl Forwarder {
     /// Ends everything and returns what happened.
     #[must_use]
     pub fn stop(mut self) -> Summary {
+        self.notify.iter_mut().for_each(Notify::stopping);
         // From here on the XDP programs leave everything to the host.
         for lan in &self.lans {
             lan.tables.shared.live.store(0, Relaxed);
@@ -441,10 +460,7 @@ impl Forwarder {
         for (number, socket) in &sockets {
             match socket.fd.try_clone() {
                 Ok(descriptor) => given[plan.pseudos[*number].worker].push((*number, descriptor)),
-                Err(error) => {
-                    tracing::error!("the NETMAP is not followed yet: a pseudo socket: {error}");
-                    return self.netmap.ask_later();
-                }
+                Err(error) => return self.netmap.not_followed("a pseudo socket", &error),
             }
         }
         // First the files of ids that are no longer ours: nobody is to send there any more.
@@ -477,6 +493,30 @@ impl Forwarder {
         drop(answer);
         // Ends when all have answered, or ended without.
         while answers.recv().is_ok() {}
+    }
+
+    /// Tells the service manager, if there is one, what is different.
+    fn tell(&mut self) {
+        let Some(mut notify) = self.notify.take() else { return };
+        notify.turn(self.netmap.is_reloading(), || self.status(), &orders(&self.workers));
+        self.notify = Some(notify);
+    }
+
+    /// Routers and NICs that are up, and what came of the last reload.
+    fn status(&self) -> String {
+        let (connected, routers) = self.connections.count();
+        let mut status = format!("{connected} of {routers} routers up");
+        let conditions: Vec<_> = self.cards.iter().map(Card::condition).collect();
+        let not_up: Vec<String> =
+            conditions.iter().filter_map(|(nic, what)| Some(format!("{nic} {}", (*what)?))).collect();
+        status += &format!(", {} of {} NICs up", conditions.len() - not_up.len(), conditions.len());
+        if !not_up.is_empty() {
+            status += &format!(" ({})", not_up.join(", "));
+        }
+        if let Some(result) = self.netmap.result() {
+            status += &format!(". {result}");
+        }
+        status
     }
 
     fn start_worker(&mut self, setup: Setup, counts: Arc<WorkerCounts>) -> Result<(), Error> {

@@ -79,7 +79,13 @@ pub(super) struct Watch {
     found: Option<Signature>,
     due: Option<Instant>,
     asked: bool,
+    /// What is due is a changed file, or one that was asked for; not another try of the same.
+    news: bool,
+    /// That is so of what is being read.
+    reading_news: bool,
     reading: Option<channel::Receiver<Result<Next, Refusal>>>,
+    /// What came of the last reload, for the status.
+    result: Option<String>,
     /// Why the file is not followed; said.
     refused: Option<String>,
     remarks: Vec<String>,
@@ -108,7 +114,10 @@ impl Watch {
             found: None,
             due: None,
             asked: false,
+            news: false,
+            reading_news: false,
             reading: None,
+            result: None,
             refused: None,
             remarks,
             left_alone,
@@ -143,7 +152,7 @@ impl Watch {
         while let Ok(event) = reader.next() {
             let lost = event.events().contains(ReadFlags::QUEUE_OVERFLOW);
             if lost || event.file_name().is_some_and(|name| name.to_bytes() == self.name.as_encoded_bytes()) {
-                self.due = Some(Instant::now() + SETTLED);
+                (self.news, self.due) = (true, Some(Instant::now() + SETTLED));
             }
             self.watched &= !event.events().contains(ReadFlags::IGNORED);
         }
@@ -151,11 +160,33 @@ impl Watch {
 
     /// Reads the file again at once.
     pub(super) fn ask(&mut self) {
-        (self.asked, self.due) = (true, Some(Instant::now()));
+        (self.asked, self.news, self.due) = (true, true, Some(Instant::now()));
+    }
+
+    /// The NETMAP is being reloaded, because it has changed or was asked for.
+    pub(super) fn is_reloading(&self) -> bool {
+        self.reading.is_some() && self.reading_news
+    }
+
+    /// What came of the last reload; `None` before the first.
+    pub(super) fn result(&self) -> Option<&str> {
+        self.result.as_deref()
+    }
+
+    fn failed(&mut self, why: &str) {
+        let why = why.lines().next().unwrap_or_default();
+        self.result = Some(format!("NETMAP reload failed; keeping the current topology: {why}"));
+    }
+
+    /// What was read cannot be gone over to just now.
+    pub(super) fn not_followed(&mut self, what: &str, why: &io::Error) {
+        tracing::error!("the NETMAP is not followed yet: {what}: {why}");
+        self.failed(&format!("{what}: {why}"));
+        self.ask_later();
     }
 
     /// Reads the file again in a while: what stands in its way may pass.
-    pub(super) fn ask_later(&mut self) {
+    fn ask_later(&mut self) {
         self.due.get_or_insert_with(|| Instant::now() + AGAIN);
     }
 
@@ -198,7 +229,7 @@ impl Watch {
             self.found = None;
         } else if now.is_some() && now == self.found {
             // It has not changed since the last sweep: whoever writes it is done.
-            self.due = Some(Instant::now());
+            (self.news, self.due) = (true, Some(Instant::now()));
         } else {
             self.found = now;
         }
@@ -239,7 +270,10 @@ impl Watch {
             worker::wake(&wake);
         };
         match std::thread::Builder::new().name("netmap".to_owned()).spawn(read) {
-            Ok(_) => self.reading = Some(receive),
+            Ok(_) => {
+                self.reading_news = std::mem::take(&mut self.news);
+                self.reading = Some(receive);
+            }
             Err(error) => {
                 tracing::error!("{} cannot be read again now: {error}", self.request.file.display());
                 self.due = Some(Instant::now() + Duration::from_secs(1));
@@ -255,6 +289,7 @@ impl Watch {
             Err(channel::TryRecvError::Disconnected) => {
                 self.reading = None;
                 tracing::error!("reading {} came to no end: it stays as it was", self.request.file.display());
+                self.failed("reading it came to no end");
                 return None;
             }
         };
@@ -272,6 +307,7 @@ impl Watch {
                     let again = if passing { " It is tried again every few seconds." } else { "" };
                     tracing::error!("{file} is not followed, everything stays as it was.{again}\n{why}");
                 }
+                self.failed(&why);
                 self.refused = Some(why);
                 if passing {
                     self.ask_later();
@@ -280,6 +316,7 @@ impl Watch {
             }
         };
         self.refused = None;
+        self.result = Some(format!("NETMAP reloaded: {}", next.changes));
         self.want(next.left_alone.clone());
         for remark in next.remarks.iter().filter(|remark| !self.remarks.contains(remark)) {
             tracing::info!("{remark}");

@@ -483,6 +483,18 @@ impl Card {
         self.cautions = found;
     }
 
+    /// Its name, and what keeps frames from it, in a word or two; `None` if nothing does.
+    pub(super) fn condition(&self) -> (&str, Option<&'static str>) {
+        let state = self.device.as_ref().filter(|_| self.lost.is_none()).map(|device| device.state);
+        let what = match state {
+            None => Some("away"),
+            Some(Some(LinkState { up: true, carrier: true, .. })) => None,
+            Some(Some(LinkState { up: true, .. })) => Some("no carrier"),
+            Some(_) => Some("down"),
+        };
+        (&self.name, what)
+    }
+
     pub(super) fn sizes(&self) -> Sizes {
         self.sizes
     }

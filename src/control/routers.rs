@@ -164,6 +164,12 @@ impl Connections {
         }
     }
 
+    /// How many routers have sockets that we are connected to, and how many the NETMAP has.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let live = || self.routers.iter().filter(|router| router.live);
+        (live().filter(|router| router.connected.is_some()).count(), live().count())
+    }
+
     /// The folder of a lab, if it has one just now.
     pub(super) fn folder(&self, lab: usize) -> Option<&Folder> {
         self.folders.get(lab).filter(|watched| watched.gone.is_none()).map(|watched| &watched.folder)

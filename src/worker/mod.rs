@@ -156,6 +156,8 @@ pub enum Order {
     },
     /// The worker is to answer: it has carried out every order before this one.
     Answer(crossbeam::channel::Sender<()>),
+    /// The worker is to report that it is alive, with this number: [`Report::Alive`].
+    Report(u64),
     /// The worker ends.
     Stop,
 }
@@ -246,6 +248,13 @@ pub enum Report {
         router: usize,
         /// Number of the connection.
         connection: u64,
+    },
+    /// A worker has carried out [`Order::Report`].
+    Alive {
+        /// Its number.
+        worker: usize,
+        /// The order's number.
+        round: u64,
     },
 }
 
@@ -958,6 +967,9 @@ impl Worker {
                 Order::Pseudo { pseudo, socket } => self.replace(pseudo, socket),
                 Order::Answer(to) => {
                     let _ = to.send(());
+                }
+                Order::Report(round) => {
+                    self.delivery.reports().send(Report::Alive { worker: self.index, round });
                 }
                 Order::Stop => return true,
             }

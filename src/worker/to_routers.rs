@@ -268,6 +268,11 @@ impl Delivery {
         }
     }
 
+    /// This worker's way to the control thread.
+    pub(super) fn reports(&self) -> &Reports {
+        &self.reports
+    }
+
     /// Number of routers in the plan.
     pub(super) fn routers(&self) -> usize {
         self.sides.len()

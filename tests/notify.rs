@@ -1,0 +1,337 @@
+//! What a service manager is told, over a socket of the test's own in its place: ready, reloading, a line of status, signs of
+//! life that stop when a worker stands still, the end.
+
+mod common;
+
+use common::crowd::{WAIT, classroom, number, to_router, wait_until_connected};
+use common::{Running, SOON, Scene};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+use testbed::{Process, Router, Signal, VethOptions};
+
+/// The end of the socket that systemd has.
+struct Manager {
+    socket: UnixDatagram,
+    /// What came, and when.
+    heard: Vec<(Instant, String)>,
+}
+
+impl Manager {
+    fn new(scene: &Scene) -> Self {
+        let path = scene.folder().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        // As systemd has it.
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
+        Self { socket, heard: Vec::new() }
+    }
+
+    /// Starts `iou-fast` and waits until it is ready, with a watchdog of so many microseconds if not 0.
+    fn start(&mut self, scene: &Scene, arguments: &[&str], watchdog: Duration) -> Running {
+        let mut command = scene.command(arguments);
+        command.env("NOTIFY_SOCKET", scene.folder().join("notify"));
+        if !watchdog.is_zero() {
+            command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        }
+        let mut process = Process::spawn(&mut command).unwrap();
+        process.wait_for_line(|line| line == "ready", SOON).unwrap();
+        Running { process }
+    }
+
+    /// The next message, if one comes within `timeout`.
+    fn hear(&mut self, timeout: Duration) -> Option<&str> {
+        self.socket.set_read_timeout(Some(timeout.max(Duration::from_millis(1)))).unwrap();
+        let mut buffer = [0; 4096];
+        let len = self.socket.recv(&mut buffer).ok()?;
+        self.heard.push((Instant::now(), String::from_utf8(buffer[..len].to_vec()).unwrap()));
+        Some(&self.heard.last()?.1)
+    }
+
+    /// The next message that `wanted` accepts.
+    #[track_caller]
+    fn wait_for(&mut self, wanted: impl Fn(&str) -> bool) -> String {
+        let end = Instant::now() + SOON;
+        while let Some(message) = self.hear(end.saturating_duration_since(Instant::now())) {
+            if wanted(message) {
+                return message.to_owned();
+            }
+        }
+        panic!("heard {:#?}", self.heard);
+    }
+
+    /// How many messages with this line have come and come within `time`.
+    fn count(&mut self, line: &str, time: Duration) -> usize {
+        let end = Instant::now() + time;
+        let before = self.heard.len();
+        while Instant::now() < end {
+            self.hear(end.saturating_duration_since(Instant::now()));
+        }
+        self.heard[before..].iter().filter(|(_, message)| message.lines().any(|l| l == line)).count()
+    }
+}
+
+fn has(line: &str) -> impl Fn(&str) -> bool {
+    move |message| message.lines().any(|l| l == line)
+}
+
+fn status(text: &str) -> impl Fn(&str) -> bool {
+    move |message| message.lines().any(|l| l.starts_with("STATUS=") && l.contains(text))
+}
+
+fn lab(routers: u16) -> (Scene, Manager) {
+    let scene = Scene::silent(&["eth0"], &VethOptions::default());
+    scene.netmap(&classroom(routers));
+    let manager = Manager::new(&scene);
+    (scene, manager)
+}
+
+/// Time since boot, as MONOTONIC_USEC is given.
+fn now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000
+}
+
+#[test]
+fn ready_is_told_once_and_stopping_at_the_end() {
+    let (scene, mut manager) = lab(2);
+    let mut router = Router::new(&scene.netio(), 1).unwrap();
+    let iou_fast = manager.start(&scene, &["-i", "eth0"], Duration::ZERO);
+    assert_eq!(manager.hear(SOON), Some("READY=1\nSTATUS=1 of 2 routers up, 1 of 1 NICs up"));
+    // Frames flow then.
+    scene.station().send(&to_router(1, 1)).unwrap();
+    assert!(router.recv_where(WAIT, |_, frame| number(frame) == Some(1)).is_some());
+    assert_eq!(manager.count("READY=1", Duration::from_secs(2)), 0, "{:?}", manager.heard);
+    // Without WATCHDOG_USEC there are no signs of life, and while nothing is different, nothing at all.
+    assert_eq!(manager.heard.len(), 1, "{:?}", manager.heard);
+    iou_fast.stop();
+    assert_eq!(manager.hear(SOON), Some("STOPPING=1\nSTATUS=stopping"));
+    assert_eq!(manager.hear(Duration::ZERO), None);
+}
+
+#[test]
+fn a_start_that_fails_is_not_ready() {
+    let (scene, mut manager) = lab(1);
+    let mut command = scene.command(&["-i", "eth7"]);
+    command.env("NOTIFY_SOCKET", scene.folder().join("notify"));
+    let mut process = Process::spawn(&mut command).unwrap();
+    assert_eq!(process.wait(SOON).unwrap().code(), Some(1), "{}", process.dump());
+    assert_eq!(manager.hear(Duration::from_millis(100)), None);
+}
+
+#[test]
+fn reloading_is_told_on_sighup_and_when_the_file_changes() {
+    let (scene, mut manager) = lab(1);
+    let mut iou_fast = manager.start(&scene, &["-i", "eth0"], Duration::ZERO);
+    manager.wait_for(has("READY=1"));
+    let mut reload = |change: &mut dyn FnMut(), result: &str| {
+        let before = now();
+        change();
+        let message = manager.wait_for(has("RELOADING=1"));
+        let after = now();
+        let time = message.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).expect(&message);
+        let time: u64 = time.parse().unwrap();
+        assert!((before..=after).contains(&time), "{before} {time} {after}");
+        // The very next news.
+        let message = manager.hear(SOON).unwrap().to_owned();
+        assert!(has("READY=1")(&message) && status(result)(&message), "{message}");
+    };
+    reload(&mut || iou_fast.process.signal(Signal::HUP), "NETMAP reloaded: no link is different");
+    reload(
+        &mut || scene.netmap(&classroom(2)),
+        "0 of 2 routers up, 1 of 1 NICs up. NETMAP reloaded: added 2:0/0",
+    );
+    reload(
+        &mut || scene.netmap("1:0/0 513:0/0\n2:0/0 514:0/x\n"),
+        "NETMAP reload failed; keeping the current topology: ",
+    );
+    reload(&mut || iou_fast.process.signal(Signal::HUP), "NETMAP:2:7");
+    reload(&mut || scene.netmap(&classroom(2)), "1 of 1 NICs up. NETMAP reloaded: no link is different");
+    iou_fast.stop();
+}
+
+#[test]
+fn the_status_says_what_is_up_and_is_told_once_a_second_at_most() {
+    let (scene, mut manager) = lab(2);
+    let iou_fast = manager.start(&scene, &["-i", "eth0"], Duration::ZERO);
+    manager.wait_for(status("0 of 2 routers up"));
+    let router = Router::new(&scene.netio(), 2).unwrap();
+    manager.wait_for(status("1 of 2 routers up"));
+
+    // One that comes and goes for five seconds; that it has gone is seen when a frame is for it.
+    let station = scene.station();
+    let before = manager.heard.len();
+    let (end, mut times) = (Instant::now() + Duration::from_secs(5), 0);
+    while Instant::now() < end {
+        let other = Router::new(&scene.netio(), 1).unwrap();
+        manager.hear(Duration::from_millis(300));
+        drop(other);
+        station.send(&to_router(1, 1)).unwrap();
+        manager.hear(Duration::from_millis(300));
+        times += 1;
+    }
+    let told: Vec<_> = manager.heard[before..].iter().map(|(time, _)| *time).collect();
+    let gone = iou_fast.process.stderr().matches("router 1 is gone").count();
+    assert!(times > 6 && gone > 5 && (2..=6).contains(&told.len()), "{gone} {:#?}", &manager.heard[before..]);
+    assert!(told.windows(2).all(|pair| pair[1] - pair[0] > Duration::from_millis(800)), "{told:?}");
+
+    drop(router);
+    scene.host.ip("link set eth0 down").unwrap();
+    manager.wait_for(status("0 of 1 NICs up (eth0 down)"));
+    scene.host.ip("link set eth0 up").unwrap();
+    manager.wait_for(status("1 of 1 NICs up"));
+    scene.wire.ip("link set eth0 down").unwrap();
+    manager.wait_for(status("0 of 1 NICs up (eth0 no carrier)"));
+    scene.host.ip("link delete eth0").unwrap();
+    manager.wait_for(status("0 of 1 NICs up (eth0 away)"));
+    iou_fast.stop();
+}
+
+#[test]
+fn signs_of_life_come_until_a_worker_stands_still() {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let (scene, mut manager) = lab(2);
+    let mut iou_fast = manager.start(&scene, &["-i", "eth0", "--cpus", "0,1"], LIMIT);
+    let mut router = Router::new(&scene.netio(), 1).unwrap();
+    wait_until_connected(&scene.station(), &mut router, 1);
+    // The workers sleep most of the time.
+    for _ in 0..5 {
+        let since = Instant::now();
+        manager.wait_for(has("WATCHDOG=1"));
+        assert!(since.elapsed() < LIMIT, "{:?}", manager.heard);
+    }
+    for worker in ["worker 0", "worker 1"] {
+        let stalled = iou_fast.process.stall(worker).unwrap();
+        // The round before may have been complete already.
+        let told = manager.count("WATCHDOG=1", 2 * LIMIT);
+        assert!(told <= 1, "{worker} stands still\n{:?}", manager.heard);
+        // The control thread itself does not.
+        let second = Router::new(&scene.netio(), 2).unwrap();
+        manager.wait_for(status("2 of 2 routers up"));
+        drop(second);
+        drop(stalled);
+        manager.wait_for(has("WATCHDOG=1"));
+        // That it has gone is seen when a frame is for it.
+        scene.station().send(&to_router(2, 1)).unwrap();
+        manager.wait_for(status("1 of 2 routers up"));
+    }
+    // Nor are there any while the whole process stands still.
+    iou_fast.process.signal(Signal::STOP);
+    manager.count("WATCHDOG=1", Duration::from_millis(200));
+    assert_eq!(manager.count("WATCHDOG=1", 2 * LIMIT), 0);
+    iou_fast.process.signal(Signal::CONT);
+    manager.wait_for(has("WATCHDOG=1"));
+    iou_fast.stop();
+}
+
+#[test]
+fn signs_of_life_come_under_load_and_without_descriptors() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let (scene, mut manager) = lab(1);
+    let iou_fast = manager.start(&scene, &["-i", "eth0"], LIMIT);
+    let mut router = scene.deep_router(1);
+    let station = scene.station();
+    wait_until_connected(&station, &mut router, 1);
+    iou_fast.process.take_descriptors().unwrap();
+    let end = Instant::now() + 4 * LIMIT;
+    let mut seq = 0;
+    manager.wait_for(has("WATCHDOG=1"));
+    while Instant::now() < end {
+        let last = manager.heard.iter().rfind(|(_, message)| has("WATCHDOG=1")(message)).unwrap().0;
+        assert!(last.elapsed() < LIMIT, "{:?}", manager.heard);
+        station.send_batch(&(0..16).map(|n| to_router(1, seq + n)).collect::<Vec<_>>()).unwrap();
+        seq += 16;
+        while router.recv(Duration::ZERO).is_some() {}
+        manager.hear(Duration::ZERO);
+    }
+    iou_fast.process.give_descriptors().unwrap();
+    iou_fast.stop();
+}
+
+#[test]
+fn a_watchdog_of_another_process_is_not_ours() {
+    let (scene, mut manager) = lab(1);
+    let mut command = scene.command(&["-i", "eth0"]);
+    command.env("NOTIFY_SOCKET", scene.folder().join("notify"));
+    command.env("WATCHDOG_USEC", "200000").env("WATCHDOG_PID", "1");
+    let mut process = Process::spawn(&mut command).unwrap();
+    process.wait_for_line(|line| line == "ready", SOON).unwrap();
+    manager.wait_for(has("READY=1"));
+    assert_eq!(manager.count("WATCHDOG=1", Duration::from_secs(1)), 0);
+    Running { process }.stop();
+}
+
+#[test]
+fn an_abstract_socket_will_do() {
+    let (scene, _) = lab(1);
+    let name = format!("iouf-notify-{}", std::process::id());
+    // Abstract names belong to a network namespace.
+    let (socket, name) = scene
+        .host
+        .enter(move || {
+            let socket =
+                socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None).unwrap();
+            let address = rustix::net::SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap();
+            bind(&socket, &address).unwrap();
+            (socket, name)
+        })
+        .unwrap();
+    let mut manager = Manager { socket: socket.into(), heard: Vec::new() };
+    let mut command = scene.command(&["-i", "eth0"]);
+    command.env("NOTIFY_SOCKET", format!("@{name}"));
+    let mut process = Process::spawn(&mut command).unwrap();
+    process.wait_for_line(|line| line == "ready", SOON).unwrap();
+    manager.wait_for(has("READY=1"));
+    Running { process }.stop();
+}
+
+#[test]
+fn a_manager_that_does_not_listen_or_is_not_there_holds_nothing_up() {
+    // One whose queue is full: nobody reads it until the end.
+    let (scene, mut manager) = lab(1);
+    let full = UnixDatagram::unbound().unwrap();
+    full.set_nonblocking(true).unwrap();
+    while full.send_to(b"X=1", scene.folder().join("notify")).is_ok() {}
+    let iou_fast = manager.start(&scene, &["-i", "eth0"], Duration::from_secs(1));
+    let mut router = Router::new(&scene.netio(), 1).unwrap();
+    wait_until_connected(&scene.station(), &mut router, 1);
+    std::thread::sleep(Duration::from_secs(2));
+    // What is told late is how things are by then.
+    let message = manager.wait_for(has("READY=1"));
+    assert!(status("1 of 1 routers up")(&message), "{message}");
+    manager.wait_for(has("WATCHDOG=1"));
+
+    // One that ends, and starts again.
+    drop(manager);
+    std::fs::remove_file(scene.folder().join("notify")).unwrap();
+    let warned = |process: &Process| process.stderr().matches("service manager cannot be told").count();
+    assert!(testbed::wait_until(SOON, || warned(&iou_fast.process) == 1), "{}", iou_fast.process.dump());
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(warned(&iou_fast.process), 1, "{}", iou_fast.process.dump());
+    scene.station().send(&to_router(1, 3)).unwrap();
+    assert!(router.recv_where(WAIT, |_, frame| number(frame) == Some(3)).is_some());
+    let mut manager = Manager::new(&scene);
+    manager.wait_for(has("WATCHDOG=1"));
+    iou_fast.stop();
+
+    // What is no address is named, and forwarding does without.
+    let mut command = scene.command(&["-i", "eth0"]);
+    command.env("NOTIFY_SOCKET", "vsock:2:9").env("WATCHDOG_USEC", "200000");
+    let mut process = Process::spawn(&mut command).unwrap();
+    process.wait_for_line(|line| line == "ready", SOON).unwrap();
+    assert!(process.stderr().contains("NOTIFY_SOCKET is \"vsock:2:9\""), "{}", process.dump());
+    Running { process }.stop();
+}
+
+#[test]
+fn another_users_lab_tells_it_too() {
+    let (scene, mut manager) = lab(1);
+    let netio = scene.netio();
+    std::os::unix::fs::chown(&netio, Some(65534), Some(65534)).unwrap();
+    let iou_fast = manager.start(&scene, &["-i", "eth0", "--uid", "65534"], Duration::from_secs(1));
+    manager.wait_for(has("READY=1"));
+    manager.wait_for(has("WATCHDOG=1"));
+    manager.wait_for(has("WATCHDOG=1"));
+    iou_fast.stop();
+    manager.wait_for(has("STOPPING=1"));
+}
