@@ -45,11 +45,13 @@ impl Traffic {
 }
 
 macro_rules! reasons {
-    ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $variant:ident => $text:literal,)* }) => {
+    ($(#[$outer:meta])* $name:ident {
+        $($(#[doc = $line:literal])+ $variant:ident => $text:literal,)*
+    }) => {
         $(#[$outer])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[repr(usize)]
-        pub enum $name { $($(#[$inner])* $variant,)* }
+        pub enum $name { $($(#[doc = $line])+ $variant,)* }
 
         impl $name {
             /// All of them.
@@ -59,6 +61,13 @@ macro_rules! reasons {
             #[must_use]
             pub const fn text(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
+            }
+
+            /// What it means, and what can be done: some lines of Markdown, each with a blank in front. It is the
+            /// documentation of the variant, and of `docs/counters.md`.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($line, "\n"),+),)* }
             }
         }
     };
@@ -74,71 +83,122 @@ pub enum Origin {
 }
 
 reasons! {
-    /// Why a frame went nowhere.
+    /// Why a frame went nowhere. `docs/counters.md` is made of these texts: `cargo run --example reference -- counters
+    /// docs/counters.md`.
     Loss {
-        /// Towards a router: its backlog is at its bound.
+        /// The router does not read, or more slowly than frames arrive, and its share of the memory for frames is used
+        /// up: the worker drops the frame. Is the router hung, stopped, or short of CPU time?
         RouterFull => "router-full",
-        /// Towards a router: the XDP program dropped it, because the backlog was at its bound.
+        /// The same, but the XDP program drops the frame already, before it costs anything.
         RouterPaused => "router-paused",
-        /// Towards a router: the XDP program dropped it, because its worker had more than it could take.
+        /// More arrives than the router's worker can take: the XDP program drops the frame before it costs anything. More
+        /// workers (`--cpus`) help, and so does a CPU that nothing else uses.
         WorkerBusy => "worker-busy",
-        /// Towards a router: it has no socket.
+        /// The router has no socket: it is not running, or its user is not the one of `--uid`. A broadcast or multicast
+        /// frame counts once for each interface on the LAN whose router is not there.
         RouterDown => "router-down",
-        /// Towards a router: it waited for more than a second.
+        /// The frame waited for the router for more than a second.
         Stale => "stale",
-        /// Towards a router: it waited when iou-fast was stopped.
+        /// The frame waited for the router when iou-fast was stopped.
         Stopped => "stopped",
-        /// Towards a router: more than the card's chunks for a frame hold, or more than a copy can be.
+        /// The frame has more than 15,344 bytes, or more than 3824 where the kernel, or zero-copy of the NIC's driver, has
+        /// no larger ones (Linux 6.7 or 6.6.11 has, `--copy-mode copy` too). Broadcast and multicast frames may have
+        /// 16,360.
         TooLarge => "too-large",
-        /// Towards routers: a copy of a group frame found no room.
+        /// A storm of broadcast or multicast frames: the copy for the routers found no room. The host's own copies are
+        /// never among them. What makes the storm: a loop between switches, or in a switch image?
         GroupSurplus => "group-surplus",
-        /// Towards a router: the kernel refused the datagram.
+        /// The kernel refused the datagram to the router's socket.
         SendFailed => "send-failed",
-        /// From a router: shorter than a header and an Ethernet header.
+        /// The datagram is shorter than an IOU header and an Ethernet header.
         Short => "short",
-        /// From a router: longer than the chunks for a datagram.
+        /// The datagram is longer than the memory for one: its frame has more than 4032 bytes, or more than 16,320 where the
+        /// MTU of a NIC asks for large frames.
         TooLong => "too-long",
-        /// From a router: for another instance than the socket's.
+        /// The header names another pseudo id than that of the socket to which the datagram was sent. The router has read
+        /// another NETMAP than iou-fast: it reads the file when it boots, so restart it.
         WrongId => "wrong-id",
-        /// From a router: for an interface that no NETMAP line has.
+        /// The header names an interface of the pseudo id that no line of the NETMAP has. The router has read another NETMAP:
+        /// restart it.
         WrongInterface => "wrong-interface",
-        /// From a router: from an endpoint that is not on the line.
+        /// The header names a sender that is not on the line of that pseudo endpoint. The router has read another NETMAP:
+        /// restart it.
         WrongSource => "wrong-source",
-        /// From a router: no data.
+        /// The header's type is not that of data.
         WrongType => "wrong-type",
-        /// From a router: its sender is bound to another instance's path.
+        /// The datagram came from a socket bound to another instance's path than its header claims. Who speaks for a router
+        /// is the router, or a program that is not bound to an id.
         WrongSender => "wrong-sender",
-        /// From a router: its source is the NIC's address, or that of another router's interface.
+        /// The source address is the NIC's own, another one of this host on that LAN (that of a bridge, VLAN or macvlan on
+        /// the NIC or on the other end of its veth), or that of another router's interface. A loop in a switch image sends
+        /// such frames back.
         Spoofed => "spoofed",
-        /// From a router: a control frame that is kept off the wire.
+        /// A control frame that `--block` keeps off the wire, or flow control, which never goes there.
         Blocked => "blocked",
-        /// From a router: longer than the NIC's MTU allows.
+        /// What is behind VLAN tags and MPLS labels is larger than the NIC's MTU: raise it (`ip link set NIC mtu 9216`), or
+        /// lower the router's.
         AboveMtu => "above-mtu",
-        /// From a router: the NIC is down.
+        /// The NIC is down, has no carrier, or is away.
         NicDown => "nic-down",
-        /// From a router: the NIC's driver threw it away, or took none.
+        /// The NIC's driver threw the frame away, or its TX ring stayed full. With *baby giants*, frames of the full MTU
+        /// behind VLAN tags, a larger MTU helps.
         NicRefused => "nic-refused",
-        /// From a router: no chunk was free to read on with.
+        /// No memory for frames was left to read on with.
         NoChunk => "no-chunk",
+    }
+}
+
+impl Loss {
+    /// True if only a frame from a router is dropped for this reason; else it was on its way to one, from the wire or from
+    /// another router.
+    #[must_use]
+    pub const fn is_from_router(self) -> bool {
+        match self {
+            Self::RouterFull
+            | Self::RouterPaused
+            | Self::WorkerBusy
+            | Self::RouterDown
+            | Self::Stale
+            | Self::Stopped
+            | Self::TooLarge
+            | Self::GroupSurplus
+            | Self::SendFailed => false,
+            Self::Short
+            | Self::TooLong
+            | Self::WrongId
+            | Self::WrongInterface
+            | Self::WrongSource
+            | Self::WrongType
+            | Self::WrongSender
+            | Self::Spoofed
+            | Self::Blocked
+            | Self::AboveMtu
+            | Self::NicDown
+            | Self::NicRefused
+            | Self::NoChunk => true,
+        }
     }
 }
 
 reasons! {
     /// What must not happen, and is counted when it does.
     Fault {
-        /// A frame arrived and the fill ring was empty.
+        /// A frame arrived, and the fill ring had no memory to put it into. If that cost the frame, it counts as `rx-dropped`
+        /// as well.
         FillRingEmpty => "fill-ring-empty",
-        /// A frame arrived and an RX ring was full.
+        /// A frame arrived, and the RX ring of its worker was full: the worker did not run, because it was stopped or its CPU
+        /// taken away.
         RxRingFull => "rx-ring-full",
-        /// The kernel could not put a frame into a chunk.
+        /// The kernel could not put a frame into the memory for it, or the frame went with a NIC that was taken away.
         RxDropped => "rx-dropped",
-        /// A TX ring was full.
+        /// A TX ring was full. The NIC is told to send, and the frame is tried once more: if the ring is still full, it counts
+        /// as `nic-refused`.
         TxRingFull => "tx-ring-full",
-        /// A worker slept although frames waited.
+        /// A worker slept although frames waited, because a wake-up was lost. The frames are late by up to a second.
         LostWakeup => "lost-wakeup",
-        /// The XDP program found no ring.
+        /// The XDP program found no AF_XDP ring for a frame: the NIC has got queues that iou-fast does not serve yet.
         NoRing => "no-ring",
-        /// A ring held what made no sense.
+        /// A ring held what makes no sense. It is a fault of the kernel, of the driver, or of iou-fast: please report it.
         BadDescriptor => "bad-descriptor",
     }
 }
