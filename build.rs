@@ -21,6 +21,10 @@ fn main() {
     let mut arguments =
         vec!["-g", "-O2", "-target", "bpf", "-mcpu=v3", "-fno-stack-protector", "-Wall", "-Werror", "-I"];
     arguments.push(&libbpf);
+    // The object's debug information names its sources, and goes with the program wherever that goes.
+    let here = env::current_dir().map(|directory| format!("-ffile-prefix-map={}=.", directory.display()));
+    let here = here.expect("a working directory");
+    arguments.push(&here);
     let system = system_includes(&clang);
     arguments.extend(system.iter().flat_map(|directory| ["-idirafter", directory]));
     compile(&clang, "bpf/steer.bpf.c", "steer.bpf.o", &arguments);

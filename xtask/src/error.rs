@@ -33,6 +33,9 @@ pub(crate) enum Error {
     /// There is no such target in fuzz/fuzz_targets.
     #[error("no fuzz target is named {0:?}: there are {1}")]
     NoSuchTarget(String, String),
+    /// What is wrong with the package.
+    #[error("{0}")]
+    Package(String),
     /// What stands in the way of a virtual machine.
     #[error("{0}")]
     Vm(String),

@@ -8,6 +8,7 @@ mod error;
 mod fuzz;
 mod lab;
 mod machine;
+mod package;
 mod setup;
 mod shell;
 mod soak;
@@ -36,6 +37,8 @@ enum Task {
     Soak(soak::Options),
     /// Feeds hostile input to every part that reads any: the targets in fuzz/, from their corpora on.
     Fuzz(fuzz::Options),
+    /// Builds the Debian package, with man pages, completions and the unit of the service: target/debian.
+    Package(package::Options),
     /// Installs what building and testing need, nothing else.
     Setup,
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Soak(options) => soak::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Package(options) => package::run(&options),
         Task::Setup => setup::install(setup::For::Tests).map(|()| true),
     };
     match outcome {

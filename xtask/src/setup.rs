@@ -13,6 +13,8 @@ pub(crate) enum For {
     Tests,
     /// The tests in virtual machines.
     Vm,
+    /// The Debian package.
+    Package,
 }
 
 impl For {
@@ -70,6 +72,10 @@ const NEEDS: &[Need] = &[
         Some("bpftool"),
         "shows what is attached to a network card",
     ),
+    need(For::Tests, &["systemd"], Some("systemd-analyze"), "checks the unit of the service"),
+    need(For::Package, &["dpkg-dev"], Some("dpkg-shlibdeps"), "finds the packages of libraries"),
+    need(For::Package, &["binutils"], Some("strip"), "takes debug symbols out of the program"),
+    need(For::Package, &["man-db"], Some("man"), "shows the man pages"),
     need(For::Vm, &["qemu-system-x86"], Some("qemu-system-x86_64"), "emulates the machines"),
     need(For::Vm, &["debian-archive-keyring"], None, "vouches for Debian's kernels"),
     need(For::Vm, &["xz-utils"], Some("xz"), "unpacks kernel modules"),
@@ -207,7 +213,7 @@ mod tests {
 
     #[test]
     fn tests_need_all_that_the_lab_needs() {
-        for target in [For::Lab, For::Tests, For::Vm] {
+        for target in [For::Lab, For::Tests, For::Vm, For::Package] {
             assert!(target.includes(For::Lab) && target.includes(target));
         }
         assert!(!For::Tests.includes(For::Vm) && !For::Vm.includes(For::Tests));
