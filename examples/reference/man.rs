@@ -130,7 +130,7 @@ fn bold_code(page: &str) -> String {
     let mut out = String::with_capacity(page.len());
     for line in page.lines() {
         let parts: Vec<&str> = line.split('`').collect();
-        if line.starts_with('.') || parts.len() % 2 == 0 {
+        if line.starts_with('.') || parts.len().is_multiple_of(2) {
             out += line;
         } else {
             for (n, part) in parts.iter().enumerate() {

@@ -24,8 +24,8 @@ pub(super) fn of_what_is_linked() -> Result<String> {
     let packages: BTreeMap<&str, &Value> =
         list(&metadata["packages"]).filter_map(|package| Some((package["id"].as_str()?, package))).collect();
     let mut text = String::from(
-        "The program is linked with these crates; libbpf is in libbpf-sys. Where there is a choice of licences, each of them\n\
-         may be chosen.\n",
+        "The program is linked with these crates, and with Rust's standard library (MIT OR Apache-2.0, texts as for most of\n\
+         them); libbpf is in libbpf-sys. Where there is a choice of licences, each of them may be chosen.\n",
     );
     let mut texts = Texts::default();
     for id in linked(&metadata) {
@@ -119,4 +119,31 @@ fn license_files(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_linked_is_listed_with_its_texts_and_nothing_else() {
+        let text = of_what_is_linked().unwrap();
+        let entry = |name: &str| {
+            let mut lines = text.lines().skip_while(|line| !line.starts_with(&format!("{name} ")));
+            let head = lines.next()?.to_owned();
+            Some((head, lines.take_while(|line| line.starts_with("  ")).count()))
+        };
+        for name in ["clap_builder", "libbpf-rs", "smoltcp", "sd-notify"] {
+            let (head, texts) = entry(name).unwrap_or_else(|| panic!("{name} is not listed"));
+            assert!(head.contains("MIT") || head.contains("0BSD") || head.contains("LGPL"), "{head}");
+            assert!(texts > 0, "{head}");
+        }
+        // The C library has two licences to choose from.
+        assert!(entry("libbpf-sys").is_some_and(|(_, texts)| texts >= 2));
+        assert!(text.contains("Redistribution and use in source and binary forms"));
+        // Of tests, of build scripts, a procedural macro, our own.
+        for name in ["criterion", "cc", "clap_derive", "af_xdp"] {
+            assert_eq!(entry(name), None);
+        }
+    }
 }
