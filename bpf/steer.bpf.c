@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0
 /*
  * Steers what arrives on a NIC: unicast to a router into the AF_XDP ring of the router's worker, with the
- * 8-byte IOU header already in front; a copy of every group frame into the workers' ring buffers; everything
- * else, and every group frame itself, to the host.
+ * 8-byte IOU header already in front; a copy of every broadcast or multicast frame into the workers' ring buffers; everything
+ * else, and every broadcast or multicast frame itself, to the host.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -27,7 +27,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct station);
 	__type(value, struct port);
-} learned SEC(".maps");
+} dynamic_fdb SEC(".maps");
 
 /* MAC patterns of the bridged interfaces, in any VLAN; the key is the address in bytes 0-5. */
 struct {
@@ -36,7 +36,7 @@ struct {
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, __u64);
 	__type(value, struct port);
-} predicted SEC(".maps");
+} static_fdb SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -79,7 +79,7 @@ struct {
 enum layout {
 	LAYOUT_MAX_ROUTERS = MAX_ROUTERS,
 	LAYOUT_MAX_WORKERS = MAX_WORKERS,
-	LAYOUT_MAX_LANES = MAX_LANES,
+	LAYOUT_MAX_LANES = MAX_CREDITS,
 	LAYOUT_STAMP_ROUTER_SHIFT = STAMP_ROUTER_SHIFT,
 	LAYOUT_STAMP_GROUP = STAMP_GROUP,
 	LAYOUT_STEER_HEAD = STEER_HEAD,
@@ -132,19 +132,19 @@ static __always_inline __u64 mac_word(const __u8 *mac)
 }
 
 /* All MAC patterns have the U/L bit set (src/iou/mac.rs tests it): others need no look-up among them. */
-static __always_inline int may_be_predicted(const __u8 *mac)
+static __always_inline int may_be_static(const __u8 *mac)
 {
 	return mac[0] & 2;
 }
 
-static __always_inline void report_move(const struct station *station, __u32 predicted)
+static __always_inline void report_move(const struct station *station, __u32 static_fdb)
 {
 	struct moved *moved = bpf_ringbuf_reserve(&moves, sizeof(*moved), 0);
 
 	if (!moved)
 		return; /* user space counts what it hears of, and compares its table with the maps if something is missing */
 	moved->station = *station;
-	moved->predicted = predicted;
+	moved->is_static = static_fdb;
 	bpf_ringbuf_submit(moved, 0);
 }
 
@@ -152,16 +152,16 @@ static __always_inline void report_move(const struct station *station, __u32 pre
 static __always_inline void follow_source(const struct station *source, const struct shared *shared,
 					  struct counters *counters)
 {
-	if (shared->any_learned && bpf_map_lookup_elem(&learned, source)) {
-		if (bpf_map_delete_elem(&learned, source) == 0) {
+	if (shared->any_dynamic && bpf_map_lookup_elem(&dynamic_fdb, source)) {
+		if (bpf_map_delete_elem(&dynamic_fdb, source) == 0) {
 			counters->count[COUNT_MOVED]++;
 			report_move(source, 0);
 		}
 	}
-	if (may_be_predicted(source->mac)) {
+	if (may_be_static(source->mac)) {
 		__u64 word = mac_word(source->mac);
 
-		if (bpf_map_lookup_elem(&predicted, &word) && bpf_map_delete_elem(&predicted, &word) == 0) {
+		if (bpf_map_lookup_elem(&static_fdb, &word) && bpf_map_delete_elem(&static_fdb, &word) == 0) {
 			counters->count[COUNT_MOVED]++;
 			report_move(source, 1);
 		}
@@ -223,21 +223,21 @@ static __always_inline int redirect(struct xdp_md *ctx, __u64 len, __u64 stamp, 
 				    struct shared *shared, struct counters *counters)
 {
 	__u32 number = ctx->rx_queue_index * options.workers + worker;
-	struct lane *lane = NULL;
+	struct credits *credits = NULL;
 	__u32 chunks = 1;
 	void *data, *end;
 	__u64 *head;
 
 	/* As the worker reckons, too, however the driver fills them. */
-	len += shared->lane_head;
+	len += shared->credit_head;
 	if (len > STEER_CHUNK)
 		chunks = ((__u32)len + STEER_CHUNK - 1) / STEER_CHUNK;
-	if (number < MAX_LANES && shared->lane_share) {
-		lane = &shared->lanes[number];
+	if (number < MAX_CREDITS && shared->credit_limit) {
+		credits = &shared->credits[number];
 		/* Signed: where a count was lost, more may have been taken than steered. */
-		__s32 after = lane->steered + chunks - *(volatile __u32 *)&lane->taken;
+		__s32 after = credits->steered + chunks - *(volatile __u32 *)&credits->returned;
 
-		if (after > (__s32)shared->lane_share) {
+		if (after > (__s32)shared->credit_limit) {
 			counters->count[COUNT_WORKER_BUSY]++;
 			return XDP_DROP;
 		}
@@ -257,9 +257,9 @@ static __always_inline int redirect(struct xdp_md *ctx, __u64 len, __u64 stamp, 
 		counters->count[COUNT_NO_RING]++;
 		return XDP_DROP;
 	}
-	if (lane) {
-		lane->steered += chunks;
-		lane->frames++;
+	if (credits) {
+		credits->steered += chunks;
+		credits->frames++;
 	}
 	return XDP_REDIRECT;
 }
@@ -333,9 +333,9 @@ int steer(struct xdp_md *ctx)
 	if (word == shared->nic_mac)
 		goto host;
 	__builtin_memcpy(station.mac, eth->h_dest, ETH_ALEN);
-	port = shared->any_learned ? bpf_map_lookup_elem(&learned, &station) : NULL;
-	if (!port && may_be_predicted(eth->h_dest))
-		port = bpf_map_lookup_elem(&predicted, &word);
+	port = shared->any_dynamic ? bpf_map_lookup_elem(&dynamic_fdb, &station) : NULL;
+	if (!port && may_be_static(eth->h_dest))
+		port = bpf_map_lookup_elem(&static_fdb, &word);
 	if (!port)
 		goto unknown;
 

@@ -1,4 +1,4 @@
-//! Completes TCP and UDP checksums that their sender left to a network card which is none.
+//! Completes TCP and UDP checksums that their sender left to a NIC which is none.
 //!
 //! A kernel whose device offers checksum offload (a veth pair, virtio between two machines of one host) writes only
 //! the sum of the pseudo-header into a segment's checksum field and trusts the device to add the rest

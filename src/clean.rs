@@ -1,7 +1,7 @@
 //! `iou-fast clean`: removes what a crash left.
 
 use crate::control::labs;
-use crate::nic::{hold, left};
+use crate::nic::{left, lock};
 use crate::{lab, output};
 use std::error::Error;
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ pub fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     if options.state_dir.is_some() {
         labs::check_state_dir()?;
     }
-    let state_dir = options.state_dir.clone().unwrap_or_else(hold::state_dir);
+    let state_dir = options.state_dir.clone().unwrap_or_else(lock::state_dir);
     let (mut removed, mut clean) = (Vec::new(), true);
     if state_dir.exists() {
         for left in left::put_back(&state_dir)? {

@@ -14,7 +14,7 @@ use std::str::FromStr;
 
 const EXAMPLES: &str = "\
 Examples:
-  In the folder of a lab with a NETMAP, every bridged router on the LAN of eth0:
+  In the directory of a lab with a NETMAP, every bridged router on the LAN of eth0:
       sudo iou-fast -i eth0
   Two workers, pinned to CPUs 2 and 3:
       sudo iou-fast --cpus 2,3 -i eth0
@@ -28,8 +28,8 @@ A NETMAP line joins a router with a pseudo endpoint, whose id no router uses:
 Then router 1's Ethernet0/0 is on the LAN. Start the routers before or after iou-fast.
 When the NETMAP changes, or on SIGHUP, it is read again and its links come and go in place.
 
-A network card given to iou-fast goes on serving the host. The host itself and the routers
-do not meet on it, though: for that, bridge the card with one end of a veth pair and give
+A NIC given to iou-fast goes on serving the host. The host itself and the routers
+do not meet on it, though: for that, bridge the NIC with one end of a veth pair and give
 iou-fast the other end (docs/nics.md, \"Host and routers\").";
 
 /// Version and commit, as `0.1.0 (abc1234)`; the version alone if it was not built from a git repository.
@@ -38,7 +38,7 @@ pub const VERSION: &str = env!("IOU_FAST_VERSION");
 /// Puts Cisco IOU/IOL routers on a real network, at the speed the kernel allows.
 ///
 /// Every NETMAP line with a pseudo endpoint becomes a link between its router interface and the LAN of a network
-/// card: ARP, IPv4, IPv6, routing protocols, VLANs, virtual addresses such as HSRP's, all of it.
+/// NIC: ARP, IPv4, IPv6, routing protocols, VLANs, virtual addresses such as HSRP's, all of it.
 #[derive(Parser, Debug)]
 #[command(name = "iou-fast", version = VERSION, after_help = EXAMPLES, max_term_width = 110)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -60,7 +60,7 @@ pub enum Command {
     Clean(clean::Options),
     /// Simulated routers behind real IOU sockets, for trying things out without an IOU image
     ///
-    /// Each router locks and binds its socket in the netio folder as IOU does, drops every datagram whose header NETMAP
+    /// Each router locks and binds its socket in the netio directory as IOU does, drops every datagram whose header NETMAP
     /// does not allow, and answers ARP, IPv6 neighbour discovery and pings.
     Sim(sim::command::Options),
 }
@@ -68,10 +68,10 @@ pub enum Command {
 /// Options of the forwarder.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Network card, and which pseudo endpoints are on its LAN
+    /// NIC, and which pseudo endpoints are on its LAN
     ///
     /// `-i eth0` takes every pseudo endpoint that no other -i names; `-i eth1=513:0/1,514` takes those: an
-    /// endpoint, or all of an id. May be given several times; each card is a LAN of its own.
+    /// endpoint, or all of an id. May be given several times; each NIC is a LAN of its own.
     #[arg(short, long = "interface", value_name = "IFACE[=ENDPOINTS]", required = true)]
     pub interfaces: Vec<Binding>,
 
@@ -79,11 +79,11 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE")]
     pub netmap: Option<PathBuf>,
 
-    /// Folder of the routers' sockets, if it is not `/tmp/netio<uid>`. Through sudo only for routers of one's own
+    /// Directory of the routers' sockets, if it is not `/tmp/netio<uid>`. Through sudo only for routers of one's own
     #[arg(long, value_name = "DIR")]
     pub netio_dir: Option<PathBuf>,
 
-    /// Folder of the routers' L1 keepalives (`-l`), if it is not the one beside the netio folder, `/tmp/netl1<uid>`
+    /// Directory of the routers' L1 keepalives (`-l`), if it is not the one beside the netio directory, `/tmp/netl1<uid>`
     #[arg(long, value_name = "DIR")]
     pub netl1_dir: Option<PathBuf>,
 
@@ -109,7 +109,7 @@ pub struct Args {
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub xdp_mode: XdpModeArg,
 
-    /// Whether the card writes frames straight into our memory
+    /// Whether the NIC writes frames straight into our memory
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub copy_mode: CopyModeArg,
 
@@ -117,7 +117,7 @@ pub struct Args {
     #[arg(long, value_name = "HOW", default_value = "adaptive")]
     pub poll: PollArg,
 
-    /// The host does not use these cards: group frames go to the routers alone, with one copy less
+    /// The host does not use these NICs: broadcast and multicast frames go to the routers alone, with one copy less
     #[arg(long)]
     pub exclusive: bool,
 
@@ -128,11 +128,11 @@ pub struct Args {
     /// Switches' control frames that are kept off the wire: stp,cdp,vtp,dtp,pagp,udld,lldp,lacp,dot1x or all
     ///
     /// A switch image sends them to the wire as well, where a switch with BPDU guard takes the server's port down. Other
-    /// routers on the card still get them. Flow control (pause) from routers never goes to the wire.
+    /// routers on the NIC still get them. Flow control (pause) from routers never goes to the wire.
     #[arg(long, value_name = "PROTOCOLS")]
     pub block: Option<Blocked>,
 
-    /// Where locks and the cards' former settings are kept
+    /// Where locks and the NICs' former settings are kept
     ///
     /// Root's are in /run/iou-fast, those of another user in iou-fast under $RUNTIME_DIRECTORY, else $XDG_RUNTIME_DIR,
     /// else `/run/user/<uid>`. It cannot be chosen through sudo.

@@ -7,7 +7,7 @@ use crate::ethernet;
 use std::fmt;
 use std::str::FromStr;
 
-/// A protocol by which switches talk to their neighbours.
+/// A protocol by which switches talk to their split_horizon.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Protocol {

@@ -1,6 +1,6 @@
 //! The forwarding database of a LAN: which station is behind which router interface.
 //!
-//! *Predicted* entries are the MAC patterns of the bridged interfaces ([`crate::iou::mac`]); they hold in every
+//! *Static* entries are the MAC patterns of the bridged interfaces ([`crate::iou::mac`]); they hold in every
 //! VLAN and stand from the start. *Learned* entries come from what the routers send; they are keyed by VLAN, for
 //! one virtual MAC can be active on different routers in different VLANs. A station that speaks from the wire is
 //! on the wire: the XDP program takes its entry out and tells us.
@@ -79,7 +79,7 @@ pub enum Refusal {
     /// The host itself is on this LAN with the address, by another interface: a bridge, say.
     Host,
     /// The address follows the pattern of another interface.
-    Predicted(Port),
+    Static(Port),
     /// It moved too often of late.
     Unsteady,
     /// Too many stations appear behind this port just now.
@@ -186,7 +186,7 @@ pub struct Fdb {
     /// The host's other addresses on this LAN.
     host: BTreeSet<Mac>,
     /// By pattern; `false` once the address has spoken from the wire.
-    predicted: FxHashMap<Mac, (Port, bool)>,
+    is_static: FxHashMap<Mac, (Port, bool)>,
     learned: StationMap<Port>,
     by_port: FxHashMap<Port, Behind>,
     /// The one that first moved, of those remembered, first.
@@ -201,7 +201,7 @@ impl Fdb {
         Self {
             nic,
             host: BTreeSet::new(),
-            predicted: FxHashMap::default(),
+            is_static: FxHashMap::default(),
             learned: StationMap::default(),
             by_port: FxHashMap::default(),
             moves: LinkedHashMap::new(),
@@ -223,11 +223,11 @@ impl Fdb {
 
     /// Enters a MAC pattern of `port`. Returns false, and changes nothing, if it is the NIC's own address or
     /// another port's pattern.
-    pub fn predict(&mut self, mac: Mac, port: Port) -> bool {
+    pub fn add_static(&mut self, mac: Mac, port: Port) -> bool {
         if mac == self.nic {
             return false;
         }
-        let entry = self.predicted.entry(mac).or_insert((port, true));
+        let entry = self.is_static.entry(mac).or_insert((port, true));
         entry.0 == port
     }
 
@@ -238,9 +238,9 @@ impl Fdb {
         let mut gone: Vec<(Station, bool)> =
             self.entries().into_iter().filter(|(station, _)| station.mac == mac).collect();
         gone.sort_unstable();
-        for (station, predicted) in &gone {
-            if *predicted {
-                self.predicted.remove(&mac);
+        for (station, is_static) in &gone {
+            if *is_static {
+                self.is_static.remove(&mac);
             } else {
                 self.forget(station);
             }
@@ -255,7 +255,7 @@ impl Fdb {
             return Vec::new();
         }
         self.host = addresses;
-        let is_hosts = |mac: &Mac| self.host.contains(mac) && !self.predicted.contains_key(mac);
+        let is_hosts = |mac: &Mac| self.host.contains(mac) && !self.is_static.contains_key(mac);
         let mut gone: Vec<Station> =
             self.learned.keys().filter(|station| is_hosts(&station.mac)).copied().collect();
         gone.sort_unstable();
@@ -274,9 +274,9 @@ impl Fdb {
         if station.mac == self.nic {
             return Some(Refusal::Nic);
         }
-        match self.predicted.get(&station.mac) {
+        match self.is_static.get(&station.mac) {
             Some((owner, _)) if *owner == port => None,
-            Some((owner, _)) => Some(Refusal::Predicted(*owner)),
+            Some((owner, _)) => Some(Refusal::Static(*owner)),
             None => self.host.contains(&station.mac).then_some(Refusal::Host),
         }
     }
@@ -284,7 +284,7 @@ impl Fdb {
     /// Whether the address of `station` follows the pattern of `port`.
     #[must_use]
     pub fn is_own(&self, station: &Station, port: Port) -> bool {
-        self.predicted.get(&station.mac).is_some_and(|(owner, _)| *owner == port)
+        self.is_static.get(&station.mac).is_some_and(|(owner, _)| *owner == port)
     }
 
     /// `station` spoke from `port`, at `now` on any monotonic clock.
@@ -292,7 +292,7 @@ impl Fdb {
         if let Some(why) = self.forbidden(&station, port) {
             return Learned::Refused(why);
         }
-        let own_pattern = match self.predicted.get(&station.mac) {
+        let own_pattern = match self.is_static.get(&station.mac) {
             Some((_, true)) => return Learned::Known,
             Some((_, false)) => true,
             None => false,
@@ -325,11 +325,11 @@ impl Fdb {
         }
     }
 
-    /// `station` spoke from the wire; it was held to be behind a router, by pattern if `predicted`. Returns the
+    /// `station` spoke from the wire; it was held to be behind a router, by pattern if `is_static`. Returns the
     /// port it was at, if it was known.
-    pub fn moved_to_wire(&mut self, station: Station, predicted: bool, now: Duration) -> Option<Port> {
-        if predicted {
-            let entry = self.predicted.get_mut(&station.mac)?;
+    pub fn moved_to_wire(&mut self, station: Station, is_static: bool, now: Duration) -> Option<Port> {
+        if is_static {
+            let entry = self.is_static.get_mut(&station.mac)?;
             entry.1 = false;
             return Some(entry.0);
         }
@@ -346,7 +346,7 @@ impl Fdb {
             self.learned.remove(station);
         }
         let patterns =
-            self.predicted.extract_if(|_, (owner, _)| *owner == port).map(|(mac, _)| mac).collect();
+            self.is_static.extract_if(|_, (owner, _)| *owner == port).map(|(mac, _)| mac).collect();
         (learned, patterns)
     }
 
@@ -358,7 +358,7 @@ impl Fdb {
     /// The port of `station`, if it is behind one.
     #[must_use]
     pub fn lookup(&self, station: &Station) -> Option<Port> {
-        self.learned.get(station).copied().or_else(|| match self.predicted.get(&station.mac) {
+        self.learned.get(station).copied().or_else(|| match self.is_static.get(&station.mac) {
             Some((port, true)) => Some(*port),
             _ => None,
         })
@@ -368,7 +368,7 @@ impl Fdb {
     /// XDP program's.
     #[must_use]
     pub fn entries(&self) -> Vec<(Station, bool)> {
-        let by_pattern = self.predicted.iter().filter(|(_, (_, stands))| *stands);
+        let by_pattern = self.is_static.iter().filter(|(_, (_, stands))| *stands);
         let by_pattern = by_pattern.map(|(mac, _)| (Station { mac: *mac, outer_vid: 0, inner_vid: 0 }, true));
         by_pattern.chain(self.learned.keys().map(|station| (*station, false))).collect()
     }
@@ -451,14 +451,14 @@ mod tests {
     fn what_is_never_learned() {
         let mut fdb = Fdb::new(NIC, 2);
         let pattern = Mac([0xaa, 0xbb, 0xcc, 0, 1, 0]);
-        assert!(fdb.predict(pattern, 0));
-        assert!(!fdb.predict(NIC, 0), "the NIC's own address");
-        assert!(!fdb.predict(pattern, 1), "another port's pattern");
+        assert!(fdb.add_static(pattern, 0));
+        assert!(!fdb.add_static(NIC, 0), "the NIC's own address");
+        assert!(!fdb.add_static(pattern, 1), "another port's pattern");
         for (mac, why) in [
             (NIC, Refusal::Nic),
             (Mac([1, 0, 0x5e, 0, 0, 1]), Refusal::NoStation),
             (Mac([0; 6]), Refusal::NoStation),
-            (pattern, Refusal::Predicted(0)),
+            (pattern, Refusal::Static(0)),
         ] {
             assert_eq!(fdb.learn(untagged(mac), 1, at(0)), Learned::Refused(why));
             assert_ne!(fdb.lookup(&untagged(mac)), Some(1));
@@ -470,7 +470,7 @@ mod tests {
     fn what_the_host_has_by_another_interface_is_no_routers_unless_the_netmap_says_so() {
         let mut fdb = Fdb::new(NIC, 2);
         let [bridge, pattern] = [Mac([2, 0, 0, 0, 0, 7]), Mac([0xaa, 0xbb, 0xcc, 0, 1, 0])];
-        fdb.predict(pattern, 0);
+        fdb.add_static(pattern, 0);
         fdb.learn(untagged(HSRP), 0, at(0));
         let in_vlan = Station { outer_vid: 10, ..untagged(bridge) };
         fdb.learn(in_vlan, 0, at(0));
@@ -539,7 +539,7 @@ mod tests {
     fn a_pattern_seen_on_the_wire_is_there_until_its_interface_speaks() {
         let mut fdb = Fdb::new(NIC, 1);
         let station = untagged(Mac([0xaa, 0xbb, 0xcc, 0, 1, 0]));
-        fdb.predict(station.mac, 0);
+        fdb.add_static(station.mac, 0);
         assert_eq!(fdb.lookup(&station), Some(0));
         for _ in 0..20 {
             assert_eq!(fdb.moved_to_wire(station, true, at(0)), Some(0));
@@ -593,7 +593,7 @@ mod tests {
         assert_eq!(fdb.learn(station(LEARN_BURST - 1), 0, at(0)), Learned::Known);
         assert_eq!(fdb.learn(untagged(HSRP), 1, at(0)), new_station());
         let own = untagged(Mac([0xaa, 0xbb, 0xcc, 0, 1, 0]));
-        fdb.predict(own.mac, 0);
+        fdb.add_static(own.mac, 0);
         fdb.moved_to_wire(own, true, at(0));
         assert!(matches!(fdb.learn(own, 0, Duration::from_millis(10)), Learned::New { .. }));
         assert_eq!(learned(&mut fdb, 3_600_000), LEARN_BURST);
@@ -618,7 +618,7 @@ mod tests {
     fn a_retired_port_leaves_nothing_and_another_may_have_its_patterns() {
         let mut fdb = Fdb::new(NIC, 2);
         let pattern = Mac([0xaa, 0xbb, 0xcc, 0, 1, 0]);
-        assert!(fdb.predict(pattern, 0));
+        assert!(fdb.add_static(pattern, 0));
         fdb.learn(untagged(HSRP), 0, at(0));
         let other = untagged(Mac([2, 0, 0, 0, 0, 7]));
         fdb.learn(other, 1, at(0));
@@ -627,7 +627,7 @@ mod tests {
         assert_eq!(fdb.lookup(&untagged(pattern)), None);
         assert_eq!(fdb.lookup(&other), Some(1));
         assert_eq!(fdb.retire(0), (vec![], vec![]));
-        assert!(fdb.predict(pattern, 1));
+        assert!(fdb.add_static(pattern, 1));
         assert_eq!(fdb.lookup(&untagged(pattern)), Some(1));
         assert_eq!(fdb.learn(untagged(HSRP), 1, at(0)), new_station());
     }

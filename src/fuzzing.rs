@@ -1,15 +1,15 @@
 //! Doors into what is private, for the targets in `fuzz/` alone (feature `fuzzing`).
 
-/// What a record of offloads beside a card's lock names as turned off, or `None` if it is no record.
+/// What a record of offloads beside a NIC's lock names as turned off, or `None` if it is no record.
 #[must_use]
 pub fn offloads_record(contents: &[u8]) -> Option<Vec<String>> {
     crate::nic::offload::parse_record(contents).ok()
 }
 
-/// The pid in the lock file of a card.
+/// The pid in the lock file of a NIC.
 #[must_use]
 pub fn lock_pid(contents: &[u8]) -> Option<u32> {
-    crate::nic::hold::parse_pid(contents)
+    crate::nic::lock::parse_pid(contents)
 }
 
 /// A kernel's version, as `uname -r` has it.

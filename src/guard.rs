@@ -4,11 +4,11 @@
 //! ```text
 //!   iou-fast ──fork──► iou-guard: waits for a byte, or for the end of iou-fast
 //!      │ a clean end: offloads are back, a byte ──► ends, and iou-fast waits for that
-//!      ╳ any other end ───────────────────────────► each card that nobody holds is put back as its record says
+//!      ╳ any other end ───────────────────────────► each NIC that nobody holds is put back as its record says
 //! ```
 //!
-//! It is made at the start: later there are threads, and a filter that lets no process be made, while a card that needs it
-//! may come at any time. What is to be done it finds in the folder of locks and records. A card's lock keeps it
+//! It is made at the start: later there are threads, and a filter that lets no process be made, while a NIC that needs it
+//! may come at any time. What is to be done it finds in the directory of locks and records. A NIC's lock keeps it
 //! and a new start apart: who has it takes care of the record, and the guard does not wait for it. It looks only when
 //! the kernel has taken down all of iou-fast, for some drivers refuse to turn offloads on under an XDP program.
 
@@ -40,7 +40,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Starts it. `state_dir` is the folder of locks and records, which need not be there yet.
+    /// Starts it. `state_dir` is the directory of locks and records, which need not be there yet.
     ///
     /// # Errors
     /// Where there are threads already; what the system says. One can do without: what was recorded is put back after the
@@ -94,13 +94,13 @@ impl Drop for Guard {
     }
 }
 
-/// The child becomes a process of its own: no terminal, no folder, nothing open but what it waits for, few rights.
+/// The child becomes a process of its own: no terminal, no directory, nothing open but what it waits for, few rights.
 fn settle(parent: Pid, told: &OwnedFd, guarded: &OwnedFd) -> Result<(), Box<dyn Error>> {
     process::set_title(NAME, &format!("{} {}", NAME.to_string_lossy(), parent.as_raw_nonzero()));
     rustix::process::setsid()?;
     rustix::process::chdir("/")?;
     process::close_all_but([told.as_fd(), guarded.as_fd()])?;
-    privileges::become_starter()?;
+    privileges::become_invoking_user()?;
     privileges::confine(Role::Guard)?;
     Ok(())
 }

@@ -6,7 +6,7 @@
 use crate::fdb::{Echoes, Fdb, Learned, Port, Refusal, Station};
 use crate::iou::mac::Mac;
 use crate::plan::Plan;
-use crate::ration::Ration;
+use crate::rate_limiter::RateLimiter;
 use crate::steer::layout::{PortEntry, RouterState, mac_word};
 use crate::steer::{Error, Tables};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -29,7 +29,7 @@ pub struct Lan {
     fdb: Mutex<Fdb>,
     echoes: Echoes,
     generation: AtomicU64,
-    moves: Mutex<Ration>,
+    moves: Mutex<RateLimiter>,
     warned_of_spanning_tree: AtomicBool,
 }
 
@@ -72,9 +72,9 @@ impl Lan {
         for port in known.difference(&ports) {
             self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(port);
             let (stations, patterns) = fdb.retire(*port);
-            let learned = stations.iter().map(|station| self.tables.remove_learned(station));
-            let predicted = patterns.iter().map(|mac| self.tables.remove_predicted(*mac));
-            learned.chain(predicted).filter_map(Result::err).for_each(failed);
+            let learned = stations.iter().map(|station| self.tables.remove_dynamic(station));
+            let is_static = patterns.iter().map(|mac| self.tables.remove_static(*mac));
+            learned.chain(is_static).filter_map(Result::err).for_each(failed);
         }
         for port in ports.difference(&known) {
             self.add(plan, *port, &mut fdb).unwrap_or_else(failed);
@@ -85,9 +85,9 @@ impl Lan {
     fn add(&self, plan: &Plan, port: Port, fdb: &mut Fdb) -> Result<(), Error> {
         let entry = plan.entry(port);
         self.entries.write().unwrap_or_else(PoisonError::into_inner).insert(port, entry);
-        for pattern in plan.predicted(port as usize) {
-            if fdb.predict(pattern, port) {
-                self.tables.insert_predicted(pattern, &entry)?;
+        for pattern in plan.static_addresses(port as usize) {
+            if fdb.add_static(pattern, port) {
+                self.tables.insert_static(pattern, &entry)?;
             } else {
                 let endpoint = plan.ports[port as usize].endpoint;
                 tracing::warn!("{}: {pattern} is not steered to {endpoint}", self.nic);
@@ -100,11 +100,11 @@ impl Lan {
     pub fn set_nic_mac(&self, mac: Mac) {
         let mut fdb = self.lock();
         self.tables.shared.nic_mac.store(mac_word(mac), Ordering::Relaxed);
-        for (station, predicted) in fdb.set_nic(mac) {
+        for (station, is_static) in fdb.set_nic(mac) {
             tracing::warn!("{}: {mac}, which a router used, is its own address now", self.nic);
-            let removed = match predicted {
-                true => self.tables.remove_predicted(station.mac),
-                false => self.tables.remove_learned(&station),
+            let removed = match is_static {
+                true => self.tables.remove_static(station.mac),
+                false => self.tables.remove_dynamic(&station),
             };
             if let Err(error) = removed {
                 tracing::warn!("{}: {mac} cannot be taken out of its tables: {error}", self.nic);
@@ -120,7 +120,7 @@ impl Lan {
         for station in &gone {
             let Self { nic, tables, .. } = self;
             tracing::warn!("{nic}: {}, which a router used, is this host's own address now", station.mac);
-            if let Err(error) = tables.remove_learned(station) {
+            if let Err(error) = tables.remove_dynamic(station) {
                 tracing::warn!("{nic}: {} cannot be taken out of its tables: {error}", station.mac);
             }
         }
@@ -141,7 +141,7 @@ impl Lan {
         let router = |port: Port| self.entries().get(&port).map(|entry| entry.router);
         match refusal {
             Refusal::Nic | Refusal::Host => true,
-            Refusal::Predicted(owner) => router(owner) != router(port),
+            Refusal::Static(owner) => router(owner) != router(port),
             _ => false,
         }
     }
@@ -183,8 +183,8 @@ impl Lan {
             Learned::Known | Learned::Refused(_) => return learned,
         };
         let written = evicted
-            .map_or(Ok(()), |old| self.tables.remove_learned(&old))
-            .and_then(|()| self.tables.insert_learned(&station, &entry));
+            .map_or(Ok(()), |old| self.tables.remove_dynamic(&old))
+            .and_then(|()| self.tables.insert_dynamic(&station, &entry));
         if let Err(error) = written {
             tracing::warn!("{}: {} cannot be steered: {error}", self.nic, station.mac);
         }
@@ -194,12 +194,12 @@ impl Lan {
 
     /// `station` spoke from the wire at `now` (`CLOCK_MONOTONIC`); the XDP program has taken its entry out. Returns the
     /// port it was behind.
-    pub fn moved_to_wire(&self, station: Station, predicted: bool, now: Duration) -> Option<Port> {
+    pub fn moved_to_wire(&self, station: Station, is_static: bool, now: Duration) -> Option<Port> {
         let mut fdb = self.lock();
-        if !predicted && self.tables.has_learned(&station) {
+        if !is_static && self.tables.has_dynamic(&station) {
             return None; // old news: a router has spoken from there since
         }
-        let port = fdb.moved_to_wire(station, predicted, now);
+        let port = fdb.moved_to_wire(station, is_static, now);
         self.generation.fetch_add(1, Ordering::Release);
         port
     }
@@ -211,13 +211,13 @@ impl Lan {
         let missing: Vec<(Station, bool)> = fdb
             .entries()
             .into_iter()
-            .filter(|(station, predicted)| match predicted {
+            .filter(|(station, is_static)| match is_static {
                 true => !self.tables.has_predicted(station.mac),
-                false => !self.tables.has_learned(station),
+                false => !self.tables.has_dynamic(station),
             })
             .collect();
-        for (station, predicted) in &missing {
-            fdb.moved_to_wire(*station, *predicted, now);
+        for (station, is_static) in &missing {
+            fdb.moved_to_wire(*station, *is_static, now);
         }
         self.generation.fetch_add(1, Ordering::Release);
         missing.len()
@@ -238,11 +238,11 @@ impl Lan {
     /// Whether a station's move at `now` (`CLOCK_MONOTONIC`, ns) may be logged; with it, what to say of those that were
     /// not.
     pub fn may_report(&self, now: u64) -> Option<String> {
-        let withheld = self.moves.lock().unwrap_or_else(PoisonError::into_inner).ask(now)?;
-        Some(if withheld == 0 {
+        let suppressed = self.moves.lock().unwrap_or_else(PoisonError::into_inner).ask(now)?;
+        Some(if suppressed == 0 {
             String::new()
         } else {
-            format!(" (and {withheld} moves of stations before it)")
+            format!(" (and {suppressed} moves of stations before it)")
         })
     }
 
@@ -268,9 +268,9 @@ impl Lan {
 pub fn explain(refusal: Refusal) -> &'static str {
     match refusal {
         Refusal::NoStation => "it is no station address",
-        Refusal::Nic => "it is the network card's own address",
-        Refusal::Host => "it is this host's own address on the network card's LAN",
-        Refusal::Predicted(_) => "it is the address of another router's interface",
+        Refusal::Nic => "it is the NIC's own address",
+        Refusal::Host => "it is this host's own address on the NIC's LAN",
+        Refusal::Static(_) => "it is the address of another router's interface",
         Refusal::Echo => "its frame came from the wire before: is there a loop behind this port?",
         Refusal::Retired => "the NETMAP has its interface no more",
         Refusal::TooMany => "too many new addresses at once behind this port",

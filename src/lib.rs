@@ -3,7 +3,7 @@
 //! ```text
 //!   cli ──► control::labs ──► netmap, iou ──► plan        what is to be connected with what
 //!                                              │
-//!   control ──► nic (a card), steer (its XDP program), iou::folder, iou::socket (the routers')
+//!   control ──► nic (a NIC), steer (its XDP program), iou::netio, iou::socket (the routers')
 //!      │
 //!      └──► worker, one a CPU:  wire ─► steer ─► AF_XDP ─► worker::to_routers ─► router's socket
 //!                               router ─► pseudo socket ─► worker::to_nics ─► AF_XDP ─► wire
@@ -24,7 +24,7 @@
 )]
 #![allow(rustdoc::private_intra_doc_links, reason = "the documentation is for whoever carries this on")]
 
-pub mod books;
+pub mod accounting;
 pub mod checksum;
 pub mod clean;
 pub mod cli;
@@ -43,7 +43,7 @@ pub mod nic;
 pub mod output;
 pub mod plan;
 pub mod privileges;
-pub mod ration;
+pub mod rate_limiter;
 pub mod sim;
 pub mod stats;
 pub mod steer;

@@ -9,7 +9,7 @@ use clap::Parser;
 use iou_fast::cli::{Args, Cli, Command};
 use iou_fast::control::{Forwarder, Notify, Options, labs};
 use iou_fast::guard::Guard;
-use iou_fast::nic::hold;
+use iou_fast::nic::lock;
 use iou_fast::output;
 use iou_fast::privileges::{self, Role};
 use iou_fast::{clean, lab, sim};
@@ -49,8 +49,8 @@ fn main() -> ExitCode {
 fn start(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     privileges::report_panics();
     let users = labs::users(args)?;
-    privileges::begin(users.lab, users.caller)?;
-    let state_dir = args.state_dir.clone().unwrap_or_else(hold::state_dir);
+    privileges::drop_privileges(users.lab, users.caller)?;
+    let state_dir = args.state_dir.clone().unwrap_or_else(lock::state_dir);
     // Now, for later there are threads. Declared first: it is let off when everything else has been given back.
     let guard = Guard::start(&state_dir)
         .inspect_err(|error| tracing::warn!("no guard, so after a kill -9 offloads stay off: {error}"))
@@ -58,8 +58,8 @@ fn start(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     output::start().map_err(|error| format!("cannot start a thread for the log: {error}"))?;
     let cpus = args.cpus.as_ref().map_or_else(Vec::new, |list| list.0.clone());
     let prepared = labs::prepare(args, cpus.len().max(1))?;
-    for remark in &prepared.remarks {
-        output::log(&format!("{remark}\n"));
+    for warning in &prepared.warnings {
+        output::log(&format!("{warning}\n"));
     }
     // Before anything is taken: a signal from here on ends in a clean stop.
     let (stop, signalled) = UnixStream::pair()?;

@@ -3,7 +3,7 @@
 //! ```text
 //!   started as root, or with file capabilities
 //!      │ begin:   files are touched with the rights of the lab's user, no new privileges, only STARTUP is kept
-//!      ├──► guard, a process: become_starter, confine: GUARDING, files of the state folder, offloads
+//!      ├──► guard, a process: become_invoking_user, confine: GUARDING, files of the state directory, offloads
 //!      ▼
 //!   everything is brought up ──► workers:       confine: no capability, few system calls
 //!      │                    ├──► socket maker:  confine: no capability, fewer still; in a network namespace of its own
@@ -101,7 +101,7 @@ impl Account {
 ///
 /// # Errors
 /// [`Error::NotThatUser`] for another user without root's rights.
-pub fn begin(user: u32, caller: Option<u32>) -> Result<(), Error> {
+pub fn drop_privileges(user: u32, caller: Option<u32>) -> Result<(), Error> {
     let fail = |action| move |source: Errno| Error::System { action, source: source.into() };
     // Neither by executing a file with capabilities nor otherwise do they come back.
     thread::set_no_new_privs(true).map_err(fail("give up new privileges"))?;
@@ -132,7 +132,7 @@ fn close_bounding_set() {
 }
 
 /// The effective ids become those of the lab's user. The real one stays, so that he can neither signal nor trace us and
-/// [`as_starter`] needs no capability; the saved one is that of `caller` for [`as_caller`].
+/// [`as_invoking_user`] needs no capability; the saved one is that of `caller` for [`as_caller`].
 fn become_user(user: u32, caller: Option<u32>) -> Result<(), Error> {
     let fail = |action| move |source: Errno| Error::System { action, source: source.into() };
     let own = rustix::process::geteuid().as_raw();
@@ -168,7 +168,7 @@ fn raw_gid(gid: Gid) -> rustix::process::Gid {
 ///
 /// # Errors
 /// [`Error::System`]: the process must not go on then.
-pub fn become_starter() -> Result<(), Error> {
+pub fn become_invoking_user() -> Result<(), Error> {
     let fail = |source: Errno| Error::System {
         action: "take off the rights of the routers' user",
         source: source.into(),
@@ -180,8 +180,8 @@ pub fn become_starter() -> Result<(), Error> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(fail)
 }
 
-/// Does `work` on files of whoever started this process: locks and records of network cards in `/run/iou-fast`.
-pub fn as_starter<T>(work: impl FnOnce() -> T) -> T {
+/// Does `work` on files of whoever started this process: locks and records of NICs in `/run/iou-fast`.
+pub fn as_invoking_user<T>(work: impl FnOnce() -> T) -> T {
     let ids = getresuid().ok().zip(getresgid().ok());
     let _back = ids.map(|(uids, gids)| FileRights::take(uids.real, gids.real));
     work()
@@ -253,7 +253,7 @@ pub fn report_panics() {
 ///
 /// # Errors
 /// [`Error::System`]: the thread must not go on then.
-pub fn forgo() -> Result<(), Error> {
+pub fn drop_capability() -> Result<(), Error> {
     let fail = |source: Errno| Error::System { action: "give up capabilities", source: source.into() };
     keep(CapabilitySet::empty()).map_err(fail)
 }

@@ -2,7 +2,7 @@
 //!
 //! A counter has one writer, its worker, so counting is a load and a store; anyone may read it at any time.
 
-use crate::books::Books;
+use crate::accounting::Accounting;
 use crate::steer::layout::{COUNTS, Count};
 use af_xdp::RxStatistics;
 use crossbeam::utils::CachePadded;
@@ -85,7 +85,7 @@ pub enum Origin {
 reasons! {
     /// Why a frame went nowhere. `docs/counters.md` is made of these texts: `cargo run --example reference -- counters
     /// docs/counters.md`.
-    Loss {
+    DropReason {
         /// The router does not read, or more slowly than frames arrive, and its share of the memory for frames is used
         /// up: the worker drops the frame. Is the router hung, stopped, or short of CPU time?
         RouterFull => "router-full",
@@ -148,7 +148,7 @@ reasons! {
     }
 }
 
-impl Loss {
+impl DropReason {
     /// True if only a frame from a router is dropped for this reason; else it was on its way to one, from the wire or from
     /// another router.
     #[must_use]
@@ -198,7 +198,7 @@ reasons! {
         LostWakeup => "lost-wakeup",
         /// The XDP program found no AF_XDP ring for a frame: the NIC has got queues that iou-fast does not serve yet.
         NoRing => "no-ring",
-        /// A ring held what makes no sense. It is a fault of the kernel, of the driver, or of iou-fast: please report it.
+        /// A ring held what is invalid. It is a fault of the kernel, of the driver, or of iou-fast: please report it.
         BadDescriptor => "bad-descriptor",
     }
 }
@@ -212,16 +212,16 @@ pub struct Counts {
     pub to_nics: Traffic,
     /// From routers to routers behind another link.
     pub between: Traffic,
-    /// From routers, and delivered by the sender itself to a neighbour on its line: not ours to forward.
-    pub neighbour: Counter,
-    /// What came in, for the books.
+    /// From routers, and delivered by the sender itself to a split_horizon on its line: not ours to forward.
+    pub split_horizon: Counter,
+    /// What came in, for the accounting.
     pub entries: Entries,
     /// By origin.
-    drops: [[Counter; Loss::ALL.len()]; 2],
+    drops: [[Counter; DropReason::ALL.len()]; 2],
     faults: [Counter; Fault::ALL.len()],
 }
 
-/// What came in: the other side of what went out or was lost, see [`books`](crate::books).
+/// What came in: the other side of what went out or was lost, see [`accounting`](crate::accounting).
 #[derive(Debug, Default)]
 pub struct Entries {
     /// Taken out of RX rings.
@@ -240,7 +240,7 @@ pub struct Entries {
 
 impl Counts {
     /// Counts `n` frames that went nowhere.
-    pub fn lose(&self, origin: impl Into<Origin>, why: Loss, n: usize) {
+    pub fn count_drop(&self, origin: impl Into<Origin>, why: DropReason, n: usize) {
         self.drops[origin.into() as usize][why as usize].add(n as u64);
     }
 
@@ -251,7 +251,7 @@ impl Counts {
 
     /// Frames that went nowhere for this reason.
     #[must_use]
-    pub fn dropped(&self, why: Loss) -> u64 {
+    pub fn dropped(&self, why: DropReason) -> u64 {
         self.drops.iter().map(|drops| drops[why as usize].get()).sum()
     }
 
@@ -341,16 +341,16 @@ pub struct Summary {
     pub to_nics: (u64, u64),
     /// From routers to routers behind another link.
     pub between: (u64, u64),
-    /// Left to a neighbour on the sender's own line.
-    pub neighbour: u64,
+    /// Left to a split_horizon on the sender's own line.
+    pub split_horizon: u64,
     /// Latencies.
     pub latency: Latencies,
-    drops: [u64; Loss::ALL.len()],
+    drops: [u64; DropReason::ALL.len()],
     faults: [u64; Fault::ALL.len()],
     /// UMEM chunks: found, of how many.
     pub chunks: (usize, usize),
     /// Whether what came in is what went out or was lost.
-    pub books: Books,
+    pub accounting: Accounting,
 }
 
 impl Summary {
@@ -363,57 +363,57 @@ impl Summary {
         add(&mut self.to_routers, &counts.to_routers);
         add(&mut self.to_nics, &counts.to_nics);
         add(&mut self.between, &counts.between);
-        self.neighbour += counts.neighbour.get();
-        for (why, sum) in Loss::ALL.iter().zip(&mut self.drops) {
+        self.split_horizon += counts.split_horizon.get();
+        for (why, sum) in DropReason::ALL.iter().zip(&mut self.drops) {
             *sum += counts.dropped(*why);
         }
         for (sum, counter) in self.faults.iter_mut().zip(&counts.faults) {
             *sum += counter.get();
         }
-        let (entries, books) = (&counts.entries, &mut self.books);
-        books.steered.left += entries.from_rings.get();
-        books.copied.left += entries.copies.get();
-        books.to_routers.entered +=
+        let (entries, accounting) = (&counts.entries, &mut self.accounting);
+        accounting.steered.left += entries.from_rings.get();
+        accounting.copied.left += entries.copies.get();
+        accounting.to_routers.entered +=
             entries.from_rings.get() - entries.group_from_rings.get() + entries.spread.get();
         // What a worker found in a ring and could make nothing of is lost, too.
-        books.to_routers.left += counts.to_routers.frames.get()
+        accounting.to_routers.left += counts.to_routers.frames.get()
             + counts.lost(Origin::Wire)
             + counts.faults[Fault::BadDescriptor as usize].get();
-        books.from_routers.entered += entries.read.get() + entries.replicas.get();
-        books.from_routers.left += counts.to_nics.frames.get()
+        accounting.from_routers.entered += entries.read.get() + entries.replicas.get();
+        accounting.from_routers.left += counts.to_nics.frames.get()
             + counts.between.frames.get()
-            + counts.neighbour.get()
+            + counts.split_horizon.get()
             + counts.lost(Origin::Router);
     }
 
     /// Adds what a NIC's XDP program counted.
     pub fn add_steering(&mut self, counts: &[u64; COUNTS]) {
         let count = |which: Count| counts[which as usize];
-        self.books.steered.entered += count(Count::Steered) + count(Count::GroupSteered);
-        self.books.copied.entered += count(Count::GroupCopies) + count(Count::UnknownCopies);
-        self.drops[Loss::RouterPaused as usize] += counts[Count::RouterPaused as usize];
-        self.drops[Loss::WorkerBusy as usize] += counts[Count::WorkerBusy as usize];
-        self.drops[Loss::RouterDown as usize] += counts[Count::RouterDown as usize];
-        self.drops[Loss::TooLarge as usize] += counts[Count::TooLarge as usize];
-        self.drops[Loss::GroupSurplus as usize] += counts[Count::CopyRingFull as usize];
+        self.accounting.steered.entered += count(Count::Steered) + count(Count::GroupSteered);
+        self.accounting.copied.entered += count(Count::GroupCopies) + count(Count::UnknownCopies);
+        self.drops[DropReason::RouterPaused as usize] += counts[Count::RouterPaused as usize];
+        self.drops[DropReason::WorkerBusy as usize] += counts[Count::WorkerBusy as usize];
+        self.drops[DropReason::RouterDown as usize] += counts[Count::RouterDown as usize];
+        self.drops[DropReason::TooLarge as usize] += counts[Count::TooLarge as usize];
+        self.drops[DropReason::GroupSurplus as usize] += counts[Count::CopyRingFull as usize];
         self.faults[Fault::NoRing as usize] += counts[Count::NoRing as usize];
     }
 
-    /// Adds what the kernel counted for an AF_XDP socket, and the descriptors in its rings that made no sense.
+    /// Adds what the kernel counted for an AF_XDP socket, and the descriptors in its rings that was invalid.
     ///
     /// An empty fill ring is a reason among those for `dropped`; with zero-copy it costs no frame that the XDP program has
-    /// seen. So the books go by the other two.
-    pub fn add_socket(&mut self, statistics: &RxStatistics, senseless: u64) {
+    /// seen. So the accounting go by the other two.
+    pub fn add_socket(&mut self, statistics: &RxStatistics, invalid: u64) {
         self.faults[Fault::RxRingFull as usize] += statistics.ring_full;
         self.faults[Fault::RxDropped as usize] += statistics.dropped;
         self.faults[Fault::FillRingEmpty as usize] += statistics.fill_ring_empty;
-        self.faults[Fault::BadDescriptor as usize] += senseless;
-        self.books.steered.left += statistics.ring_full + statistics.dropped;
+        self.faults[Fault::BadDescriptor as usize] += invalid;
+        self.accounting.steered.left += statistics.ring_full + statistics.dropped;
     }
 
     /// Frames that went nowhere for this reason.
     #[must_use]
-    pub fn dropped(&self, why: Loss) -> u64 {
+    pub fn dropped(&self, why: DropReason) -> u64 {
         self.drops[why as usize]
     }
 
@@ -438,17 +438,17 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Latencies { to_routers, to_nics } = &self.latency;
         writeln!(f, "to routers: {} frames, {} bytes, {to_routers}", self.to_routers.0, self.to_routers.1)?;
-        writeln!(f, "to network cards: {} frames, {} bytes, {to_nics}", self.to_nics.0, self.to_nics.1)?;
+        writeln!(f, "to NICs: {} frames, {} bytes, {to_nics}", self.to_nics.0, self.to_nics.1)?;
         writeln!(f, "between routers: {} frames, {} bytes", self.between.0, self.between.1)?;
-        if self.neighbour > 0 {
-            writeln!(f, "left to neighbours on the sender's line: {} frames", self.neighbour)?;
+        if self.split_horizon > 0 {
+            writeln!(f, "left to neighbours on the sender's line: {} frames", self.split_horizon)?;
         }
         f.write_str("dropped: ")?;
-        list(f, Loss::ALL.iter().map(|why| (why.text(), self.dropped(*why))))?;
+        list(f, DropReason::ALL.iter().map(|why| (why.text(), self.dropped(*why))))?;
         f.write_str("\nfaults: ")?;
         list(f, Fault::ALL.iter().map(|what| (what.text(), self.faults(*what))))?;
         let (found, all) = self.chunks;
-        write!(f, "\nchunks: {found} of {all} accounted for\nbooks: {}", self.books)
+        write!(f, "\nchunks: {found} of {all} accounted for\naccounting: {}", self.accounting)
     }
 }
 
@@ -460,7 +460,7 @@ mod tests {
     fn a_summary_names_what_happened_and_nothing_else() {
         let counts = Counts::default();
         counts.to_routers.add(2, 128);
-        counts.lose(Origin::Router, Loss::WrongSource, 3);
+        counts.count_drop(Origin::Router, DropReason::WrongSource, 3);
         counts.entries.from_rings.add(2);
         counts.entries.read.add(3);
         counts.fault(Fault::TxRingFull, 1);
@@ -478,9 +478,12 @@ mod tests {
         assert!(text.contains("to routers: 4 frames, 256 bytes, latency p50 1.5 us"), "{text}");
         assert!(text.contains("dropped: router-paused 7, wrong-source 6\n"), "{text}");
         assert!(text.contains("faults: fill-ring-empty 1, rx-dropped 1, tx-ring-full 2\n"), "{text}");
-        assert!(text.ends_with("chunks: 10 of 10 accounted for\nbooks: balanced"), "{text}");
+        assert!(text.ends_with("chunks: 10 of 10 accounted for\naccounting: balanced"), "{text}");
         summary.add_steering(&steering);
-        assert!(summary.to_string().ends_with("books: not balanced: steered 10 in and 5 out"), "{summary}");
+        assert!(
+            summary.to_string().ends_with("accounting: not balanced: steered 10 in and 5 out"),
+            "{summary}"
+        );
         assert!(Summary::default().to_string().contains("dropped: none\nfaults: none"));
     }
 

@@ -19,7 +19,7 @@ fn outcome(command: &mut Command) -> (Option<i32>, String) {
 
 fn clean(scene: &Scene) -> Command {
     let mut command = scene.host.command(Bin::find("iou-fast").unwrap());
-    command.args(["clean", "--state-dir"]).arg(scene.folder().join("state")).env_remove("SUDO_UID");
+    command.args(["clean", "--state-dir"]).arg(scene.directory().join("state")).env_remove("SUDO_UID");
     command
 }
 
@@ -49,7 +49,7 @@ fn clean_turns_offloads_on_again_after_a_kill_of_everything() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("eth0: rx-vlan-hw-parse, rx-vlan-stag-hw-parse on again\n"), "{said}");
     assert!(vlan_offload(&scene));
-    assert_eq!(std::fs::read_dir(scene.folder().join("state")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(scene.directory().join("state")).unwrap().count(), 0);
     let (code, said) = outcome(&mut clean(&scene));
     assert_eq!((code, said.contains("eth0")), (Some(0), false), "{said}");
 }
@@ -58,7 +58,7 @@ fn clean_turns_offloads_on_again_after_a_kill_of_everything() {
 fn clean_does_not_use_a_directory_that_others_may_change() {
     use std::os::unix::fs::PermissionsExt;
     let scene = Scene::new();
-    let state = scene.folder().join("state");
+    let state = scene.directory().join("state");
     std::fs::create_dir(&state).unwrap();
     std::fs::set_permissions(&state, PermissionsExt::from_mode(0o777)).unwrap();
     let (code, said) = outcome(&mut clean(&scene));

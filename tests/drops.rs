@@ -58,7 +58,7 @@ fn datagrams_are_checked_and_dropped_by_reason() {
     for len in [0, 1, 7, 8, 21] {
         send(&[&[&FROM_1[..], &frame].concat()[..len]]);
     }
-    // Longer than a chunk, all that is needed for a card of MTU 1500.
+    // Longer than a chunk, all that is needed for a NIC of MTU 1500.
     send(&[&FROM_1, &plain(STATION, R1, 4033, 1)]);
     send(&[&FROM_1, &plain(STATION, R1, 9014, 1)]);
     // For another instance.
@@ -118,7 +118,7 @@ fn nothing_is_learned_from_what_is_dropped() {
 }
 
 #[test]
-fn while_the_card_is_down_the_routers_are_still_read() {
+fn while_the_nic_is_down_the_routers_are_still_read() {
     let scene = scene();
     let (router, mut other) = (scene.deep_router(1), scene.deep_router(2));
     let mut iou_fast = start(&scene);
@@ -181,7 +181,7 @@ fn a_router_that_is_not_there_gets_nothing() {
     for number in 5..8 {
         router.send(501, FROM_1, &plain(R2, R1, 60, number)).unwrap();
     }
-    // A group frame reaches everybody else.
+    // A broadcast or multicast frame reaches everybody else.
     let group = plain(BROADCAST, R1, 60, 8);
     router.send(501, FROM_1, &group).unwrap();
     station.hear_this(&group);
@@ -297,7 +297,7 @@ fn a_router_at_its_bound_is_paused_and_the_books_balance() {
 }
 
 #[test]
-fn group_frames_beyond_the_ring_buffer_are_surplus_for_routers_and_reach_the_host() {
+fn bum_frames_beyond_the_ring_buffer_are_surplus_for_routers_and_reach_the_host() {
     const FRAMES: u64 = 2000;
     let scene = scene();
     let mut routers = [scene.deep_router(1), scene.deep_router(2)];
@@ -332,7 +332,7 @@ fn what_the_kernel_refuses_is_counted_and_the_next_frames_go_on() {
     let scene = scene();
     let mut router = scene.deep_router(2);
     // A socket that is connected to somebody else takes datagrams from nobody else: EPERM.
-    let (path, friend) = (scene.netio().join("1"), scene.folder().join("friend"));
+    let (path, friend) = (scene.netio().join("1"), scene.directory().join("friend"));
     let strange = UnixDatagram::bind(&path).unwrap();
     let _friend = UnixDatagram::bind(&friend).unwrap();
     let mut iou_fast = start(&scene);

@@ -42,8 +42,8 @@ fn flood(
     router: &mut Router,
     frames: u64,
 ) -> Vec<u64> {
-    // Without this a lane takes what its ring does, and the rest is `worker-busy`.
-    tables.shared.lane_share.store(i32::MAX as u32, Relaxed);
+    // Without this a credits takes what its ring does, and the rest is `worker-busy`.
+    tables.shared.credit_limit.store(i32::MAX as u32, Relaxed);
     let station = scene.station();
     iou_fast.process.signal(Signal::STOP);
     station.send_batch(&(0..frames).map(|seq| to_router(1, seq)).collect::<Vec<_>>()).unwrap();
@@ -92,7 +92,7 @@ fn a_socket_that_the_xdp_program_does_not_find_is_counted() {
         station.send(&to_router(1, seq)).unwrap();
     }
     router.hear_nothing();
-    // Group frames go another way.
+    // Broadcast and multicast frames go another way.
     station.send(&to_all(4)).unwrap();
     router.hear_this(&to_all(4));
     let summary = iou_fast.stop();
@@ -100,7 +100,7 @@ fn a_socket_that_the_xdp_program_does_not_find_is_counted() {
     assert_eq!(summary.faults, [("no-ring".to_string(), 3)], "{}", summary.text);
 }
 
-/// Sends a group frame to the worker, which sleeps, but says that it is awake: the XDP program does not wake it. Returns
+/// Sends a broadcast or multicast frame to the worker, which sleeps, but says that it is awake: the XDP program does not wake it. Returns
 /// how late router 1 got it.
 fn send_unnoticed(scene: &Scene, tables: &Tables, router: &mut Router, seq: u64) -> Duration {
     let (station, frame) = (scene.station(), to_all(seq));
@@ -152,7 +152,7 @@ fn a_full_tx_ring_is_counted() {
     let router = scene.deep_router(1);
     let (iou_fast, _tables) = start(&scene, &[]);
     // What arrives on the wire lies in the queue of a device that sends next to nothing on: the kernel takes no more
-    // from the socket that it came from. The routers wait for the card for a second; after that their frames go nowhere.
+    // from the socket that it came from. The routers wait for the NIC for a second; after that their frames go nowhere.
     let tc = |arguments: &str| drop(scene.wire.run("tc", arguments.split(' ')).unwrap());
     scene.wire.ip("link add ifb0 type ifb").unwrap();
     scene.wire.ip("link set ifb0 up").unwrap();

@@ -72,7 +72,7 @@ fn header_bytes_are_exact_however_the_netmap_writes_an_endpoint() {
         routers[&id].send(501, header(501, pseudo, id, bay | unit << 4), &answer).unwrap();
         station.hear_this(&answer);
     }
-    // A group frame: each interface behind its own header.
+    // A broadcast or multicast frame: each interface behind its own header.
     let sent = plain(BROADCAST, STATION, 64, 99);
     station.send(&sent).unwrap();
     for (id, router) in &mut routers {
@@ -149,7 +149,7 @@ fn frames_of_every_size_arrive_whole_both_ways() {
 }
 
 /// Five routers, two of which have two interfaces on the LAN, and so two copies.
-fn group_frames(arguments: &[&str], host_hears: bool) {
+fn bum_frames(arguments: &[&str], host_hears: bool) {
     let scene = Scene::silent(&["eth0"], &mtu(1500));
     scene.netmap(
         "1:0/0 501:0/0\n2:0/0 501:0/1\n3:0/0 502:0/0\n4:0/0 503:0/0 5:0/0\n1:1/0 504:0/0\n5:3/3 505:0/0\n",
@@ -177,19 +177,19 @@ fn group_frames(arguments: &[&str], host_hears: bool) {
 }
 
 #[test]
-fn group_frames_reach_the_host_and_every_interface_exactly_once() {
-    group_frames(&[], true);
+fn bum_frames_reach_the_host_and_every_interface_exactly_once() {
+    bum_frames(&[], true);
 }
 
 #[test]
-fn group_frames_with_two_workers_too() {
-    group_frames(&["--cpus", "0,1"], true);
+fn bum_frames_with_two_workers_too() {
+    bum_frames(&["--cpus", "0,1"], true);
 }
 
 #[test]
-fn exclusive_group_frames_reach_every_interface_once_and_not_the_host() {
-    group_frames(&["--exclusive"], false);
-    group_frames(&["--exclusive", "--cpus", "0,1"], false);
+fn exclusive_bum_frames_reach_every_interface_once_and_not_the_host() {
+    bum_frames(&["--exclusive"], false);
+    bum_frames(&["--exclusive", "--cpus", "0,1"], false);
 }
 
 /// What switches and routers say to their neighbours alone. A switch in between would keep it; a cable does not.
@@ -281,7 +281,7 @@ fn nothing_goes_astray() {
 }
 
 #[test]
-fn routers_on_one_card_hear_each_other() {
+fn routers_on_one_nic_hear_each_other() {
     let scene = Scene::silent(&["eth0"], &mtu(1500));
     // Router 1 has a second interface on the LAN; 3 and 4 share a line with a pseudo endpoint; 1 and 5 share one of
     // their own, which has none.
@@ -387,9 +387,9 @@ fn flood_unknown_brings_unicast_to_strangers_to_one_interface() {
 }
 
 #[test]
-fn every_network_card_is_a_lan_by_itself() {
+fn every_nic_is_a_lan_by_itself() {
     let scene = Scene::silent(&["eth0", "eth1"], &mtu(1500));
-    // Pseudo instance 513 has an endpoint on each card, and so has router 1.
+    // Pseudo instance 513 has an endpoint on each NIC, and so has router 1.
     scene.netmap("1:0/0 513:0/0\n1:0/1 513:0/1\n2:0/0 514:0/0\n3:0/0 515:0/0\n");
     let mut routers: Vec<Router> = (1..=3).map(|id| scene.deep_router(id)).collect();
     let iou_fast = scene.start(&["-i", "eth0", "-i", "eth1=513:0/1,514", "-p", "513-515"]);
@@ -399,7 +399,7 @@ fn every_network_card_is_a_lan_by_itself() {
     let lan_0 = [(0, header(1, 0, 513, 0)), (2, header(3, 0, 515, 0))];
     let lan_1 = [(0, header(1, 0x10, 513, 0x10)), (1, header(2, 0, 514, 0))];
 
-    // Group frames stay on their LAN.
+    // Broadcast and multicast frames stay on their LAN.
     for (wire, lan, number) in [(&wire_0, lan_0, 1), (&wire_1, lan_1, 2)] {
         let sent = plain(BROADCAST, STATION, 60, number);
         wire.send(&sent).unwrap();
@@ -408,7 +408,7 @@ fn every_network_card_is_a_lan_by_itself() {
         }
         hosts[number as usize - 1].hear_this(&sent);
     }
-    // Unicast, too: the same address on the other card is a stranger's.
+    // Unicast, too: the same address on the other NIC is a stranger's.
     let sent = plain(router_mac(1, 0, 1), STATION, 60, 3);
     wire_1.send(&sent).unwrap();
     assert_eq!(routers[0].recv(ARRIVAL), Some((lan_1[0].1, sent.clone())));
@@ -490,7 +490,7 @@ fn every_queue_is_served_by_two_workers() {
 }
 
 #[test]
-fn a_card_with_more_queues_to_receive_than_to_send_works() {
+fn a_nic_with_more_queues_to_receive_than_to_send_works() {
     four_queues(&["--cpus", "0,1"], 1);
 }
 
@@ -609,5 +609,5 @@ fn fifty_routers_with_two_workers() {
 #[test]
 fn busy_polling_carries_frames_as_well() {
     fifty_routers(&["--poll", "busy"]);
-    group_frames(&["--poll", "busy"], true);
+    bum_frames(&["--poll", "busy"], true);
 }

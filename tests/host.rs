@@ -1,5 +1,5 @@
-//! The host stays whole: its own traffic on the card is undisturbed while `iou-fast` runs, and whatever way that
-//! ends, the card is as it was before.
+//! The host stays whole: its own traffic on the NIC is undisturbed while `iou-fast` runs, and whatever way that
+//! ends, the NIC is as it was before.
 
 mod common;
 
@@ -21,7 +21,7 @@ const NO_TAG: &[Tag] = &[];
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 const WIRE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 
-/// A card with addresses of the host's own, and a neighbour on the wire.
+/// A NIC with addresses of the host's own, and a neighbour on the wire.
 fn addressed_scene() -> Scene {
     let scene = Scene::new();
     scene.host.ip(&format!("addr add {HOST}/24 dev eth0")).unwrap();
@@ -70,7 +70,7 @@ fn tcp(client: &Namespace, server: &Namespace, address: Ipv4Addr) {
     across(&server, &client);
 }
 
-/// Everything the host does with its card, both ways.
+/// Everything the host does with its NIC, both ways.
 #[track_caller]
 fn the_host_works(scene: &Scene) {
     // So that ARP and neighbour discovery have to work, too.
@@ -85,13 +85,13 @@ fn the_host_works(scene: &Scene) {
     tcp(&scene.host, &scene.wire, WIRE);
 }
 
-/// What can be seen of a card from outside.
-fn state_of(namespace: &Namespace, card: &str) -> String {
+/// What can be seen of a NIC from outside.
+fn state_of(namespace: &Namespace, nic: &str) -> String {
     let see = |program: &str, arguments: &[&str]| {
         String::from_utf8(namespace.run(program, arguments).unwrap().stdout).unwrap()
     };
-    let link = see("ip", &["-d", "link", "show", "dev", card]);
-    link + &see("ethtool", &["-k", card]) + &see("bpftool", &["net", "show", "dev", card])
+    let link = see("ip", &["-d", "link", "show", "dev", nic]);
+    link + &see("ethtool", &["-k", nic]) + &see("bpftool", &["net", "show", "dev", nic])
 }
 
 /// One frame to router 1 on 501:0/0, which must get it, and one back.
@@ -107,12 +107,12 @@ fn carries(scene: &Scene, router: &mut Router, seq: u64) {
     station.recv_where(WAIT, |frame| frame == answer).expect("the answer on the wire");
 }
 
-fn is_empty(folder: &Path) -> bool {
-    folder.read_dir().map_or(true, |mut entries| entries.next().is_none())
+fn is_empty(directory: &Path) -> bool {
+    directory.read_dir().map_or(true, |mut entries| entries.next().is_none())
 }
 
 fn state_folder(scene: &Scene) -> std::path::PathBuf {
-    scene.folder().join("state")
+    scene.directory().join("state")
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn unicast_that_is_not_ours_reaches_the_host_untouched_and_no_router() {
 }
 
 #[test]
-fn group_frames_reach_the_host_and_the_routers() {
+fn bum_frames_reach_the_host_and_the_routers() {
     let scene = addressed_scene();
     quiet(&scene);
     let mut router = Router::new(&scene.netio(), 1).unwrap();
@@ -204,9 +204,11 @@ fn group_frames_reach_the_host_and_the_routers() {
             for tags in [NO_TAG, &[Tag::vlan(7)]] {
                 let sent = frame(group, STATION, tags, frame::ETHERTYPE, 90, seq as u64);
                 station.send(&sent).unwrap();
-                host.recv_where(WAIT, |frame| frame == sent).expect("a group frame at the host");
-                let (header_seen, _) =
-                    router.recv_where(WAIT, |_, frame| frame == sent).expect("a group frame at the router");
+                host.recv_where(WAIT, |frame| frame == sent)
+                    .expect("a broadcast or multicast frame at the host");
+                let (header_seen, _) = router
+                    .recv_where(WAIT, |_, frame| frame == sent)
+                    .expect("a broadcast or multicast frame at the router");
                 assert_eq!(header_seen, header(1, 0, 501, 0));
             }
         }
@@ -233,7 +235,7 @@ fn storm(station: &testbed::Station, host: &mut testbed::Station, count: u64) {
 }
 
 #[test]
-fn a_storm_of_group_frames_never_costs_the_host_its_copy() {
+fn a_storm_of_bum_frames_never_costs_the_host_its_copy() {
     let scene = addressed_scene();
     quiet(&scene);
     // A router that does not read, and one that does.
@@ -262,9 +264,9 @@ fn a_storm_of_group_frames_never_costs_the_host_its_copy() {
 }
 
 #[test]
-fn after_its_end_the_card_is_as_before() {
+fn after_its_end_the_nic_is_as_before() {
     let scene = addressed_scene();
-    // As on a network card; on a veth it is off.
+    // As on a NIC; on a veth it is off.
     scene.host.run("ethtool", ["-K", "eth0", "gro", "on"]).unwrap();
     let before = [state_of(&scene.host, "eth0"), state_of(&scene.wire, "eth0")];
     assert!(before[0].contains("promiscuity 0 "), "{}", before[0]);
@@ -285,12 +287,12 @@ fn after_its_end_the_card_is_as_before() {
 
 #[test]
 fn after_sigkill_the_kernel_takes_back_what_it_can_and_the_guard_the_rest() {
-    let scene = Scene::with_cards(&["eth0", "eth1"], &VethOptions::default());
+    let scene = Scene::with_nics(&["eth0", "eth1"], &VethOptions::default());
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
-    let cards = ["eth0", "eth1"];
-    let see = || cards.map(|card| state_of(&scene.host, card));
-    for card in cards {
-        scene.host.run("ethtool", ["-K", card, "gro", "on"]).unwrap();
+    let nics = ["eth0", "eth1"];
+    let see = || nics.map(|nic| state_of(&scene.host, nic));
+    for nic in nics {
+        scene.host.run("ethtool", ["-K", nic, "gro", "on"]).unwrap();
     }
     let arguments = ["-p", "501,502", "-i", "eth0=501", "-i", "eth1=502", "--xdp-mode"];
     for mode in ["native", "generic"] {
@@ -306,7 +308,7 @@ fn after_sigkill_the_kernel_takes_back_what_it_can_and_the_guard_the_rest() {
         assert!(is_empty(&state_folder(&scene)), "neither lock nor record");
     }
 
-    // A card that came in the place of one is covered, too.
+    // A NIC that came in the place of one is covered, too.
     let mut iou_fast = scene.start(&[&arguments[..], &["native"]].concat());
     let guard = iou_fast.guard();
     scene.host.ip("link del eth1").unwrap();
@@ -384,7 +386,7 @@ fn the_guard_ends_with_it_and_holds_nobody_up() {
     assert!(is_empty(&state_folder(&scene)));
 }
 
-/// With a driver that takes its time a guard has the card's lock for longer than a killed process is waited for.
+/// With a driver that takes its time a guard has the NIC's lock for longer than a killed process is waited for.
 #[test]
 fn a_start_waits_for_a_guard_at_work_and_does_not_blame_it() {
     const WORK: Duration = Duration::from_millis(1500);
@@ -507,7 +509,7 @@ fn it_starts_again_at_once_after_a_kill_fifty_times_in_a_row() {
                 "{starts:?}, the machine paused for {:?}",
                 strain.sum()
             );
-            // The guard of the one before has ended, or leaves the card to this one.
+            // The guard of the one before has ended, or leaves the NIC to this one.
             assert!(wait_until(WAIT, || !runs(guard)));
             assert_eq!(offloads(), all_off);
         }
@@ -532,7 +534,7 @@ fn it_starts_again_at_once_after_a_kill_fifty_times_in_a_row() {
     println!("{summary}");
     let numbers: Vec<u64> = summary.split(' ').filter_map(|word| word.parse().ok()).collect();
     let [sent, received, ..] = numbers[..] else { panic!("{summary}") };
-    // What is under way in the card while its driver takes a program on or off is lost, with any program.
+    // What is under way in the NIC while its driver takes a program on or off is lost, with any program.
     assert!(sent >= 50 && sent - received <= 20, "{summary}");
     the_host_works(&scene);
     assert_eq!(state_of(&scene.host, "eth0"), before);
@@ -541,9 +543,10 @@ fn it_starts_again_at_once_after_a_kill_fifty_times_in_a_row() {
 }
 
 #[test]
-fn a_card_with_another_xdp_program_is_refused_and_left_alone() {
+fn a_nic_with_another_xdp_program_is_refused_and_left_alone() {
     let scene = addressed_scene();
-    let options = Options { workers: 1, queues: 1, exclusive: false, learned: 16, predicted: 16 };
+    let options =
+        Options { workers: 1, queues: 1, exclusive: false, dynamic_entries: 16, static_entries: 16 };
     let steering = Steering::load(&options).unwrap();
     let index = scene.host.run("cat", ["/sys/class/net/eth0/ifindex"]).unwrap().stdout;
     let index: i32 = String::from_utf8(index).unwrap().trim().parse().unwrap();
@@ -571,7 +574,7 @@ fn a_card_with_another_xdp_program_is_refused_and_left_alone() {
 }
 
 #[test]
-fn a_card_that_another_one_holds_is_refused_and_the_first_goes_on() {
+fn a_nic_that_another_one_holds_is_refused_and_the_first_goes_on() {
     let scene = addressed_scene();
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
     let mut router = Router::new(&scene.netio(), 1).unwrap();
@@ -585,7 +588,7 @@ fn a_card_that_another_one_holds_is_refused_and_the_first_goes_on() {
     // One that does not see the lock, as in another container.
     let mut command = scene.host.command(Bin::find("iou-fast").unwrap());
     command.arg("-n").arg(scene.netmap_file()).arg("--netio-dir").arg(scene.netio());
-    command.arg("--state-dir").arg(scene.folder().join("elsewhere"));
+    command.arg("--state-dir").arg(scene.directory().join("elsewhere"));
     let mut second = Process::spawn(command.args(["-i", "eth0", "-p", "502"])).unwrap();
     assert!(!second.wait(SOON).unwrap().success());
     let error = second.stderr();
@@ -599,7 +602,7 @@ fn a_card_that_another_one_holds_is_refused_and_the_first_goes_on() {
 
 #[test]
 fn a_start_that_fails_leaves_nothing_behind() {
-    let scene = Scene::with_cards(&["eth0", "eth1"], &VethOptions::default());
+    let scene = Scene::with_nics(&["eth0", "eth1"], &VethOptions::default());
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
     let before = state_of(&scene.host, "eth0");
     let check = |what: &str| {
@@ -610,10 +613,10 @@ fn a_start_that_fails_leaves_nothing_behind() {
     let two = ["-p", "501-502", "-i", "eth0=501", "-i"];
     let error = scene.refused(&[&two[..], &["eth9=502"]].concat());
     assert!(error.contains("no network interface \"eth9\""), "{error}");
-    check("the second card does not exist");
+    check("the second NIC does not exist");
 
     scene.refused(&[&two[..], &["eth1=502", "--copy-mode", "zero-copy"]].concat());
-    check("the cards cannot do what is asked");
+    check("the NICs cannot do what is asked");
 
     let holder = scene.start(&["-p", "502", "-i", "eth1"]);
     let error = scene.refused(&["-p", "501", "-i", "eth0", "-i", "eth1=501"]);
@@ -625,8 +628,9 @@ fn a_start_that_fails_leaves_nothing_behind() {
     holder.stop();
     check("a pseudo id is taken");
 
-    // The first card is all set up when the second turns out to be taken.
-    let options = Options { workers: 1, queues: 1, exclusive: false, learned: 16, predicted: 16 };
+    // The first NIC is all set up when the second turns out to be taken.
+    let options =
+        Options { workers: 1, queues: 1, exclusive: false, dynamic_entries: 16, static_entries: 16 };
     let steering = Steering::load(&options).unwrap();
     let index = scene.host.run("cat", ["/sys/class/net/eth1/ifindex"]).unwrap().stdout;
     let index: i32 = String::from_utf8(index).unwrap().trim().parse().unwrap();
@@ -634,10 +638,10 @@ fn a_start_that_fails_leaves_nothing_behind() {
     scene.host.enter(attach).unwrap();
     let error = scene.refused(&[&two[..], &["eth1=502"]].concat());
     assert!(error.contains("eth1 has an XDP program already"), "{error}");
-    check("the second card has another program");
+    check("the second NIC has another program");
 }
 
-/// docs/nics.md, "Host and routers": a bridge of the card and one end of a veth pair, the other end for `iou-fast`.
+/// docs/nics.md, "Host and routers": a bridge of the NIC and one end of a veth pair, the other end for `iou-fast`.
 ///
 /// With `tx` on, checksums of what the host sends would be unfinished; with the tag offloads on, tags would cross the
 /// pair beside the frame, where XDP does not see them: `txvlan` stands for 802.1Q, the other for 802.1ad.
@@ -719,7 +723,7 @@ fn tags_cross_the_bridge_in_their_place() {
     iou_fast.stop().assert_clean();
 }
 
-/// On a bridge the host speaks as the bridge, not as the card: no router takes that address, nor one that the host is given
+/// On a bridge the host speaks as the bridge, not as the NIC: no router takes that address, nor one that the host is given
 /// later, though it has used it.
 #[test]
 fn the_address_of_the_hosts_bridge_is_no_routers() {
@@ -740,8 +744,8 @@ fn the_address_of_the_hosts_bridge_is_no_routers() {
         sent
     };
     // Router 1 speaks as `mac` and is not heard; router 2 reaches the host under it.
-    let mut is_the_hosts = |mac: [u8; 6], card: &str, routers: &mut [Router; 2]| {
-        let mut host = testbed::Station::new(&scene.host, card).unwrap();
+    let mut is_the_hosts = |mac: [u8; 6], nic: &str, routers: &mut [Router; 2]| {
+        let mut host = testbed::Station::new(&scene.host, nic).unwrap();
         for _ in 0..3 {
             seq += 3;
             send(routers, 1, BROADCAST, mac, seq);
@@ -754,14 +758,14 @@ fn the_address_of_the_hosts_bridge_is_no_routers() {
             );
             let sent = send(routers, 2, mac, router_mac(2, 0, 0), seq + 2);
             let got = host.recv_where(WAIT, |frame| *frame == sent);
-            assert!(got.is_some(), "{card} is cut off\n{}", iou_fast.process.dump());
+            assert!(got.is_some(), "{nic} is cut off\n{}", iou_fast.process.dump());
         }
         // But what the host said of itself.
         let astray = routers[0].recv_where(Duration::ZERO, |_, frame| frame::check(frame).is_ok());
         assert_eq!(astray, None);
     };
-    for card in ["br0", "mv0"] {
-        is_the_hosts(scene.host.mac(card).unwrap(), card, &mut routers);
+    for nic in ["br0", "mv0"] {
+        is_the_hosts(scene.host.mac(nic).unwrap(), nic, &mut routers);
     }
     // What a router uses before the host does is the router's until then.
     send(&routers, 1, BROADCAST, LATER, 900);
@@ -786,9 +790,9 @@ fn the_address_of_the_hosts_bridge_is_no_routers() {
     assert_eq!(summary.drops("spoofed"), 3 * 3 + 1, "{}", summary.text);
 }
 
-/// A card that is away keeps nobody from seeing what is new on another.
+/// A NIC that is away keeps nobody from seeing what is new on another.
 #[test]
-fn an_address_that_the_host_takes_while_another_card_is_away_is_no_routers() {
+fn an_address_that_the_host_takes_while_another_nic_is_away_is_no_routers() {
     const OWN: [u8; 6] = [2, 0, 0, 0, 0xbb, 3];
     let scene = Scene::silent(&["eth0", "eth1"], &VethOptions::default());
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use testbed::{Router, Station, VethOptions, wait_until};
 
 const STATION: [u8; 6] = [2, 0, 0, 0, 0, 9];
-/// Router 1 floods; 2 is on the same pseudo instance, 3 on another; the rest make group frames costly.
+/// Router 1 floods; 2 is on the same pseudo instance, 3 on another; the rest make broadcast and multicast frames costly.
 const NETMAP: &str = "1:0/0 501:0/0\n2:0/0 501:0/1\n3:0/0 502:0/0\n4:0/0 503:0/0\n5:0/0 503:0/1\n6:0/0 503:0/2\n\
                       7:0/0 503:0/3\n8:0/0 503:0/4\n9:0/0 503:0/5\n10:0/0 503:0/6\n";
 const ROUTERS: u16 = 10;
@@ -199,7 +199,7 @@ fn a_router_that_floods_everybody_leaves_the_others_their_share() {
         let lab = Lab::new(arguments);
         let flood =
             Flood::start(&lab.scene, |number| plain(BROADCAST, router_mac(1, 0, 0), 64, FLOODED | number));
-        let lab = lab.others_keep_their_share("group frames", flood);
+        let lab = lab.others_keep_their_share("broadcast and multicast frames", flood);
         println!("{}", lab.iou_fast.stop().text);
     }
 }
@@ -308,7 +308,7 @@ fn nobody_speaks_under_another_routers_id() {
     send(&UnixDatagram::unbound().unwrap(), 4);
     let relay = UnixDatagram::bind(scene.netio().join("relay")).unwrap();
     send(&relay, 5);
-    let elsewhere = UnixDatagram::bind(scene.folder().join("1")).unwrap();
+    let elsewhere = UnixDatagram::bind(scene.directory().join("1")).unwrap();
     send(&elsewhere, 6);
     assert_eq!(wire.hear(4), [3, 4, 5, 6]);
     wire.hear_nothing();
@@ -322,14 +322,14 @@ fn a_folder_full_of_strange_files_does_no_harm() {
     scene.netmap("1:0/0 501:0/0\n");
     let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
     let station = scene.station();
-    let (stop, folder) = (Arc::new(AtomicBool::new(false)), scene.netio());
+    let (stop, directory) = (Arc::new(AtomicBool::new(false)), scene.netio());
     let stopped = stop.clone();
     // Files under routers' names, made and removed as fast as can be.
     let vandal = std::thread::spawn(move || {
         while !stopped.load(Relaxed) {
             for name in ["2", "3", "x"] {
-                let _ = std::fs::write(folder.join(name), "");
-                let _ = std::fs::remove_file(folder.join(name));
+                let _ = std::fs::write(directory.join(name), "");
+                let _ = std::fs::remove_file(directory.join(name));
             }
         }
     });

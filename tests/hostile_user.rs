@@ -34,7 +34,7 @@ fn a_stranger_reaches_neither_sockets_nor_locks_nor_the_process() {
     let router = scene.router_of(LAB, 1);
     let mut wire = scene.station();
     let iou_fast = scene.start(&LAB_OPTIONS);
-    let (netio, state) = (scene.netio(), scene.folder().join("state"));
+    let (netio, state) = (scene.netio(), scene.directory().join("state"));
     let frame = plain(GATEWAY, router_mac(1, 0, 0), 100, 1);
     let datagram = [&header(513, 0, 1, 0)[..], &frame].concat();
 
@@ -52,7 +52,7 @@ fn a_stranger_reaches_neither_sockets_nor_locks_nor_the_process() {
         denied(fs::remove_file(netio.join("513")), "the pseudo socket's file");
         denied(fs::rename(netio.join("1"), netio.join("2")), "a router's socket");
         denied(UnixDatagram::bind(netio.join("2")).map(drop), "a router of his own");
-        denied(fs::read_dir(&state).map(drop), "the locks of network cards");
+        denied(fs::read_dir(&state).map(drop), "the locks of NICs");
         let process = format!("/proc/{}", iou_fast.process.pid());
         denied(fs::File::open(format!("{process}/mem")).map(drop), "its memory");
         denied(fs::read(format!("{process}/environ")).map(drop), "its environment");
@@ -70,7 +70,7 @@ fn a_stranger_reaches_neither_sockets_nor_locks_nor_the_process() {
 fn a_link_in_a_routers_place_is_not_followed() {
     let scene = lab();
     let wire = scene.station();
-    let other = scene.folder().join("other");
+    let other = scene.directory().join("other");
     let elsewhere = UnixDatagram::bind(&other).unwrap();
     chown(&other, Some(LAB), None).unwrap();
     as_user(LAB, || symlink(&other, scene.netio().join("2"))).unwrap();
@@ -137,7 +137,7 @@ fn a_folder_that_others_may_change_is_refused() {
     chown(scene.netio(), Some(STRANGER), None).unwrap();
     let said = scene.refused(&LAB_OPTIONS);
     assert!(said.contains("belongs to user 61001, not to user 61000"), "{said}");
-    let elsewhere = scene.folder().join("elsewhere");
+    let elsewhere = scene.directory().join("elsewhere");
     fs::rename(scene.netio(), &elsewhere).unwrap();
     chown(&elsewhere, Some(LAB), None).unwrap();
     symlink(&elsewhere, scene.netio()).unwrap();
@@ -150,7 +150,7 @@ fn a_folder_that_others_may_change_is_refused() {
 #[test]
 fn root_writes_to_no_file_of_the_users_choosing() {
     let scene = lab();
-    let victim = scene.folder().join("victim");
+    let victim = scene.directory().join("victim");
     fs::write(&victim, "root's").unwrap();
     mode(&victim, 0o600);
     let netio = scene.netio();
@@ -192,7 +192,7 @@ fn through_sudo(scene: &Scene, netmap: &Path, uid: u32) -> String {
 #[test]
 fn a_user_of_sudo_reads_no_file_of_roots_through_the_netmap() {
     let scene = lab();
-    let secret = scene.folder().join("secret");
+    let secret = scene.directory().join("secret");
     fs::write(&secret, "root:$6$salt$hash:19000\n").unwrap();
     mode(&secret, 0o600);
     let link = scene.netio().join("NETMAP");
@@ -219,7 +219,7 @@ fn a_user_of_sudo_reads_no_file_of_roots_through_the_netmap() {
 #[test]
 fn a_user_of_sudo_has_roots_rights_in_no_folder_of_his_choice() {
     let scene = lab();
-    let roots = scene.folder().join("etc");
+    let roots = scene.directory().join("etc");
     fs::create_dir(&roots).unwrap();
     let made = roots.join("nologin");
     let sudo = |arguments: &[&str]| {
@@ -229,8 +229,8 @@ fn a_user_of_sudo_has_roots_rights_in_no_folder_of_his_choice() {
         Process::spawn(&mut command).unwrap()
     };
     let (own, stranger) = (LAB.to_string(), STRANGER.to_string());
-    for folder in [&made, &roots] {
-        let folder = folder.to_str().unwrap();
+    for directory in [&made, &roots] {
+        let directory = directory.to_str().unwrap();
         for (option, uid, owner) in [
             ("--state-dir", &*own, "0"),
             ("--state-dir", "0", "0"),
@@ -238,7 +238,7 @@ fn a_user_of_sudo_has_roots_rights_in_no_folder_of_his_choice() {
             ("--netio-dir", &stranger, &stranger),
             ("--netl1-dir", "0", "0"),
         ] {
-            let mut process = sudo(&[option, folder, "--uid", uid]);
+            let mut process = sudo(&[option, directory, "--uid", uid]);
             assert!(!process.wait(SOON).unwrap().success(), "{}", process.dump());
             let said = process.stderr();
             assert!(
@@ -248,7 +248,7 @@ fn a_user_of_sudo_has_roots_rights_in_no_folder_of_his_choice() {
             assert_eq!(fs::read_dir(&roots).unwrap().count(), 0, "{option} made something");
         }
     }
-    // With his own rights he names what he likes. Locks of network cards are where root's are.
+    // With his own rights he names what he likes. Locks of NICs are where root's are.
     let netio = scene.netio();
     let mut process = sudo(&["--netio-dir", netio.to_str().unwrap()]);
     process.wait_for_line(|line| line == "ready", SOON).unwrap();
@@ -262,7 +262,7 @@ fn a_user_of_sudo_has_roots_rights_in_no_folder_of_his_choice() {
 #[test]
 fn a_folder_for_locks_that_others_may_change_is_refused() {
     let scene = lab();
-    let state = scene.folder().join("state");
+    let state = scene.directory().join("state");
     fs::create_dir(&state).unwrap();
     mode(&state, 0o777);
     let said = scene.refused(&LAB_OPTIONS);

@@ -1,5 +1,5 @@
-//! Frames that are larger than a chunk of UMEM, on cards whose MTU has them; and frames that are a little larger than the
-//! MTU of their card: MPLS labels, QinQ.
+//! Frames that are larger than a chunk of UMEM, on NICs whose MTU has them; and frames that are a little larger than the
+//! MTU of their NIC: MPLS labels, QinQ.
 
 mod common;
 
@@ -25,7 +25,7 @@ const CHUNKS: [usize; 4] = [3824, 7664, 11_504, 15_344];
 const DATAGRAM_CHUNKS: [usize; 4] = [4032, 8128, 12_224, 16_320];
 /// A frame behind these is larger than any that is carried.
 const LARGEST: usize = CHUNKS[3];
-/// The largest copy of a group frame.
+/// The largest copy of a broadcast or multicast frame.
 const LARGEST_GROUP: usize = 16_360;
 
 fn mtu(mtu: u32) -> VethOptions {
@@ -64,7 +64,7 @@ fn bytes(frames: &[Vec<u8>]) -> u64 {
     frames.iter().map(|frame| frame.len() as u64).sum()
 }
 
-/// Unicast both ways, group frames both ways, and both between routers: whole, in order, and counted.
+/// Unicast both ways, broadcast and multicast frames both ways, and both between routers: whole, in order, and counted.
 fn every_way(scene: &Scene, size: usize, arguments: &[&str]) -> Summary {
     let mut routers = [scene.deep_router(1), scene.deep_router(2)];
     let iou_fast = start(scene, arguments);
@@ -85,7 +85,7 @@ fn every_way(scene: &Scene, size: usize, arguments: &[&str]) -> Summary {
     between.iter().for_each(|frame| routers[0].send(501, FROM_1, frame).unwrap());
     assert_eq!(routers[1].hear(all.len()), all);
 
-    // Group frames from the wire go through a ring buffer, with room for 63 large ones at a time.
+    // Broadcast and multicast frames from the wire go through a ring buffer, with room for 63 large ones at a time.
     for part in numbered(BROADCAST, STATION, &list).chunks(32) {
         station.send_batch(part).unwrap();
         let heard = routers[1].hear(part.len());
@@ -201,7 +201,7 @@ fn what_is_larger_is_dropped_and_counted() {
 }
 
 #[test]
-fn a_card_of_the_usual_mtu_says_nothing_of_it() {
+fn a_nic_of_the_usual_mtu_says_nothing_of_it() {
     let scene = scene(1500);
     let iou_fast = start(&scene, &[]);
     assert!(!iou_fast.process.stdout().contains("frames up to"), "{}", iou_fast.process.stdout());
@@ -221,7 +221,7 @@ fn frames_wait_for_a_router_that_does_not_read() {
     let list = sizes(9014);
     let mark = |number| plain(R2, STATION, 60, number);
 
-    // From the wire, from another router, and group frames of both.
+    // From the wire, from another router, and broadcast and multicast frames of both.
     let frames = numbered(R1, STATION, &list);
     station.send_batch(&frames).unwrap();
     station.send(&mark(1000)).unwrap();
@@ -352,14 +352,14 @@ fn an_mtu_that_is_raised_is_followed() {
 }
 
 #[test]
-fn a_card_of_another_mtu_that_comes_in_its_place_is_taken_as_it_is() {
-    for sizes_of_cards in [[9000, 1500, 9000], [1500, 9000, 1500]] {
+fn a_nic_of_another_mtu_that_comes_in_its_place_is_taken_as_it_is() {
+    for sizes_of_nics in [[9000, 1500, 9000], [1500, 9000, 1500]] {
         let options = |mtu| VethOptions { mtu, queues_rx: 2, queues_tx: 2, ..VethOptions::default() };
-        let scene = Scene::silent(&["eth0"], &options(sizes_of_cards[0]));
+        let scene = Scene::silent(&["eth0"], &options(sizes_of_nics[0]));
         scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
         let mut routers = [scene.deep_router(1), scene.deep_router(2)];
         let iou_fast = start(&scene, &["--cpus", "0,1"]);
-        for (round, size) in sizes_of_cards.into_iter().enumerate() {
+        for (round, size) in sizes_of_nics.into_iter().enumerate() {
             if round > 0 {
                 scene.host.ip("link del eth0").unwrap();
                 let gone =
@@ -394,7 +394,7 @@ fn a_card_of_another_mtu_that_comes_in_its_place_is_taken_as_it_is() {
             // Datagrams of several chunks stay what they were for once.
             let between = sizes(9014);
             numbered(R2, R1, &between).iter().for_each(|frame| routers[0].send(501, FROM_1, frame).unwrap());
-            if size == 9000 || sizes_of_cards[0] == 9000 {
+            if size == 9000 || sizes_of_nics[0] == 9000 {
                 assert_eq!(routers[1].hear(between.len()), Vec::from_iter(0..between.len() as u64), "{size}");
             } else {
                 while routers[1].recv(Duration::from_millis(50)).is_some() {}
@@ -412,7 +412,7 @@ fn a_card_of_another_mtu_that_comes_in_its_place_is_taken_as_it_is() {
     }
 }
 
-/// The kernel at the other end leaves the checksum of a large datagram to a network card that is none.
+/// The kernel at the other end leaves the checksum of a large datagram to a NIC that is none.
 #[test]
 fn checksums_of_large_frames_are_completed() {
     let scene = Scene::silent(&["eth0"], &mtu(9000));
@@ -484,7 +484,7 @@ fn mpls_frames_within_the_mtu_pass_both_ways() {
     iou_fast.stop().assert_clean();
 }
 
-/// A packet of 1500 bytes behind labels, on cards of 1500: a veth hands over what its *receiver's* MTU and 18 bytes allow.
+/// A packet of 1500 bytes behind labels, on NICs of 1500: a veth hands over what its *receiver's* MTU and 18 bytes allow.
 #[test]
 fn labels_and_tags_are_not_counted_against_the_mtu() {
     let scene = scene(1500);
@@ -519,10 +519,10 @@ fn labels_and_tags_are_not_counted_against_the_mtu() {
     assert_eq!(summary.dropped, [("above-mtu".to_string(), 3)], "{}", summary.text);
 }
 
-/// A card that takes them: a TAP device of MTU 1500, whose wire is this test.
+/// A NIC that takes them: a TAP device of MTU 1500, whose wire is this test.
 #[test]
-fn baby_giants_pass_a_card_of_1500_both_ways() {
-    let scene = Scene::with_cards(&[], &VethOptions::default());
+fn baby_giants_pass_a_nic_of_1500_both_ways() {
+    let scene = Scene::with_nics(&[], &VethOptions::default());
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
     scene.host.sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
     let namespace = Path::new("/run/netns").join(scene.host.name());
@@ -558,16 +558,16 @@ fn baby_giants_pass_a_card_of_1500_both_ways() {
         router.send(501, FROM_1, &sent).unwrap();
         assert!(next() == sent, "{len} bytes");
     }
-    // From the wire all is welcome that the card hands over.
+    // From the wire all is welcome that the NIC hands over.
     let sent = plain(R1, STATION, 1600, 1);
     wire.send(&sent).unwrap();
     router.hear_this(&sent);
     iou_fast.stop().assert_clean();
 }
 
-/// One LAN's frames may be large though another card is not: each has its own MTU.
+/// One LAN's frames may be large though another NIC is not: each has its own MTU.
 #[test]
-fn each_card_has_its_own_limit() {
+fn each_nic_has_its_own_limit() {
     let scene = Scene::silent(&["eth0", "eth1"], &mtu(1500));
     for namespace in [&scene.host, &scene.wire] {
         namespace.ip("link set eth1 mtu 9000").unwrap();
@@ -657,9 +657,9 @@ fn routers_come_and_go_with_the_netmap() {
     assert!(!summary.dropped.iter().any(other) && summary.faults.is_empty(), "{}", summary.text);
 }
 
-/// Both sides of a lane reckon with the same chunks: what one counts less than the other would fill the lane in the end.
+/// Both sides of a credits reckon with the same chunks: what one counts less than the other would fill the credits in the end.
 #[test]
-fn a_stream_of_large_frames_never_fills_the_lane() {
+fn a_stream_of_large_frames_never_fills_the_credits() {
     /// Places in the RX ring of a single worker.
     const LANE: usize = 2048;
     let scene = scene(9000);
@@ -668,7 +668,7 @@ fn a_stream_of_large_frames_never_fills_the_lane() {
     let station = scene.station();
     // Around the edges of chunks, with the 16 bytes in front and without.
     for size in [3824, 3825, 3840, 3841, 7665, 7681] {
-        // More than the places of a lane, and so few at a time that no share is used up.
+        // More than the places of a credits, and so few at a time that no share is used up.
         let frames: Vec<_> = (0..32).map(|number| plain(R1, STATION, size, number)).collect();
         for _ in 0..=LANE / frames.len() {
             station.send_batch(&frames).unwrap();

@@ -1,4 +1,4 @@
-//! L1 keepalives: the interface of a router started with `-l` follows the carrier of its network card.
+//! L1 keepalives: the interface of a router started with `-l` follows the carrier of its NIC.
 
 mod common;
 
@@ -32,8 +32,8 @@ fn await_state(sim: &Process, interface: &str, state: &str, count: usize, limit:
 
 #[test]
 fn an_interface_goes_down_with_the_cable_and_comes_back_with_it() {
-    let scene = Scene::with_cards(&["eth0", "eth1"], &VethOptions::default());
-    // One pseudo instance for both cards, and one interface that is cabled to nobody.
+    let scene = Scene::with_nics(&["eth0", "eth1"], &VethOptions::default());
+    // One pseudo instance for both NICs, and one interface that is cabled to nobody.
     scene.netmap("1:0/0 501:0/0\n1:0/1 501:0/1\n2:0/0 502:0/0\n2:0/1 3:0/1\n");
     let sim = scene.simulate("1,2", TIMERS);
     let iou_fast = scene.start(&["-i", "eth0", "-i", "eth1=501:0/1", "-p", "501,502"]);
@@ -46,7 +46,7 @@ fn an_interface_goes_down_with_the_cable_and_comes_back_with_it() {
     let log = iou_fast.process.stderr();
     assert_eq!(log.lines().filter(|line| line.contains("routers use L1 keepalives")).count(), 1, "{log}");
 
-    // The cable is pulled at the far end; then the card itself is taken down.
+    // The cable is pulled at the far end; then the NIC itself is taken down.
     for (round, side) in [(1, &scene.wire), (2, &scene.host)] {
         side.ip("link set eth0 down").unwrap();
         for interface in ["1:0/0", "2:0/0"] {
@@ -57,13 +57,13 @@ fn an_interface_goes_down_with_the_cable_and_comes_back_with_it() {
         for interface in ["1:0/0", "2:0/0"] {
             await_state(&sim, interface, "up", round, SLACK);
         }
-        // The other card kept its cable.
+        // The other NIC kept its cable.
         assert_eq!(times(&sim, "1:0/1", "down"), 0, "{}", sim.dump());
     }
 
     // Without iou-fast there is no cable at all; its sockets are gone.
     iou_fast.stop();
-    let netl1 = scene.folder().join("netl1");
+    let netl1 = scene.directory().join("netl1");
     assert!(!netl1.join("L1501").exists() && netl1.join("L11").exists());
     for (interface, before) in [("1:0/0", 2), ("1:0/1", 0), ("2:0/0", 2)] {
         await_state(&sim, interface, "down", before + 1, TIMEOUT + SLACK);
@@ -81,7 +81,7 @@ fn routers_that_use_keepalives_may_start_later_and_after_a_kill() {
     // What a killed run leaves behind is replaced.
     iou_fast.kill();
     await_state(&sim, "1:0/0", "down", 1, TIMEOUT + SLACK);
-    assert!(scene.folder().join("netl1/L1501").exists());
+    assert!(scene.directory().join("netl1/L1501").exists());
     let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
     await_state(&sim, "1:0/0", "up", 1, SLACK);
     iou_fast.stop().assert_clean();
@@ -91,9 +91,9 @@ fn routers_that_use_keepalives_may_start_later_and_after_a_kill() {
 fn fifty_routers_behind_one_pseudo_id_find_room_for_their_keepalives() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n");
-    std::fs::create_dir(scene.folder().join("netl1")).unwrap();
+    std::fs::create_dir(scene.directory().join("netl1")).unwrap();
     let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
-    let socket = scene.folder().join("netl1/L1501");
+    let socket = scene.directory().join("netl1/L1501");
     assert!(wait_until(SOON, || socket.exists()), "{}", iou_fast.process.dump());
     // All at the same moment, three times.
     let router = UnixDatagram::unbound().unwrap();
@@ -127,7 +127,7 @@ fn without_descriptors_interfaces_stay_up() {
 fn keepalives_that_cannot_be_sent_are_reported_once() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
-    let netl1 = scene.folder().join("netl1");
+    let netl1 = scene.directory().join("netl1");
     std::fs::create_dir(&netl1).unwrap();
     // No socket for datagrams.
     let listen = |id| std::os::unix::net::UnixListener::bind(netl1.join(format!("L1{id}"))).unwrap();
@@ -148,10 +148,10 @@ fn without_routers_that_use_keepalives_nothing_is_made() {
     let sim = scene.simulate("1", &[]);
     let mut iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
     std::thread::sleep(Duration::from_millis(1500));
-    assert!(!scene.folder().join("netl1").exists());
+    assert!(!scene.directory().join("netl1").exists());
 
-    // A folder of another user's is not used, and the log says so once.
-    let netl1 = scene.folder().join("netl1");
+    // A directory of another user's is not used, and the log says so once.
+    let netl1 = scene.directory().join("netl1");
     std::fs::create_dir(&netl1).unwrap();
     std::os::unix::fs::chown(&netl1, Some(4242), None).unwrap();
     iou_fast
@@ -170,17 +170,17 @@ fn without_routers_that_use_keepalives_nothing_is_made() {
 fn a_router_that_floods_the_keepalive_socket_does_no_harm() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n");
-    let folder = scene.folder().join("elsewhere");
-    let elsewhere = folder.to_str().unwrap();
+    let directory = scene.directory().join("elsewhere");
+    let elsewhere = directory.to_str().unwrap();
     let sim = scene.simulate("1", &[TIMERS, &["--netl1-dir", elsewhere]].concat());
     let iou_fast = scene.start(&["-i", "eth0", "-p", "501", "--netl1-dir", elsewhere]);
-    assert!(wait_until(SOON, || folder.join("L1501").exists()), "{}", iou_fast.process.dump());
+    assert!(wait_until(SOON, || directory.join("L1501").exists()), "{}", iou_fast.process.dump());
     let flood = UnixDatagram::unbound().unwrap();
     flood.set_nonblocking(true).unwrap();
     let before = iou_fast.process.cpu_time().unwrap();
     let start = Instant::now();
     while start.elapsed() < TIMEOUT + Duration::from_secs(1) {
-        let _ = flood.send_to(&[0xff; 8], folder.join("L1501"));
+        let _ = flood.send_to(&[0xff; 8], directory.join("L1501"));
         std::thread::sleep(Duration::from_micros(50));
     }
     let used = iou_fast.process.cpu_time().unwrap() - before;

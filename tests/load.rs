@@ -310,7 +310,7 @@ fn routers_that_stop_reading_do_not_delay_the_others() {
 }
 
 #[test]
-fn a_storm_of_group_frames_costs_unicast_next_to_nothing_and_the_host_gets_all_of_it() {
+fn a_storm_of_bum_frames_costs_unicast_next_to_nothing_and_the_host_gets_all_of_it() {
     const ROUTERS: u16 = 10;
     let (lab, crowd) = lab(ROUTERS, &[], |scene| Crowd::new(scene, ROUTERS));
     let mut host = Station::new(&lab.scene.host, "eth0").unwrap();
@@ -333,7 +333,7 @@ fn a_storm_of_group_frames_costs_unicast_next_to_nothing_and_the_host_gets_all_o
     let lost = lost_on_the_wire(&lab.scene);
     let enough = wait_until(SOON, || delivered() + lost >= unicast * 97 / 100);
     let figures = format!(
-        "{stormed} group frames in {took:?}, {lost} frames lost on the wire, unicast {} of {unicast}",
+        "{stormed} broadcast and multicast frames in {took:?}, {lost} frames lost on the wire, unicast {} of {unicast}",
         delivered()
     );
     println!("{figures}");
@@ -525,7 +525,7 @@ fn no_single_frame_to_a_router_is_overslept() {
 }
 
 #[test]
-fn no_single_group_frame_is_overslept() {
+fn no_single_bum_frame_is_overslept() {
     for arguments in [&[], TWO_WORKERS] {
         let (lab, mut routers) = lab(2, arguments, two_routers);
         let send = |seq| lab.station.send(&to_all(seq)).unwrap();

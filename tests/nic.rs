@@ -3,8 +3,8 @@
 //! Needs root, `ip` (iproute2) and `ethtool`.
 
 use iou_fast::nic::attach::{Attachment, XdpMode, XdpModeChoice, attach};
-use iou_fast::nic::hold::Hold;
 use iou_fast::nic::links::Links;
+use iou_fast::nic::lock::NicLock;
 use iou_fast::nic::offload::Offloads;
 use iou_fast::nic::promisc::Promiscuous;
 use iou_fast::nic::watch::LinkWatch;
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 const VLAN: &str = "rx-vlan-offload";
 const GRO: &str = "generic-receive-offload";
 
-/// A network namespace with a veth pair: `card`, the network card under test, and `wire`, its other end.
+/// A network namespace with a veth pair: `interface`, the network interface under test, and `wire`, its other end.
 struct Namespace(String);
 
 impl Namespace {
@@ -42,7 +42,7 @@ impl Namespace {
         this.ip(&[
             "link",
             "add",
-            "card",
+            "interface",
             "numrxqueues",
             n,
             "numtxqueues",
@@ -57,7 +57,7 @@ impl Namespace {
             "numtxqueues",
             n,
         ]);
-        this.ip(&["link", "set", "card", "up"]);
+        this.ip(&["link", "set", "interface", "up"]);
         this.ip(&["link", "set", "wire", "up"]);
         this
     }
@@ -70,9 +70,9 @@ impl Namespace {
         run("ip", &[&["netns", "exec", &self.0, "ethtool"], arguments].concat())
     }
 
-    /// Whether `ethtool -k card` shows `feature` on.
+    /// Whether `ethtool -k interface` shows `feature` on.
     fn is_on(&self, feature: &str) -> bool {
-        let features = self.ethtool(&["-k", "card"]);
+        let features = self.ethtool(&["-k", "interface"]);
         let line = features.lines().find_map(|line| line.trim().strip_prefix(feature)?.strip_prefix(": "));
         line.unwrap_or_else(|| panic!("no {feature} in\n{features}")).starts_with("on")
     }
@@ -112,8 +112,8 @@ fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn card() -> Nic {
-    Nic::find("card").unwrap()
+fn interface() -> Nic {
+    Nic::find("interface").unwrap()
 }
 
 /// Waits until `condition` holds.
@@ -150,7 +150,7 @@ fn pass_everything(name: &std::ffi::CStr) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// Another process of this program, running the same `test`, that does `task` with the card of `namespace` until it is
+/// Another process of this program, running the same `test`, that does `task` with the interface of `namespace` until it is
 /// killed: see [`maybe_other`].
 struct Other(Child);
 
@@ -195,13 +195,13 @@ fn maybe_other() {
     }
     let variable = |name| std::env::var(name).expect("Other::start sets it");
     enter(&variable("NIC_TEST_NAMESPACE"));
-    let nic = card();
-    let hold = Hold::take_in(&nic, Path::new(&variable("NIC_TEST_STATE"))).unwrap();
-    let _offloads = Offloads::quiet(&nic, &hold, true).unwrap();
+    let nic = interface();
+    let lock = NicLock::take_in(&nic, Path::new(&variable("NIC_TEST_STATE"))).unwrap();
+    let _offloads = Offloads::quiet(&nic, &lock, true).unwrap();
     let _promiscuous = Promiscuous::join(&nic).unwrap();
     let program = pass_everything(c"other");
     let _attachment: Option<Attachment> = match &*variable("NIC_TEST_TASK") {
-        "hold" => None,
+        "lock" => None,
         "attach" => Some(attach(program.as_fd(), &nic, XdpModeChoice::Native).unwrap()),
         task => panic!("{task}"),
     };
@@ -212,21 +212,21 @@ fn maybe_other() {
 }
 
 #[test]
-fn finds_a_card_and_says_what_it_is() {
+fn finds_a_nic_and_says_what_it_is() {
     let namespace = Namespace::new(2);
-    namespace.ip(&["link", "set", "card", "address", "02:00:5e:10:00:01", "mtu", "9500"]);
-    namespace.ip(&["link", "property", "add", "dev", "card", "altname", "a-name-longer-than-fifteen"]);
-    namespace.ip(&["link", "property", "add", "dev", "card", "altname", "short-name"]);
+    namespace.ip(&["link", "set", "interface", "address", "02:00:5e:10:00:01", "mtu", "9500"]);
+    namespace.ip(&["link", "property", "add", "dev", "interface", "altname", "a-name-longer-than-fifteen"]);
+    namespace.ip(&["link", "property", "add", "dev", "interface", "altname", "short-name"]);
     namespace.inside(|| {
-        let nic = card();
+        let nic = interface();
         assert_eq!(nic.mac().to_string(), "02:00:5e:10:00:01");
         assert_eq!(nic.mtu(), 9500);
         assert_eq!(nic.rx_queues(), 2);
         assert_eq!(nic.driver(), "veth");
-        assert_eq!(nic.caution(), None);
+        assert_eq!(nic.warning(), None);
         assert!(nic.state().up && nic.state().carrier);
         let by_other_name = Nic::find("short-name").unwrap();
-        assert_eq!((by_other_name.name(), by_other_name.index()), ("card", nic.index()));
+        assert_eq!((by_other_name.name(), by_other_name.index()), ("interface", nic.index()));
     });
 }
 
@@ -234,11 +234,11 @@ fn finds_a_card_and_says_what_it_is() {
 fn refuses_what_is_not_there_or_not_ethernet() {
     let namespace = Namespace::new(1);
     namespace.inside(|| {
-        for name in ["eth9", "", "card:1", "much-too-long-for-an-interface", "../card"] {
+        for name in ["eth9", "", "interface:1", "much-too-long-for-an-interface", "../interface"] {
             let error = Nic::find(name).unwrap_err();
             assert!(matches!(&error, Error::NoSuchInterface { .. }), "{name}: {error}");
             let text = error.to_string();
-            assert!(["lo", "card", "wire"].iter().all(|present| text.contains(present)), "{text}");
+            assert!(["lo", "interface", "wire"].iter().all(|present| text.contains(present)), "{text}");
         }
         let error = Nic::find("lo").unwrap_err();
         assert!(matches!(error, Error::NotEthernet { hardware: 772, .. }), "{error}");
@@ -252,13 +252,13 @@ fn a_bridge_is_taken_with_a_caution() {
     namespace.inside(|| {
         let nic = Nic::find("br0").unwrap();
         assert_eq!((nic.driver(), nic.rx_queues()), ("bridge", 1));
-        assert!(nic.caution().unwrap().contains("veth"));
+        assert!(nic.warning().unwrap().contains("veth"));
     });
 }
 
 /// What is said of what is below `name` or at its other end.
-fn obstacles(namespace: &Namespace, name: &str, generic: bool) -> Vec<String> {
-    let of = || Nic::find(name).unwrap().obstacles(generic).unwrap();
+fn issues(namespace: &Namespace, name: &str, generic: bool) -> Vec<String> {
+    let of = || Nic::find(name).unwrap().issues(generic).unwrap();
     namespace.inside(of).iter().map(ToString::to_string).collect()
 }
 
@@ -269,52 +269,55 @@ fn commands(texts: &[String]) -> Vec<Vec<&str>> {
 }
 
 #[test]
-fn what_makes_large_frames_below_a_card_or_at_its_other_end_is_named_until_it_is_off() {
+fn what_makes_large_frames_below_a_nic_or_at_its_other_end_is_named_until_it_is_off() {
     let ns = Namespace::new(1);
-    // A macvlan on a bridge of the card and of a second pair, whose other end is elsewhere.
+    // A macvlan on a bridge of the interface and of a second pair, whose other end is elsewhere.
     let other = Namespace::new(1);
     for recipe in [
         "link add br0 type bridge",
         "link add mv0 link br0 type macvlan mode bridge",
         &format!("link add far type veth peer name far netns {}", other.0),
-        "link set card master br0",
+        "link set interface master br0",
         "link set far master br0",
     ] {
         ns.ip(&recipe.split(' ').collect::<Vec<_>>());
     }
-    ns.ethtool(&["-K", "card", "gro", "on"]);
+    ns.ethtool(&["-K", "interface", "gro", "on"]);
     // GRO of what is neither at the bottom nor anything's other end merges nothing: the bridge has it on.
     assert!(ns.ethtool(&["-k", "br0"]).contains("generic-receive-offload: on"));
-    for card in ["mv0", "br0"] {
-        let texts = obstacles(&ns, card, true);
+    for interface in ["mv0", "br0"] {
+        let texts = issues(&ns, interface, true);
         let says = |parts: &[&str]| texts.iter().any(|text| parts.iter().all(|part| text.contains(part)));
         assert_eq!(texts.len(), 3, "{texts:#?}");
         assert!(
-            says(&[&format!("card, below {card}, has rx-gro on"), "`ethtool -K card rx-gro off`"]),
+            says(&[
+                &format!("interface, below {interface}, has rx-gro on"),
+                "`ethtool -K interface rx-gro off`"
+            ]),
             "{texts:#?}"
         );
         assert!(
-            says(&["wire, the other end of card,", "`ethtool -K wire tso off tx-udp-segmentation off`"]),
+            says(&["wire, the other end of interface,", "`ethtool -K wire tso off tx-udp-segmentation off`"]),
             "{texts:#?}"
         );
         assert!(says(&["the other end of far, in another network namespace,", "PEER"]), "{texts:#?}");
     }
-    // In front of a native program there is none of that; the pair's own card has none below.
-    assert!(obstacles(&ns, "card", false).is_empty());
-    let texts = obstacles(&ns, "card", true);
-    assert!(texts.len() == 1 && texts[0].starts_with("wire, the other end of card,"), "{texts:#?}");
+    // In front of a native program there is none of that; the pair's own interface has none below.
+    assert!(issues(&ns, "interface", false).is_empty());
+    let texts = issues(&ns, "interface", true);
+    assert!(texts.len() == 1 && texts[0].starts_with("wire, the other end of interface,"), "{texts:#?}");
 
-    let texts = obstacles(&ns, "mv0", true);
+    let texts = issues(&ns, "mv0", true);
     for command in commands(&texts).iter().filter(|command| command[1] != "PEER") {
         ns.ethtool(command);
     }
-    let texts = obstacles(&ns, "mv0", true);
+    let texts = issues(&ns, "mv0", true);
     assert!(texts.len() == 1 && texts[0].contains("PEER"), "{texts:#?}");
-    assert!(obstacles(&ns, "card", true).is_empty());
+    assert!(issues(&ns, "interface", true).is_empty());
 
     // In a container what a macvlan is on cannot be seen.
     ns.ip(&["link", "set", "mv0", "netns", &other.0]);
-    let texts = obstacles(&other, "mv0", true);
+    let texts = issues(&other, "mv0", true);
     assert!(texts.len() == 1 && texts[0].contains("`ethtool -K LOWER gro off lro off`"), "{texts:#?}");
 }
 
@@ -325,9 +328,9 @@ fn a_tap_whose_program_may_write_segments_is_named() {
         ns.ip(&["tuntap", "add", name, "mode", "tap", mode]);
     }
     for generic in [true, false] {
-        let texts = obstacles(&ns, "tap0", generic);
+        let texts = issues(&ns, "tap0", generic);
         assert!(texts.len() == 1 && texts[0].contains("`host_tso4=off,"), "{texts:#?}");
-        assert!(obstacles(&ns, "tap1", generic).is_empty());
+        assert!(issues(&ns, "tap1", generic).is_empty());
     }
 }
 
@@ -343,7 +346,7 @@ fn own_addresses(namespace: &Namespace, name: &str, of: &[&str]) -> [BTreeSet<St
 }
 
 #[test]
-fn the_hosts_addresses_are_those_of_what_is_above_and_below_the_card() {
+fn the_hosts_addresses_are_those_of_what_is_above_and_below_the_nic() {
     let ns = Namespace::new(1);
     for recipe in [
         "link add br0 address 02:00:00:00:bb:bb type bridge",
@@ -357,10 +360,10 @@ fn the_hosts_addresses_are_those_of_what_is_above_and_below_the_card() {
     ] {
         ns.ip(&recipe.split(' ').collect::<Vec<_>>());
     }
-    let above = ["card", "wire", "br0", "mv0", "mv1"];
-    for (card, own) in [("card", &above[..]), ("wire", &above), ("beside", &["beside"])] {
-        let [found, expected] = own_addresses(&ns, card, own);
-        assert_eq!(found, expected, "{card}");
+    let above = ["interface", "wire", "br0", "mv0", "mv1"];
+    for (interface, own) in [("interface", &above[..]), ("wire", &above), ("beside", &["beside"])] {
+        let [found, expected] = own_addresses(&ns, interface, own);
+        assert_eq!(found, expected, "{interface}");
     }
     // What is behind a bridge's ports are others.
     let [found, expected] = own_addresses(&ns, "mv1", &["br0", "mv0", "mv1"]);
@@ -372,7 +375,7 @@ fn state_follows_the_link_and_the_watch_tells() {
     let namespace = Namespace::new(1);
     namespace.inside(|| {
         let watch = LinkWatch::new().unwrap();
-        let nic = card();
+        let nic = interface();
         // Word of the pair coming up may still be under way.
         soon("silence", || {
             std::thread::sleep(Duration::from_millis(200));
@@ -388,17 +391,17 @@ fn state_follows_the_link_and_the_watch_tells() {
         namespace.ip(&["link", "set", "wire", "down"]);
         told();
         soon("no carrier", || nic.refresh_state().is_ok_and(|state| state.up && !state.carrier));
-        namespace.ip(&["link", "set", "card", "down"]);
+        namespace.ip(&["link", "set", "interface", "down"]);
         told();
         soon("down", || nic.refresh_state().is_ok_and(|state| !state.up));
-        for end in ["card", "wire"] {
+        for end in ["interface", "wire"] {
             namespace.ip(&["link", "set", end, "up"]);
         }
         told();
         soon("up", || nic.refresh_state().is_ok_and(|state| state.up && state.carrier));
 
-        namespace.ip(&["link", "set", "card", "mtu", "1400"]);
-        namespace.ip(&["link", "set", "card", "name", "renamed"]);
+        namespace.ip(&["link", "set", "interface", "mtu", "1400"]);
+        namespace.ip(&["link", "set", "interface", "name", "renamed"]);
         told();
         assert_eq!(nic.refresh_state().unwrap().mtu, 1400);
         namespace.ip(&["link", "del", "renamed"]);
@@ -407,62 +410,62 @@ fn state_follows_the_link_and_the_watch_tells() {
 }
 
 #[test]
-fn a_card_of_the_same_name_and_number_elsewhere_is_another() {
+fn a_nic_of_the_same_name_and_number_elsewhere_is_another() {
     let (here, elsewhere) = (Namespace::new(1), Namespace::new(1));
     let state = tempfile::tempdir().unwrap();
-    let nic = here.inside(card);
-    let hold = here.inside(|| Hold::take_in(&nic, state.path()).unwrap());
-    elsewhere.ip(&["link", "set", "card", "down"]);
+    let nic = here.inside(interface);
+    let lock = here.inside(|| NicLock::take_in(&nic, state.path()).unwrap());
+    elsewhere.ip(&["link", "set", "interface", "down"]);
     elsewhere.inside(|| {
-        let other = card();
+        let other = interface();
         assert_eq!(other.index(), nic.index());
         assert!(nic.refresh_state().unwrap().up, "asked of the right one");
         let program = pass_everything(c"astray");
         assert!(matches!(Promiscuous::join(&nic), Err(Error::OtherNamespace { .. })));
         let attached = attach(program.as_fd(), &nic, XdpModeChoice::Auto);
         assert!(matches!(attached, Err(Error::OtherNamespace { .. })));
-        let _other_hold = Hold::take_in(&other, state.path()).expect("another card");
-        // Through its socket the first card is reached all the same.
-        Offloads::quiet(&nic, &hold, false).unwrap();
+        let _other_hold = NicLock::take_in(&other, state.path()).expect("another interface");
+        // Through its socket the first interface is reached all the same.
+        Offloads::quiet(&nic, &lock, false).unwrap();
     });
     assert!(here.is_on(VLAN) && elsewhere.is_on(VLAN));
 }
 
 #[test]
-fn a_card_is_held_once() {
+fn a_nic_is_held_once() {
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
     namespace.inside(|| {
-        let nic = card();
-        let hold = Hold::take_in(&nic, state.path()).unwrap();
-        let second = Hold::take_in(&nic, state.path());
+        let nic = interface();
+        let lock = NicLock::take_in(&nic, state.path()).unwrap();
+        let second = NicLock::take_in(&nic, state.path());
         assert!(matches!(second, Err(Error::Held { pid: Some(pid), .. }) if pid == std::process::id()));
-        let clone = hold.clone();
-        drop(hold);
-        assert!(Hold::take_in(&nic, state.path()).is_err(), "a clone still holds it");
+        let clone = lock.clone();
+        drop(lock);
+        assert!(NicLock::take_in(&nic, state.path()).is_err(), "a clone still holds it");
         drop(clone);
         assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0, "nothing is left");
-        Hold::take_in(&nic, state.path()).unwrap();
+        NicLock::take_in(&nic, state.path()).unwrap();
     });
 }
 
 #[test]
-fn another_process_that_holds_the_card_is_named_and_its_end_frees_it() {
+fn another_process_that_holds_the_nic_is_named_and_its_end_frees_it() {
     maybe_other();
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
     let mut other = Other::start(
-        "another_process_that_holds_the_card_is_named_and_its_end_frees_it",
-        "hold",
+        "another_process_that_holds_the_nic_is_named_and_its_end_frees_it",
+        "lock",
         &namespace,
         state.path(),
     );
     namespace.inside(|| {
-        let error = Hold::take_in(&card(), state.path()).unwrap_err();
-        let expected = format!("card is held by iou-fast, pid {}:", other.pid());
+        let error = NicLock::take_in(&interface(), state.path()).unwrap_err();
+        let expected = format!("interface is held by iou-fast, pid {}:", other.pid());
         assert!(error.to_string().starts_with(&expected), "{error}");
         other.kill();
-        Hold::take_in(&card(), state.path()).unwrap();
+        NicLock::take_in(&interface(), state.path()).unwrap();
     });
 }
 
@@ -470,13 +473,13 @@ fn another_process_that_holds_the_card_is_named_and_its_end_frees_it() {
 fn offloads_are_turned_off_and_on_again() {
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
-    namespace.ethtool(&["-K", "card", "gro", "on", "rx-vlan-stag-hw-parse", "off"]);
-    let before = namespace.ethtool(&["-k", "card"]);
+    namespace.ethtool(&["-K", "interface", "gro", "on", "rx-vlan-stag-hw-parse", "off"]);
+    let before = namespace.ethtool(&["-k", "interface"]);
     assert!(namespace.is_on(VLAN) && namespace.is_on(GRO));
     namespace.inside(|| {
-        let nic = card();
-        let hold = Hold::take_in(&nic, state.path()).unwrap();
-        let mut offloads = Offloads::quiet(&nic, &hold, false).unwrap();
+        let nic = interface();
+        let lock = NicLock::take_in(&nic, state.path()).unwrap();
+        let mut offloads = Offloads::quiet(&nic, &lock, false).unwrap();
         assert!(!namespace.is_on(VLAN));
         assert!(namespace.is_on(GRO), "a native program does not mind");
         assert_eq!(offloads.turned_off(), ["rx-vlan-hw-parse"]);
@@ -486,23 +489,23 @@ fn offloads_are_turned_off_and_on_again() {
         offloads.quiet_for_generic().unwrap();
         assert!(!namespace.is_on(VLAN) && !namespace.is_on(GRO));
         // The lock must outlast what is done under it.
-        drop(hold);
-        assert!(Hold::take_in(&nic, state.path()).is_err());
+        drop(lock);
+        assert!(NicLock::take_in(&nic, state.path()).is_err());
         offloads.restore().unwrap();
     });
-    assert_eq!(namespace.ethtool(&["-k", "card"]), before);
+    assert_eq!(namespace.ethtool(&["-k", "interface"]), before);
     assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0, "nothing is left");
 }
 
 #[test]
-fn offloads_of_a_card_that_is_gone_leave_nothing_behind() {
+fn offloads_of_a_nic_that_is_gone_leave_nothing_behind() {
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
     namespace.inside(|| {
-        let nic = card();
-        let hold = Hold::take_in(&nic, state.path()).unwrap();
-        let offloads = Offloads::quiet(&nic, &hold, true).unwrap();
-        namespace.ip(&["link", "del", "card"]);
+        let nic = interface();
+        let lock = NicLock::take_in(&nic, state.path()).unwrap();
+        let offloads = Offloads::quiet(&nic, &lock, true).unwrap();
+        namespace.ip(&["link", "del", "interface"]);
         offloads.restore().unwrap();
     });
     assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
@@ -513,12 +516,12 @@ fn after_a_kill_the_next_run_gives_back_what_the_killed_one_took() {
     maybe_other();
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
-    namespace.ethtool(&["-K", "card", "gro", "on"]);
-    let before = namespace.ethtool(&["-k", "card"]);
+    namespace.ethtool(&["-K", "interface", "gro", "on"]);
+    let before = namespace.ethtool(&["-k", "interface"]);
     let killed = || {
         let mut other = Other::start(
             "after_a_kill_the_next_run_gives_back_what_the_killed_one_took",
-            "hold",
+            "lock",
             &namespace,
             state.path(),
         );
@@ -530,24 +533,24 @@ fn after_a_kill_the_next_run_gives_back_what_the_killed_one_took() {
     killed();
     killed();
     namespace.inside(|| {
-        let nic = card();
-        let hold = Hold::take_in(&nic, state.path()).unwrap();
+        let nic = interface();
+        let lock = NicLock::take_in(&nic, state.path()).unwrap();
         assert!(!namespace.is_on(VLAN), "nobody was there to turn it on");
-        let offloads = Offloads::quiet(&nic, &hold, false).unwrap();
+        let offloads = Offloads::quiet(&nic, &lock, false).unwrap();
         assert!(namespace.is_on(GRO), "not in the way of a native program");
         assert!(!namespace.is_on(VLAN));
         drop(offloads);
     });
-    assert_eq!(namespace.ethtool(&["-k", "card"]), before);
+    assert_eq!(namespace.ethtool(&["-k", "interface"]), before);
 
     // What somebody turned on, and off again of their own, after the kill is theirs. The first can be told.
     killed();
-    namespace.ethtool(&["-K", "card", "gro", "on"]);
+    namespace.ethtool(&["-K", "interface", "gro", "on"]);
     namespace.inside(|| {
-        let nic = card();
-        let hold = Hold::take_in(&nic, state.path()).unwrap();
-        let offloads = Offloads::quiet(&nic, &hold, false).unwrap();
-        namespace.ethtool(&["-K", "card", "gro", "off"]);
+        let nic = interface();
+        let lock = NicLock::take_in(&nic, state.path()).unwrap();
+        let offloads = Offloads::quiet(&nic, &lock, false).unwrap();
+        namespace.ethtool(&["-K", "interface", "gro", "off"]);
         offloads.restore().unwrap();
     });
     assert!(!namespace.is_on(GRO), "turned off by the user, not by us");
@@ -555,9 +558,9 @@ fn after_a_kill_the_next_run_gives_back_what_the_killed_one_took() {
 
     // A record that is no record does not keep anybody from starting.
     namespace.inside(|| {
-        let nic = card();
-        let hold = Hold::take_in(&nic, state.path()).unwrap();
-        let offloads = Offloads::quiet(&nic, &hold, false).unwrap();
+        let nic = interface();
+        let lock = NicLock::take_in(&nic, state.path()).unwrap();
+        let offloads = Offloads::quiet(&nic, &lock, false).unwrap();
         let record = std::fs::read_dir(state.path())
             .unwrap()
             .map(|entry| entry.unwrap().path())
@@ -565,7 +568,7 @@ fn after_a_kill_the_next_run_gives_back_what_the_killed_one_took() {
             .unwrap();
         std::mem::forget(offloads);
         std::fs::write(record, "{").unwrap();
-        Offloads::quiet(&nic, &hold, false).unwrap();
+        Offloads::quiet(&nic, &lock, false).unwrap();
     });
 }
 
@@ -575,11 +578,11 @@ fn promiscuous_while_it_lives() {
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
     let promiscuity = |n: u32| {
-        let shown = namespace.ip(&["-d", "link", "show", "card"]);
+        let shown = namespace.ip(&["-d", "link", "show", "interface"]);
         shown.contains(&format!(" promiscuity {n} "))
     };
     namespace.inside(|| {
-        let nic = card();
+        let nic = interface();
         assert!(promiscuity(0));
         let one = Promiscuous::join(&nic).unwrap();
         assert!(promiscuity(1));
@@ -588,7 +591,7 @@ fn promiscuous_while_it_lives() {
         drop((one, two));
         assert!(promiscuity(0));
     });
-    let mut other = Other::start("promiscuous_while_it_lives", "hold", &namespace, state.path());
+    let mut other = Other::start("promiscuous_while_it_lives", "lock", &namespace, state.path());
     assert!(promiscuity(1));
     other.kill();
     soon("promiscuous mode gone with the process", || promiscuity(0));
@@ -597,11 +600,11 @@ fn promiscuous_while_it_lives() {
 #[test]
 fn attaches_natively_and_generically_and_lets_go() {
     let namespace = Namespace::new(1);
-    namespace.ip(&["link", "set", "card", "mtu", "9500"]);
+    namespace.ip(&["link", "set", "interface", "mtu", "9500"]);
     namespace.inside(|| {
-        let nic = card();
+        let nic = interface();
         let program = pass_everything(c"steer");
-        let shown = || namespace.ip(&["link", "show", "card"]);
+        let shown = || namespace.ip(&["link", "show", "interface"]);
         let cases = [
             (XdpModeChoice::Auto, XdpMode::Native, " xdp "),
             (XdpModeChoice::Native, XdpMode::Native, " xdp "),
@@ -633,9 +636,9 @@ fn a_driver_without_native_xdp_gets_generic_only_if_that_is_allowed() {
 #[test]
 fn a_veth_with_too_few_queues_is_explained() {
     let namespace = Namespace::new(4);
-    namespace.ethtool(&["-L", "card", "rx", "1"]);
+    namespace.ethtool(&["-L", "interface", "rx", "1"]);
     namespace.inside(|| {
-        let nic = card();
+        let nic = interface();
         assert_eq!(nic.rx_queues(), 1);
         let program = pass_everything(c"steer");
         let error = attach(program.as_fd(), &nic, XdpModeChoice::Native).unwrap_err();
@@ -654,7 +657,7 @@ fn a_program_that_is_there_already_is_named_with_the_way_to_remove_it() {
     let theirs = pass_everything(c"theirs");
     let refused = |choice| {
         namespace
-            .inside(|| attach(ours.as_fd(), &card(), choice))
+            .inside(|| attach(ours.as_fd(), &interface(), choice))
             .expect_err("there is one already")
             .to_string()
     };
@@ -673,22 +676,22 @@ fn a_program_that_is_there_already_is_named_with_the_way_to_remove_it() {
     }
     // Right after a kill its remains are waited for.
     other.kill();
-    drop(namespace.inside(|| attach(ours.as_fd(), &card(), XdpModeChoice::Native)).unwrap());
+    drop(namespace.inside(|| attach(ours.as_fd(), &interface(), XdpModeChoice::Native)).unwrap());
 
     // By netlink, as `ip link` does: the command named removes it.
-    let index = namespace.inside(|| card().index()).cast_signed();
+    let index = namespace.inside(|| interface().index()).cast_signed();
     let xdp = libbpf_rs::Xdp::new(theirs.as_fd());
     for (mode, command) in [
-        (libbpf_sys::XDP_FLAGS_DRV_MODE, ["link", "set", "dev", "card", "xdpdrv", "off"]),
-        (libbpf_sys::XDP_FLAGS_SKB_MODE, ["link", "set", "dev", "card", "xdpgeneric", "off"]),
+        (libbpf_sys::XDP_FLAGS_DRV_MODE, ["link", "set", "dev", "interface", "xdpdrv", "off"]),
+        (libbpf_sys::XDP_FLAGS_SKB_MODE, ["link", "set", "dev", "interface", "xdpgeneric", "off"]),
     ] {
         let attached = || xdp.attach(index, libbpf_rs::XdpFlags::from_bits_truncate(mode)).is_ok();
         // What a test beside this one forks has our links open until it executes something.
-        soon("the card is free", || namespace.inside(attached));
+        soon("the interface is free", || namespace.inside(attached));
         let error = refused(XdpModeChoice::Auto);
         assert!(error.contains("\"theirs\", id ") && error.contains(&command.join(" ")), "{error}");
         namespace.ip(&command);
-        drop(namespace.inside(|| attach(ours.as_fd(), &card(), XdpModeChoice::Auto)).unwrap());
+        drop(namespace.inside(|| attach(ours.as_fd(), &interface(), XdpModeChoice::Auto)).unwrap());
     }
 }
 
@@ -707,9 +710,9 @@ fn starting_again_right_after_a_kill_works_every_time() {
         );
         other.kill();
         namespace.inside(|| {
-            let nic = card();
-            let hold = Hold::take_in(&nic, state.path()).unwrap();
-            let _offloads = Offloads::quiet(&nic, &hold, false).unwrap();
+            let nic = interface();
+            let lock = NicLock::take_in(&nic, state.path()).unwrap();
+            let _offloads = Offloads::quiet(&nic, &lock, false).unwrap();
             let program = pass_everything(c"again");
             attach(program.as_fd(), &nic, XdpModeChoice::Native).unwrap();
         });

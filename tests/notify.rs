@@ -20,7 +20,7 @@ struct Manager {
 
 impl Manager {
     fn new(scene: &Scene) -> Self {
-        let path = scene.folder().join("notify");
+        let path = scene.directory().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         // As systemd has it.
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o777)).unwrap();
@@ -30,7 +30,7 @@ impl Manager {
     /// Starts `iou-fast` and waits until it is ready, with a watchdog of so many microseconds if not 0.
     fn start(&mut self, scene: &Scene, arguments: &[&str], watchdog: Duration) -> Running {
         let mut command = scene.command(arguments);
-        command.env("NOTIFY_SOCKET", scene.folder().join("notify"));
+        command.env("NOTIFY_SOCKET", scene.directory().join("notify"));
         if !watchdog.is_zero() {
             command.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
         }
@@ -113,7 +113,7 @@ fn ready_is_told_once_and_stopping_at_the_end() {
 fn a_start_that_fails_is_not_ready() {
     let (scene, mut manager) = lab(1);
     let mut command = scene.command(&["-i", "eth7"]);
-    command.env("NOTIFY_SOCKET", scene.folder().join("notify"));
+    command.env("NOTIFY_SOCKET", scene.directory().join("notify"));
     let mut process = Process::spawn(&mut command).unwrap();
     assert_eq!(process.wait(SOON).unwrap().code(), Some(1), "{}", process.dump());
     assert_eq!(manager.hear(Duration::from_millis(100)), None);
@@ -252,7 +252,7 @@ fn signs_of_life_come_under_load_and_without_descriptors() {
 fn a_watchdog_of_another_process_is_not_ours() {
     let (scene, mut manager) = lab(1);
     let mut command = scene.command(&["-i", "eth0"]);
-    command.env("NOTIFY_SOCKET", scene.folder().join("notify"));
+    command.env("NOTIFY_SOCKET", scene.directory().join("notify"));
     command.env("WATCHDOG_USEC", "200000").env("WATCHDOG_PID", "1");
     let mut process = Process::spawn(&mut command).unwrap();
     process.wait_for_line(|line| line == "ready", SOON).unwrap();
@@ -291,7 +291,7 @@ fn a_manager_that_does_not_listen_or_is_not_there_holds_nothing_up() {
     let (scene, mut manager) = lab(1);
     let full = UnixDatagram::unbound().unwrap();
     full.set_nonblocking(true).unwrap();
-    while full.send_to(b"X=1", scene.folder().join("notify")).is_ok() {}
+    while full.send_to(b"X=1", scene.directory().join("notify")).is_ok() {}
     let iou_fast = manager.start(&scene, &["-i", "eth0"], Duration::from_secs(1));
     let mut router = Router::new(&scene.netio(), 1).unwrap();
     wait_until_connected(&scene.station(), &mut router, 1);
@@ -303,7 +303,7 @@ fn a_manager_that_does_not_listen_or_is_not_there_holds_nothing_up() {
 
     // One that ends, and starts again.
     drop(manager);
-    std::fs::remove_file(scene.folder().join("notify")).unwrap();
+    std::fs::remove_file(scene.directory().join("notify")).unwrap();
     let warned = |process: &Process| process.stderr().matches("service manager cannot be told").count();
     assert!(testbed::wait_until(SOON, || warned(&iou_fast.process) == 1), "{}", iou_fast.process.dump());
     std::thread::sleep(Duration::from_secs(2));

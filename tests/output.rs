@@ -97,7 +97,7 @@ impl Lab {
         let took = start.elapsed();
         assert!(status.success(), "{}", iou_fast.dump());
         assert!(self.offload().contains("on"), "{}", iou_fast.dump());
-        assert_eq!(self.scene.folder().join("state").read_dir().unwrap().count(), 0);
+        assert_eq!(self.scene.directory().join("state").read_dir().unwrap().count(), 0);
         assert!(!self.scene.netio().join("513").exists() && !self.scene.netio().join("513.lck").exists());
         took
     }
@@ -106,7 +106,11 @@ impl Lab {
 #[track_caller]
 fn assert_balanced(iou_fast: &Process) {
     let summary = Summary::read(&iou_fast.stdout());
-    assert!(summary.text.ends_with("\nbooks: balanced\n") && summary.to_routers.0 > 0, "{}", iou_fast.dump());
+    assert!(
+        summary.text.ends_with("\naccounting: balanced\n") && summary.to_routers.0 > 0,
+        "{}",
+        iou_fast.dump()
+    );
 }
 
 fn open(path: impl AsRef<Path>) -> OwnedFd {
@@ -151,7 +155,7 @@ fn a_log_on_a_full_disk_costs_no_frame() {
     let inner = lab.command();
     command.arg("--fsize=4096").arg(inner.get_program()).args(inner.get_args());
     command.env("IOU_FAST_LOG", "debug").env_remove("SUDO_UID");
-    let log = lab.scene.folder().join("log");
+    let log = lab.scene.directory().join("log");
     let streams = Streams { stderr: Some(open(&log)), ..Streams::default() };
     let mut iou_fast = lab.start(command, streams);
     lab.connected();
@@ -171,7 +175,7 @@ fn a_log_on_a_full_disk_costs_no_frame() {
 fn what_the_log_lost_is_counted_when_there_is_room_again() {
     testbed::with_own_mounts(|| {
         let mut lab = Lab::new();
-        let disk = lab.scene.folder().join("disk");
+        let disk = lab.scene.directory().join("disk");
         std::fs::create_dir(&disk).unwrap();
         testbed::run("mount", ["-t", "tmpfs", "-o", "size=64k", "none", disk.to_str().unwrap()]).unwrap();
         let stderr = Some(open(disk.join("log")));

@@ -85,8 +85,8 @@ fn assert_confined(process: &Process, uids: [u32; 4], names: &[&str], bounding: 
 fn assert_guard_confined(scene: &Scene, iou_fast: Running, uid: u32, bounding: bool) {
     let offloads = || String::from_utf8(scene.host.run("ethtool", ["-k", "eth0"]).unwrap().stdout).unwrap();
     let (pid, guard) = (iou_fast.process.pid(), iou_fast.guard());
-    let folder = format!("/proc/{guard}");
-    let read = |file: &str| fs::read_to_string(format!("{folder}/{file}")).unwrap();
+    let directory = format!("/proc/{guard}");
+    let read = |file: &str| fs::read_to_string(format!("{directory}/{file}")).unwrap();
     // It settles while iou-fast starts.
     let settled = || thread(&read("status")).seccomp == 2;
     assert!(wait_until(SOON, settled), "{}", read("status"));
@@ -95,20 +95,20 @@ fn assert_guard_confined(scene: &Scene, iou_fast: Running, uid: u32, bounding: b
     assert_eq!((status.permitted, status.effective), (NET_ADMIN, NET_ADMIN));
     assert_eq!((status.inheritable, status.ambient, status.bounding != 0), (0, 0, bounding));
     assert!(status.no_new_privileges);
-    assert_eq!(fs::read_dir(format!("{folder}/task")).unwrap().count(), 1);
-    assert_eq!(fs::metadata(format!("{folder}/mem")).unwrap().uid(), 0, "not dumpable");
+    assert_eq!(fs::read_dir(format!("{directory}/task")).unwrap().count(), 1);
+    assert_eq!(fs::metadata(format!("{directory}/mem")).unwrap().uid(), 0, "not dumpable");
     assert!(read("cmdline").starts_with(&format!("iou-guard {pid}\0")), "{:?}", read("cmdline"));
     // Behind the name: state, parent, process group, session.
     let stat = read("stat");
     let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
     assert_eq!(fields[3], guard.to_string(), "a session of its own: {stat}");
-    assert_eq!(fs::read_link(format!("{folder}/cwd")).unwrap(), Path::new("/"));
+    assert_eq!(fs::read_link(format!("{directory}/cwd")).unwrap(), Path::new("/"));
     let link = |fd: fs::DirEntry| {
         let number: u32 = fd.file_name().to_str().unwrap().parse().unwrap();
         (number, fs::read_link(fd.path()).unwrap().display().to_string())
     };
     let mut open: Vec<_> =
-        fs::read_dir(format!("{folder}/fd")).unwrap().map(|fd| link(fd.unwrap())).collect();
+        fs::read_dir(format!("{directory}/fd")).unwrap().map(|fd| link(fd.unwrap())).collect();
     open.sort();
     assert!(open[..3].iter().all(|(number, to)| *number <= 2 && to == "/dev/null"), "{open:?}");
     let rest: Vec<&str> = open[3..].iter().map(|(_, to)| &**to).collect();
@@ -124,7 +124,7 @@ fn assert_guard_confined(scene: &Scene, iou_fast: Running, uid: u32, bounding: b
     assert!(offloads().contains("rx-vlan-offload: on"), "{}", offloads());
 }
 
-/// Unicast and group frames both ways, an address learned by a worker, a router that restarts: all after privileges are
+/// Unicast and broadcast and multicast frames both ways, an address learned by a worker, a router that restarts: all after privileges are
 /// gone. `uid` runs the router. Returns the router.
 fn works(scene: &Scene, iou_fast: &Running, uid: u32, router: Router) -> Router {
     let mut station = scene.station();
@@ -156,9 +156,9 @@ fn works(scene: &Scene, iou_fast: &Running, uid: u32, router: Router) -> Router 
     router
 }
 
-/// The card is removed and made again: everything is taken once more, and forwarding goes on, with what is left of rights.
+/// The NIC is removed and made again: everything is taken once more, and forwarding goes on, with what is left of rights.
 /// Returns the router.
-fn outlives_its_card(scene: &Scene, iou_fast: &Running, uid: u32, router: Router) -> Router {
+fn outlives_its_nic(scene: &Scene, iou_fast: &Running, uid: u32, router: Router) -> Router {
     let said = |text: &str| iou_fast.process.stderr().contains(text);
     scene.host.ip("link del eth0").unwrap();
     assert!(wait_until(SOON, || said("eth0 is gone")), "{}", iou_fast.process.dump());
@@ -190,15 +190,15 @@ fn threads_of_a_lab_of_another_user_keep_only_what_they_need() {
     assert_eq!(signal, Err(rustix::io::Errno::PERM));
 
     let router = works(&scene, &iou_fast, LAB, router);
-    let router = outlives_its_card(&scene, &iou_fast, LAB, router);
+    let router = outlives_its_nic(&scene, &iou_fast, LAB, router);
     assert_confined(&iou_fast.process, [0, LAB, 0, LAB], &names, false);
     iou_fast.stop();
     drop(router);
     assert_eq!(fs::read_dir(scene.netio()).unwrap().count(), 0, "it removed what was its own");
-    assert_eq!(fs::read_dir(scene.folder().join("state")).unwrap().count(), 0, "locks of root's, too");
+    assert_eq!(fs::read_dir(scene.directory().join("state")).unwrap().count(), 0, "locks of root's, too");
     let iou_fast = scene.start(&["-i", "eth0", "-p", "513", "--uid", "61000", "--cpus", "0,1"]);
     assert_guard_confined(&scene, iou_fast, 0, false);
-    assert_eq!(fs::read_dir(scene.folder().join("state")).unwrap().count(), 0, "nor is one left now");
+    assert_eq!(fs::read_dir(scene.directory().join("state")).unwrap().count(), 0, "nor is one left now");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn a_netmap_is_read_again_with_what_is_left() {
     assert!(!iou_fast.process.stderr().contains("max_dgram_qlen"));
     let router = works(&scene, &iou_fast, LAB, router);
 
-    let secret = scene.folder().join("secret");
+    let secret = scene.directory().join("secret");
     fs::write(&secret, "root's own\n").unwrap();
     fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).unwrap();
     fs::remove_file(scene.netmap_file()).unwrap();
@@ -260,17 +260,17 @@ fn capabilities_in_the_docs() -> String {
 
 /// A copy of iou-fast with `capabilities`, for everyone to run. Not on a tmpfs, which may be mounted `nosuid`.
 fn copy_with(capabilities: &str) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    let copy = folder.path().join("iou-fast");
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let copy = directory.path().join("iou-fast");
     fs::copy(Bin::find("iou-fast").unwrap(), &copy).unwrap();
     run("setcap", [capabilities.as_ref(), copy.as_os_str()]).unwrap();
-    folder
+    directory
 }
 
 /// iou-fast with capabilities of its file, as user `uid` starts it, whose routers are in `netio`.
 fn command_of_user(scene: &Scene, copy: &tempfile::TempDir, uid: u32, netio: &Path) -> Command {
-    let state = scene.folder().join(if uid == LAB { "run".into() } else { format!("run{uid}") });
+    let state = scene.directory().join(if uid == LAB { "run".into() } else { format!("run{uid}") });
     if !state.exists() {
         fs::create_dir(&state).unwrap();
         chown(&state, Some(uid), Some(uid)).unwrap();
@@ -291,9 +291,9 @@ fn started_by_user(scene: &Scene, copy: &tempfile::TempDir) -> Running {
     Running { process }
 }
 
-/// Neither sees the other's locks or descriptors; the kernel tells who loaded the program that is on the card.
+/// Neither sees the other's locks or descriptors; the kernel tells who loaded the program that is on the NIC.
 #[test]
-fn a_second_user_is_told_whose_iou_fast_has_the_card_and_not_how_to_cut_it_off() {
+fn a_second_user_is_told_whose_iou_fast_has_the_nic_and_not_how_to_cut_it_off() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap("1:0/0 513:0/0\n");
     scene.give_netio(LAB);
@@ -302,7 +302,7 @@ fn a_second_user_is_told_whose_iou_fast_has_the_card_and_not_how_to_cut_it_off()
     let copy = copy_with(&given);
     let iou_fast = started_by_user(&scene, &copy);
     let pid = iou_fast.process.pid();
-    let netio = scene.folder().join("strangers");
+    let netio = scene.directory().join("strangers");
     fs::create_dir(&netio).unwrap();
     chown(&netio, Some(STRANGER), Some(STRANGER)).unwrap();
     let less = copy_with(&given.replace(",cap_sys_admin", ""));
@@ -342,9 +342,9 @@ fn an_ordinary_user_runs_it_with_file_capabilities() {
     let said = iou_fast.process.stderr();
     assert!(!said.contains("WARN"), "{said}");
     let router = works(&scene, &iou_fast, LAB, router);
-    let router = outlives_its_card(&scene, &iou_fast, LAB, router);
+    let router = outlives_its_nic(&scene, &iou_fast, LAB, router);
     iou_fast.stop();
-    assert_eq!(fs::read_dir(scene.folder().join("run/iou-fast")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(scene.directory().join("run/iou-fast")).unwrap().count(), 0);
 
     // Who will not give CAP_SYS_ADMIN, which start-up alone uses, has shorter queues and is told so.
     let less = given.replace(",cap_sys_admin", "");
@@ -356,7 +356,7 @@ fn an_ordinary_user_runs_it_with_file_capabilities() {
     assert!(said.contains("net.unix.max_dgram_qlen"), "{said}");
     works(&scene, &iou_fast, LAB, router);
     assert_guard_confined(&scene, iou_fast, LAB, true);
-    assert_eq!(fs::read_dir(scene.folder().join("run/iou-fast")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(scene.directory().join("run/iou-fast")).unwrap().count(), 0);
 }
 
 #[test]
@@ -365,10 +365,10 @@ fn without_rights_it_says_what_is_missing() {
     scene.netmap("1:0/0 513:0/0\n");
     scene.give_netio(LAB);
     let refused = |capabilities: &str, uid: &str| {
-        let folder = copy_with(capabilities);
+        let directory = copy_with(capabilities);
         let mut command = scene.host.command("setpriv");
         command.args(["--reuid", "61000", "--regid", "61000", "--clear-groups"]);
-        command.arg(folder.path().join("iou-fast")).arg("-n").arg(scene.netmap_file());
+        command.arg(directory.path().join("iou-fast")).arg("-n").arg(scene.netmap_file());
         command.arg("--netio-dir").arg(scene.netio()).arg("--state-dir").arg(scene.netio().join("state"));
         command.args(["-i", "eth0", "-p", "513", "--uid", uid]).env_remove("SUDO_UID");
         let mut process = Process::spawn(&mut command).unwrap();

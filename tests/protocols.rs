@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   namespace "wire"          namespace "host"                                  namespace "router1"
-//!   FRR on eth0 ── veth ── eth0 ◄─ iou-fast ─► netio folder ◄─ iou-fast sim --tap ─► FRR on eth0
+//!   FRR on eth0 ── veth ── eth0 ◄─ iou-fast ─► netio directory ◄─ iou-fast sim --tap ─► FRR on eth0
 //! ```
 
 mod common;

@@ -10,7 +10,7 @@ mod man;
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use iou_fast::cli::Cli;
-use iou_fast::stats::{Fault, Loss};
+use iou_fast::stats::{DropReason, Fault};
 use std::path::Path;
 
 /// The program and its subcommands, built.
@@ -38,7 +38,7 @@ fn the_reference_of_counters_is_that_of_the_code() {
         "docs/counters.md is out of date: cargo run --example reference -- counters docs/counters.md"
     );
     for name in
-        Loss::ALL.iter().map(|reason| reason.text()).chain(Fault::ALL.iter().map(|fault| fault.text()))
+        DropReason::ALL.iter().map(|reason| reason.text()).chain(Fault::ALL.iter().map(|fault| fault.text()))
     {
         assert!(there.contains(&format!("\n### `{name}`\n\n")), "{name}");
     }

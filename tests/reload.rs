@@ -138,7 +138,7 @@ fn links_come_and_go_while_the_others_lose_nothing() {
 }
 
 #[test]
-fn a_router_that_joins_a_line_hears_group_frames_and_its_neighbours_are_left_to_themselves() {
+fn a_router_that_joins_a_line_hears_bum_frames_and_its_neighbours_are_left_to_themselves() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap("1:0/0 513:0/0\n2:0/0 514:0/0\n");
     let iou_fast = scene.start(&["-i", "eth0"]);
@@ -219,7 +219,7 @@ fn sighup_reads_it_again_and_ends_nothing() {
 #[test]
 fn a_netmap_behind_a_link_is_followed_too() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
-    let file = scene.folder().join("labs/ccnp");
+    let file = scene.directory().join("labs/ccnp");
     std::fs::create_dir(file.parent().unwrap()).unwrap();
     std::fs::write(&file, classroom(1)).unwrap();
     std::os::unix::fs::symlink(&file, scene.netmap_file()).unwrap();

@@ -1,4 +1,4 @@
-//! Routers come and go at any time, hang, are killed and replaced; the network card goes down and comes back; the
+//! Routers come and go at any time, hang, are killed and replaced; the NIC goes down and comes back; the
 //! program itself is stopped and continued.
 
 mod common;
@@ -15,7 +15,7 @@ use testbed::{Bin, Process, Router, Signal, VethOptions, wait_until};
 
 /// A router that comes gets frames within this of its socket.
 const PROMPT: Duration = Duration::from_millis(100);
-/// When a card is back, frames flow within this.
+/// When a NIC is back, frames flow within this.
 const RESUMED: Duration = Duration::from_secs(1);
 
 /// A lab of `routers` routers, iou-fast running, no router as yet.
@@ -97,18 +97,18 @@ fn frames_that_wait_for_a_hanging_router_go_to_its_successor() {
 #[test]
 fn a_router_that_came_back_gets_the_first_frame_that_is_sent_to_it() {
     // On a disk, as /tmp often is, a new socket file may get the inode number of the one before.
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     for arguments in [&[][..], &["--cpus", "0,1"]] {
         let scene = Scene::silent(&["eth0"], &VethOptions::default());
         scene.netmap(&classroom(1));
-        let iou_fast = start_in(&scene, folder.path(), arguments);
+        let iou_fast = start_in(&scene, directory.path(), arguments);
         let (station, strain) = (scene.station(), Strain::measure());
-        let mut router = Router::new(folder.path(), 1).unwrap();
+        let mut router = Router::new(directory.path(), 1).unwrap();
         wait_until_connected(&station, &mut router, 1);
         let mut lost = Vec::new();
         for seq in 0..20 {
             drop(router);
-            router = Router::new(folder.path(), 1).unwrap();
+            router = Router::new(directory.path(), 1).unwrap();
             // 100 ms are much, but not for a machine that is busy with other things.
             let (waited, ()) = strain.time(Duration::ZERO, || std::thread::sleep(PROMPT));
             std::thread::sleep(waited.strain);
@@ -122,11 +122,11 @@ fn a_router_that_came_back_gets_the_first_frame_that_is_sent_to_it() {
     }
 }
 
-/// Starts iou-fast for the routers in `folder`.
-fn start_in(scene: &Scene, folder: &Path, arguments: &[&str]) -> Running {
+/// Starts iou-fast for the routers in `directory`.
+fn start_in(scene: &Scene, directory: &Path, arguments: &[&str]) -> Running {
     let mut command = scene.host.command(Bin::find("iou-fast").unwrap());
-    command.arg("-n").arg(scene.netmap_file()).arg("--netio-dir").arg(folder);
-    command.arg("--state-dir").arg(scene.folder().join("state"));
+    command.arg("-n").arg(scene.netmap_file()).arg("--netio-dir").arg(directory);
+    command.arg("--state-dir").arg(scene.directory().join("state"));
     command.args(["-i", "eth0", "-p", "513", "--uid", "0"]).args(arguments).env_remove("SUDO_UID");
     let mut process = Process::spawn(&mut command).unwrap();
     process.wait_for_line(|line| line == "ready", SOON).unwrap();
@@ -147,9 +147,9 @@ fn fifty_routers_restart_together_and_cost_another_nothing() {
             std::thread::scope(|scope| {
                 let threads: Vec<_> = (2..=51)
                     .map(|id| {
-                        let (folder, all_there) = (scene.netio(), &all_there);
+                        let (directory, all_there) = (scene.netio(), &all_there);
                         scope.spawn(move || {
-                            let mut router = Router::new(&folder, id).unwrap();
+                            let mut router = Router::new(&directory, id).unwrap();
                             let time = first_frame(&mut router, strain);
                             all_there.wait();
                             time
@@ -224,8 +224,8 @@ fn a_router_that_restarts_a_hundred_times_while_frames_flow_costs_the_others_not
     assert!(summary.drops("router-down") > 0 && summary.faults.is_empty(), "{}", summary.text);
 }
 
-/// Takes the card or its cable away with `off` and gives it back with `on`, which read `down` and `up` in the log.
-fn the_card_goes_and_comes_back(
+/// Takes the NIC or its cable away with `off` and gives it back with `on`, which read `down` and `up` in the log.
+fn the_nic_goes_and_comes_back(
     off: impl Fn(&Scene),
     on: impl Fn(&Scene),
     down: &'static str,
@@ -285,8 +285,8 @@ fn the_card_goes_and_comes_back(
 }
 
 #[test]
-fn while_the_network_card_is_down_routers_do_not_block_and_it_comes_back_by_itself() {
-    the_card_goes_and_comes_back(
+fn while_the_nic_is_down_routers_do_not_block_and_it_comes_back_by_itself() {
+    the_nic_goes_and_comes_back(
         |scene| drop(scene.host.ip("link set eth0 down").unwrap()),
         |scene| drop(scene.host.ip("link set eth0 up").unwrap()),
         "eth0 is down",
@@ -296,7 +296,7 @@ fn while_the_network_card_is_down_routers_do_not_block_and_it_comes_back_by_itse
 
 #[test]
 fn while_the_cable_is_out_routers_do_not_block_and_it_comes_back_by_itself() {
-    the_card_goes_and_comes_back(
+    the_nic_goes_and_comes_back(
         |scene| drop(scene.wire.ip("link set eth0 down").unwrap()),
         |scene| drop(scene.wire.ip("link set eth0 up").unwrap()),
         "eth0 has no carrier",
@@ -305,13 +305,13 @@ fn while_the_cable_is_out_routers_do_not_block_and_it_comes_back_by_itself() {
 }
 
 #[test]
-fn the_network_card_goes_down_in_the_midst_of_traffic() {
+fn the_nic_goes_down_in_the_midst_of_traffic() {
     let (scene, mut iou_fast) = lab(1, &[]);
     let mut station = scene.station();
     let mut router = Router::new(&scene.netio(), 1).unwrap();
     wait_until_connected(&station, &mut router, 1);
     for round in 1..=5 {
-        // Not asked whether iou-fast has noticed: frames meet a card that is down, and one that comes up.
+        // Not asked whether iou-fast has noticed: frames meet a NIC that is down, and one that comes up.
         std::thread::scope(|scope| {
             let sender = scope.spawn(|| (0..10_000).for_each(|seq| from_router(&router, 1, seq)));
             scene.host.ip("link set eth0 down").unwrap();

@@ -14,8 +14,8 @@ struct Sim {
 }
 
 impl Sim {
-    fn start(folder: &Path, arguments: &[&str]) -> Self {
-        let mut child = command(folder, arguments).stdout(Stdio::piped()).spawn().unwrap();
+    fn start(directory: &Path, arguments: &[&str]) -> Self {
+        let mut child = command(directory, arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert_eq!(lines.next().unwrap().unwrap(), "ready");
         Self { child, lines }
@@ -53,30 +53,30 @@ impl Drop for Sim {
     }
 }
 
-fn command(folder: &Path, arguments: &[&str]) -> Command {
+fn command(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_iou-fast"));
     command
         .arg("sim")
         .arg("-n")
-        .arg(folder.join("NETMAP"))
+        .arg(directory.join("NETMAP"))
         .arg("--netio-dir")
-        .arg(folder.join("netio"))
+        .arg(directory.join("netio"))
         .args(arguments);
     command
 }
 
-/// A folder with a NETMAP that bridges routers 1 to `routers` to pseudo id 1001, and a netio folder.
-fn folder(routers: u16) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
+/// A directory with a NETMAP that bridges routers 1 to `routers` to pseudo id 1001, and a netio directory.
+fn directory(routers: u16) -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
     let netmap: String =
         (1..=routers).map(|id| format!("{id}:0/0 1001:{}/{}\n", id % 16, id / 16 % 16)).collect();
-    std::fs::write(folder.path().join("NETMAP"), netmap).unwrap();
-    std::fs::create_dir(folder.path().join("netio")).unwrap();
-    folder
+    std::fs::write(directory.path().join("NETMAP"), netmap).unwrap();
+    std::fs::create_dir(directory.path().join("netio")).unwrap();
+    directory
 }
 
-fn left_over(folder: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder.join("netio")).unwrap();
+fn left_over(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory.join("netio")).unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
@@ -97,12 +97,12 @@ fn arp_request(id: u8, host: u8) -> Vec<u8> {
 
 #[test]
 fn answers_counts_and_leaves_nothing_behind() {
-    let folder = folder(3);
-    let forwarder = UnixDatagram::bind(folder.path().join("netio/1001")).unwrap();
+    let directory = directory(3);
+    let forwarder = UnixDatagram::bind(directory.path().join("netio/1001")).unwrap();
     forwarder.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    let sim = Sim::start(folder.path(), &["--ids", "1-2,3"]);
+    let sim = Sim::start(directory.path(), &["--ids", "1-2,3"]);
 
-    forwarder.send_to(&arp_request(2, 3), folder.path().join("netio/2")).unwrap();
+    forwarder.send_to(&arp_request(2, 3), directory.path().join("netio/2")).unwrap();
     let mut answer = [0; 256];
     let length = forwarder.recv(&mut answer).unwrap();
     assert_eq!(answer[..8], [0x03, 0xe9, 0, 2, 2, 0, 1, 0]);
@@ -110,9 +110,9 @@ fn answers_counts_and_leaves_nothing_behind() {
     assert_eq!((length, answer[29]), (8 + 42, 2));
 
     // For router 2, but given to router 3.
-    forwarder.send_to(&arp_request(2, 3), folder.path().join("netio/3")).unwrap();
+    forwarder.send_to(&arp_request(2, 3), directory.path().join("netio/3")).unwrap();
     // One more, so that what was sent before has been read.
-    forwarder.send_to(&arp_request(3, 4), folder.path().join("netio/3")).unwrap();
+    forwarder.send_to(&arp_request(3, 4), directory.path().join("netio/3")).unwrap();
     forwarder.recv(&mut answer).unwrap();
 
     let lines = sim.stop();
@@ -128,16 +128,16 @@ fn answers_counts_and_leaves_nothing_behind() {
     );
     pairs(&lines[2], &["router", "3", "received=1", "sent=1", "wrong_id=1"]);
     pairs(&lines[3], &["total", "received=2", "sent=2", "wrong_id=1", "wrong_source=0"]);
-    assert_eq!(left_over(folder.path()), ["1001"]);
+    assert_eq!(left_over(directory.path()), ["1001"]);
 }
 
 #[test]
 fn an_id_in_use_is_refused_and_its_holder_named() {
-    let folder = folder(3);
-    let sim = Sim::start(folder.path(), &["--ids", "2"]);
-    let message = failure(&command(folder.path(), &["--ids", "1-3"]).output().unwrap());
+    let directory = directory(3);
+    let sim = Sim::start(directory.path(), &["--ids", "2"]);
+    let message = failure(&command(directory.path(), &["--ids", "1-3"]).output().unwrap());
     assert!(message.contains(&format!("2.lck is held by process {}", sim.child.id())), "{message}");
-    let mut left = left_over(folder.path());
+    let mut left = left_over(directory.path());
     left.sort();
     assert_eq!(left, ["2", "2.lck"], "the refused one removes its own files and no others");
     sim.stop();
@@ -145,24 +145,24 @@ fn an_id_in_use_is_refused_and_its_holder_named() {
 
 #[test]
 fn starts_again_after_a_kill() {
-    let folder = folder(1);
+    let directory = directory(1);
     for _ in 0..3 {
-        let sim = Sim::start(folder.path(), &["--ids", "1"]);
+        let sim = Sim::start(directory.path(), &["--ids", "1"]);
         drop(sim);
-        assert_eq!(left_over(folder.path()).len(), 2, "killed: the files stay");
+        assert_eq!(left_over(directory.path()).len(), 2, "killed: the files stay");
     }
-    Sim::start(folder.path(), &["--ids", "1"]).stop();
-    assert!(left_over(folder.path()).is_empty());
+    Sim::start(directory.path(), &["--ids", "1"]).stop();
+    assert!(left_over(directory.path()).is_empty());
 }
 
 #[test]
 fn a_sink_tells_what_it_received() {
-    let folder = folder(2);
-    let mut sim = Sim::start(folder.path(), &["--ids", "1-2", "--sink"]);
+    let directory = directory(2);
+    let mut sim = Sim::start(directory.path(), &["--ids", "1-2", "--sink"]);
     let sender = UnixDatagram::unbound().unwrap();
     for _ in 0..500 {
-        sender.send_to(&arp_request(1, 2), folder.path().join("netio/1")).unwrap();
-        sender.send_to(&arp_request(2, 3), folder.path().join("netio/2")).unwrap();
+        sender.send_to(&arp_request(1, 2), directory.path().join("netio/1")).unwrap();
+        sender.send_to(&arp_request(2, 3), directory.path().join("netio/2")).unwrap();
     }
     let end = Instant::now() + Duration::from_secs(5);
     loop {
@@ -178,12 +178,12 @@ fn a_sink_tells_what_it_received() {
 
 #[test]
 fn a_thousand_routers_in_one_process_idle() {
-    let folder = folder(1000);
-    let forwarder = UnixDatagram::bind(folder.path().join("netio/1001")).unwrap();
+    let directory = directory(1000);
+    let forwarder = UnixDatagram::bind(directory.path().join("netio/1001")).unwrap();
     forwarder.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    let sim = Sim::start(folder.path(), &["--ids", "1-1000"]);
+    let sim = Sim::start(directory.path(), &["--ids", "1-1000"]);
     for id in 1..200 {
-        forwarder.send_to(&arp_request(id, id + 1), folder.path().join(format!("netio/{id}"))).unwrap();
+        forwarder.send_to(&arp_request(id, id + 1), directory.path().join(format!("netio/{id}"))).unwrap();
         let mut answer = [0; 64];
         forwarder.recv(&mut answer).unwrap();
         assert_eq!(answer[14..20], [0xaa, 0xbb, 0xcc, 0, id, 0]);
@@ -197,8 +197,8 @@ fn a_thousand_routers_in_one_process_idle() {
 
 #[test]
 fn mistakes_on_the_command_line_are_explained() {
-    let folder = folder(2);
-    let run = |arguments: &[&str]| command(folder.path(), arguments).output().unwrap();
+    let directory = directory(2);
+    let run = |arguments: &[&str]| command(directory.path(), arguments).output().unwrap();
     assert!(failure(&run(&["--ids", "1-3"])).contains("router 3 has no interface in NETMAP"));
     assert!(failure(&run(&["--ids", "1,2", "--tap", "t", "--netns", "none"])).contains("exactly one id"));
     assert!(failure(&run(&["--ids", "2", "--ipv6", "fd00::/128"])).contains("no address for router 2"));
@@ -214,5 +214,5 @@ fn mistakes_on_the_command_line_are_explained() {
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(message.contains(hint), "{message}");
     }
-    assert!(left_over(folder.path()).is_empty());
+    assert!(left_over(directory.path()).is_empty());
 }

@@ -20,9 +20,9 @@ fn unused_uid() -> u32 {
     4_294_000_000 + std::process::id() % 400_000 * 2
 }
 
-/// The names in a folder.
-fn names(folder: &Path) -> BTreeSet<String> {
-    let entries = folder.read_dir().unwrap();
+/// The names in a directory.
+fn names(directory: &Path) -> BTreeSet<String> {
+    let entries = directory.read_dir().unwrap();
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
@@ -30,19 +30,19 @@ fn set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(ToString::to_string).collect()
 }
 
-/// `iou-fast` in the scene's namespace with these arguments alone, and the scene's folder for its state. Under the
+/// `iou-fast` in the scene's namespace with these arguments alone, and the scene's directory for its state. Under the
 /// laxest umask: what nobody else may write to must not depend on it.
 fn bare(scene: &Scene, arguments: &[&str]) -> Command {
     let mut command = barest(scene, arguments);
-    command.arg("--state-dir").arg(scene.folder().join("state"));
+    command.arg("--state-dir").arg(scene.directory().join("state"));
     command
 }
 
-/// With the usual folder for its state: another cannot be named through sudo.
+/// With the usual directory for its state: another cannot be named through sudo.
 fn barest(scene: &Scene, arguments: &[&str]) -> Command {
     let mut command = scene.host.command("sh");
     command.args(["-c", "umask 0; exec \"$@\"", "sh"]).arg(Bin::find("iou-fast").unwrap()).args(arguments);
-    command.env_remove("SUDO_UID").env_remove("NETIO_NETMAP").current_dir(scene.folder());
+    command.env_remove("SUDO_UID").env_remove("NETIO_NETMAP").current_dir(scene.directory());
     command
 }
 
@@ -128,7 +128,7 @@ mod command_line {
     }
 
     #[test]
-    fn without_a_card_it_says_which_option_is_missing() {
+    fn without_a_nic_it_says_which_option_is_missing() {
         let (success, _, error) = output(&[]);
         assert!(!success);
         assert_says(&error, &["--interface <IFACE[=ENDPOINTS]>"]);
@@ -151,7 +151,7 @@ mod command_line {
 
 #[test]
 fn what_does_not_exist_is_refused_with_what_does() {
-    let scene = Scene::with_cards(&["eth0", "eth7"], &VethOptions::default());
+    let scene = Scene::with_nics(&["eth0", "eth7"], &VethOptions::default());
     scene.netmap("1:0/0 513:0/0\n2:0/0 514:0/3\n");
     let cpus: Vec<String> =
         core_affinity::get_core_ids().unwrap().iter().map(|core| core.id.to_string()).collect();
@@ -252,7 +252,7 @@ fn every_faulty_line_is_shown_with_its_place_and_text() {
 #[test]
 fn the_netmap_is_the_option_s_else_the_environment_s_else_the_folder_s() {
     let scene = Scene::new();
-    let write = |name: &str, text: &str| std::fs::write(scene.folder().join(name), text).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(scene.directory().join(name), text).unwrap();
     write("NETMAP", "1:0/0 513:0/0\n");
     write("environment", "2:0/0 513:0/0\n");
     write("option", "3:0/0 513:0/0\n");
@@ -275,13 +275,13 @@ fn the_netmap_is_the_option_s_else_the_environment_s_else_the_folder_s() {
     }
 }
 
-/// Netio folders of users that nobody is. They go when this is dropped.
-struct Folders(Vec<PathBuf>);
+/// Netio directories of users that nobody is. They go when this is dropped.
+struct Directories(Vec<PathBuf>);
 
-impl Drop for Folders {
+impl Drop for Directories {
     fn drop(&mut self) {
-        for folder in &self.0 {
-            let _ = std::fs::remove_dir_all(folder);
+        for directory in &self.0 {
+            let _ = std::fs::remove_dir_all(directory);
         }
     }
 }
@@ -291,8 +291,8 @@ fn the_netio_folder_is_that_of_the_user_who_runs_the_routers() {
     let scene = Scene::new();
     scene.netmap("1:0/0 513:0/0\n");
     let (uid, other) = (unused_uid(), unused_uid() + 1);
-    let [folder, elsewhere] = [uid, other].map(|uid| PathBuf::from(format!("/tmp/netio{uid}")));
-    let _folders = Folders(vec![folder.clone(), elsewhere.clone()]);
+    let [directory, elsewhere] = [uid, other].map(|uid| PathBuf::from(format!("/tmp/netio{uid}")));
+    let _folders = Directories(vec![directory.clone(), elsewhere.clone()]);
     std::fs::create_dir(&elsewhere).unwrap();
     let _router = UnixDatagram::bind(elsewhere.join("1")).unwrap();
 
@@ -305,34 +305,34 @@ fn the_netio_folder_is_that_of_the_user_who_runs_the_routers() {
         assert_says(
             &iou_fast.process.stderr(),
             &[
-                &format!("netio folder {} (user {uid})", folder.display()),
+                &format!("netio directory {} (user {uid})", directory.display()),
                 &format!("{} (1 sockets; --uid {other})", elsewhere.display()),
             ],
         );
-        assert_eq!(folder.metadata().unwrap().uid(), uid);
-        assert_eq!(names(&folder), set(&["513", "513.lck"]));
+        assert_eq!(directory.metadata().unwrap().uid(), uid);
+        assert_eq!(names(&directory), set(&["513", "513.lck"]));
         for name in ["513", "513.lck"] {
-            let file = folder.join(name).metadata().unwrap();
+            let file = directory.join(name).metadata().unwrap();
             assert_eq!((file.uid(), file.permissions().mode() & 0o777), (uid, 0o600), "{name}");
         }
         iou_fast.stop();
-        assert_eq!(names(&folder), set(&[]));
+        assert_eq!(names(&directory), set(&[]));
     }
     assert_eq!(names(&elsewhere), set(&["1"]));
 
     let mut command = bare(&scene, &["-i", "eth0"]);
     assert_says(&refused(command.env("SUDO_UID", "root")), &["SUDO_UID is \"root\"", "--uid"]);
-    // A folder of somebody else: nothing is put there.
-    std::os::unix::fs::chown(&folder, Some(other), None).unwrap();
+    // A directory of somebody else: nothing is put there.
+    std::os::unix::fs::chown(&directory, Some(other), None).unwrap();
     let error = refused(&mut bare(&scene, &["-i", "eth0", "--uid", &uid.to_string()]));
     assert_says(
         &error,
         &[
-            &*format!("{} belongs to user {other}, not to user {uid}", folder.display()),
+            &*format!("{} belongs to user {other}, not to user {uid}", directory.display()),
             &format!("--uid {other}"),
         ],
     );
-    assert_eq!(names(&folder), set(&[]));
+    assert_eq!(names(&directory), set(&[]));
 }
 
 fn wild(scene: &Scene, name: &str) {
@@ -507,7 +507,7 @@ fn it_prints_the_links_and_what_it_got_and_at_the_end_what_happened() {
             panic!("{end}")
         };
         assert!(to_routers.starts_with("to routers: 3 frames, 1674 bytes, latency "), "{end}");
-        assert!(to_nics.starts_with("to network cards: 3 frames, 1130 bytes, latency "), "{end}");
+        assert!(to_nics.starts_with("to NICs: 3 frames, 1130 bytes, latency "), "{end}");
         for line in [to_routers, to_nics] {
             let latencies = latencies(line);
             assert!(latencies.is_sorted() && latencies[0] > 0.0 && latencies[3] < 5e6, "{line}");
@@ -519,7 +519,7 @@ fn it_prints_the_links_and_what_it_got_and_at_the_end_what_happened() {
         let (found, all) = Summary::read(&stdout).chunks;
         assert_eq!(chunks, format!("chunks: {found} of {all} accounted for"));
         assert!(all > 0 && found == all, "{end}");
-        assert_eq!(books, "books: balanced");
+        assert_eq!(books, "accounting: balanced");
         assert_eq!(names(&scene.netio()), set(&["1"]));
     }
 }
@@ -579,7 +579,7 @@ fn endpoints_on_other_hosts_are_reported_and_the_rest_works() {
 
 #[test]
 fn pseudo_ids_are_locked_as_iou_does_it_and_a_second_one_is_refused() {
-    let scene = Scene::with_cards(&["eth0", "eth1"], &VethOptions::default());
+    let scene = Scene::with_nics(&["eth0", "eth1"], &VethOptions::default());
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n3:0/0 503:0/0\n");
     let mut router = Router::new(&scene.netio(), 1).unwrap();
     let iou_fast = scene.start(&["-i", "eth0", "-p", "501-502"]);
@@ -711,7 +711,7 @@ fn what_was_got_is_said_and_carries_frames_with_and_without_tags() {
 }
 
 #[test]
-fn a_mode_that_the_card_cannot_do_is_refused() {
+fn a_mode_that_the_nic_cannot_do_is_refused() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n");
     for options in [&["--copy-mode", "zero-copy"][..], &["--copy-mode", "zero-copy", "--xdp-mode", "generic"]]

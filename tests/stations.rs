@@ -325,7 +325,7 @@ fn a_takeover_from_the_wire_is_followed_at_once_though_both_say_hello() {
 }
 
 #[test]
-fn the_cards_own_address_is_no_routers() {
+fn the_nics_own_address_is_no_routers() {
     let mut lan = Lan::new();
     let nic = lan.scene.host.mac("eth0").unwrap();
     for tags in [&[][..], VLAN_10] {

@@ -5,7 +5,7 @@
 
 use iou_fast::fdb::Station;
 use iou_fast::iou::header::Header;
-use iou_fast::iou::mac::{Mac, predicted};
+use iou_fast::iou::mac::{Mac, static_addresses};
 use iou_fast::iou::{Endpoint, InstanceId, Interface};
 use iou_fast::nic::Nic;
 use iou_fast::steer::layout::{
@@ -15,7 +15,7 @@ use iou_fast::steer::layout::{
 };
 use iou_fast::steer::{Options, Steering};
 use iou_fast::sys::ringbuf::RingBuffer;
-use iou_fast::sys::shared::{SteerLane, SteerShared};
+use iou_fast::sys::shared::{SteerCredits, SteerShared};
 use libbpf_rs::btf::types::{Enum, MemberAttr, Struct};
 use libbpf_rs::btf::{Btf, HasSize};
 use libbpf_rs::{MapCore, ProgramInput};
@@ -113,7 +113,7 @@ impl Bench {
 
     fn without_sockets(queues: usize, workers: usize, exclusive: bool) -> Self {
         testbed::require_root().unwrap();
-        let options = Options { workers, queues, exclusive, learned: 64, predicted: 64 };
+        let options = Options { workers, queues, exclusive, dynamic_entries: 64, static_entries: 64 };
         let steering = Steering::load(&options).unwrap();
         let copies = (0..workers).map(|worker| steering.copies(worker).unwrap().0).collect();
         let moves = steering.moves().unwrap().0;
@@ -136,11 +136,11 @@ impl Bench {
     }
 
     fn learn(&self, mac: [u8; 6], outer_vid: u16, inner_vid: u16, entry: &PortEntry) {
-        self.steering.tables().insert_learned(&station(mac, outer_vid, inner_vid), entry).unwrap();
+        self.steering.tables().insert_dynamic(&station(mac, outer_vid, inner_vid), entry).unwrap();
     }
 
     fn predict(&self, mac: [u8; 6], entry: &PortEntry) {
-        self.steering.tables().insert_predicted(Mac(mac), entry).unwrap();
+        self.steering.tables().insert_static(Mac(mac), entry).unwrap();
     }
 
     fn counts(&self) -> [u64; COUNTS] {
@@ -214,7 +214,7 @@ impl Bench {
         assert_eq!(self.take(worker).len(), 0, "copies for worker {worker}");
     }
 
-    /// The stations that were reported to have moved, and whether they were predicted.
+    /// The stations that were reported to have moved, and whether they were static_entries.
     fn take_moves(&mut self) -> Vec<(Station, bool)> {
         let mut moves = Vec::new();
         loop {
@@ -276,7 +276,7 @@ fn entry(router: u16, worker: u16) -> PortEntry {
 
 /// The address that the router of `entry(router, _)` has by pattern.
 fn pattern(router: u16) -> [u8; 6] {
-    predicted(endpoint(router % 1000 + 1), UID)[0].0
+    static_addresses(endpoint(router % 1000 + 1), UID)[0].0
 }
 
 fn frame(dst: [u8; 6], src: [u8; 6], tags: &[Tag], len: usize) -> Vec<u8> {
@@ -340,19 +340,19 @@ fn the_layout_is_that_of_the_header_file() {
         ("flood_worker", offset_of!(SteerShared, flood_worker)),
         ("flood_unknown", offset_of!(SteerShared, flood_unknown)),
         ("group_owner", offset_of!(SteerShared, group_owner)),
-        ("any_learned", offset_of!(SteerShared, any_learned)),
+        ("any_dynamic", offset_of!(SteerShared, any_dynamic)),
         ("largest", offset_of!(SteerShared, largest)),
-        ("lane_share", offset_of!(SteerShared, lane_share)),
-        ("lane_head", offset_of!(SteerShared, lane_head)),
-        ("lanes", offset_of!(SteerShared, lanes)),
+        ("credit_limit", offset_of!(SteerShared, credit_limit)),
+        ("credit_head", offset_of!(SteerShared, credit_head)),
+        ("credits", offset_of!(SteerShared, credits)),
     ]);
     assert_eq!(shared, expected);
 
-    let (size, lane) = members(&btf, "lane");
-    assert_eq!((size, lane["steered"]), (size_of::<SteerLane>(), offset_of!(SteerLane, steered)));
+    let (size, credits) = members(&btf, "credits");
+    assert_eq!((size, credits["steered"]), (size_of::<SteerCredits>(), offset_of!(SteerCredits, steered)));
     assert_eq!(
-        (lane["frames"], lane["taken"]),
-        (offset_of!(SteerLane, frames), offset_of!(SteerLane, taken))
+        (credits["frames"], credits["returned"]),
+        (offset_of!(SteerCredits, frames), offset_of!(SteerCredits, returned))
     );
 
     // What Rust writes byte by byte has each field where the BTF says.
@@ -387,7 +387,7 @@ fn the_layout_is_that_of_the_header_file() {
     assert_eq!((size, at["station"], at.len()), (16, 0, 2));
     let mut record = [0; 16];
     record[..12].copy_from_slice(&station_key(&station(HSRP, 10, 20)));
-    record[at["predicted"]..][..4].copy_from_slice(&1_u32.to_ne_bytes());
+    record[at["is_static"]..][..4].copy_from_slice(&1_u32.to_ne_bytes());
     assert_eq!(read_moved(&record), Some((station(HSRP, 10, 20), true)));
 
     // As Steering::load writes them; that they arrive is seen wherever a test has several workers.
@@ -436,7 +436,7 @@ fn the_numbers_are_those_of_the_header_file() {
     let expected = [
         ("LAYOUT_MAX_ROUTERS", bench.shared().router_state.len()),
         ("LAYOUT_MAX_WORKERS", MAX_WORKERS),
-        ("LAYOUT_MAX_LANES", bench.shared().lanes.len()),
+        ("LAYOUT_MAX_LANES", bench.shared().credits.len()),
         ("LAYOUT_STAMP_ROUTER_SHIFT", 48),
         ("LAYOUT_STAMP_GROUP", STAMP_GROUP.into()),
         ("LAYOUT_STEER_HEAD", HEAD),
@@ -457,7 +457,7 @@ fn the_numbers_are_those_of_the_header_file() {
         .map(|map| (map.name().to_string_lossy().into_owned(), map.max_entries() as usize))
         .collect();
     assert_eq!((sizes["moves"], sizes["copy_rings"]), (MOVES_RING, MAX_WORKERS));
-    assert_eq!((sizes["rings"], sizes["learned"], sizes["predicted"]), (1, 64, 64));
+    assert_eq!((sizes["rings"], sizes["dynamic_fdb"], sizes["static_fdb"]), (1, 64, 64));
     let copies = libbpf_rs::MapInfo::new(bench.steering.copies(0).unwrap().1).unwrap();
     assert_eq!(copies.info.max_entries, COPY_RING);
 }
@@ -500,7 +500,7 @@ fn every_pattern_is_steered_in_every_vlan_with_its_tags_in_place() {
         &[Tag::new(0x9100, 5), Tag::new(0x9100, 6)],
         &[Tag::new(0x88a8, 1), Tag::new(0x8100, 2), Tag::new(0x8100, 3)],
     ];
-    for mac in predicted(endpoint(300), UID) {
+    for mac in static_addresses(endpoint(300), UID) {
         bench.expect_passed(&to(mac.0, UNTAGGED));
         bench.predict(mac.0, &entry);
         for tags in tagged {
@@ -551,10 +551,10 @@ fn a_learned_station_is_in_its_vlan_only() {
     bench.expect_steered(&to(HSRP, UNTAGGED), &plain);
     bench.expect_steered(&to(HSRP, &[vlan(10)]), &ten);
 
-    bench.steering.tables().remove_learned(&station(HSRP, 10, 0)).unwrap();
+    bench.steering.tables().remove_dynamic(&station(HSRP, 10, 0)).unwrap();
     bench.expect_passed(&to(HSRP, &[vlan(10)]));
     // Gone already: no error.
-    bench.steering.tables().remove_learned(&station(HSRP, 10, 0)).unwrap();
+    bench.steering.tables().remove_dynamic(&station(HSRP, 10, 0)).unwrap();
 }
 
 #[test]
@@ -599,7 +599,7 @@ fn learned_goes_before_predicted() {
 fn unknown_unicast_and_the_nics_own_pass_untouched() {
     let mut bench = Bench::new(2);
     bench.predict(pattern(1), &entry(1, 0));
-    // Not even if somebody learned the NIC's own address.
+    // Not even if somebody dynamic_entries the NIC's own address.
     bench.learn(NIC, 0, 0, &entry(1, 0));
     bench.predict(NIC, &entry(1, 0));
     bench.shared().group_workers.store(0b11, SeqCst);
@@ -678,38 +678,38 @@ fn where_frames_may_take_several_chunks_the_bound_is_four_of_them() {
     bench.expect(&group, Pass, &[(Count::Group, 1), (Count::GroupCopies, 2)]);
 }
 
-/// A lane's share is one of chunks: a frame that takes three of them counts as three. With zero-copy the head is in front of
+/// A credits's share is one of chunks: a frame that takes three of them counts as three. With zero-copy the head is in front of
 /// the first, with copy in it.
 #[test]
-fn large_frames_take_their_chunks_from_the_lane() {
+fn large_frames_take_their_chunks_from_the_credits() {
     for head in [0, HEAD] {
-        large_frames_in_a_lane(head);
+        large_frames_in_a_credits(head);
     }
 }
 
-fn large_frames_in_a_lane(head: usize) {
+fn large_frames_in_a_credits(head: usize) {
     let bench = Bench::new(1);
     bench.predict(pattern(1), &entry(1, 0));
     bench.shared().largest.store(MAX_LARGE as u32, SeqCst);
-    let lane = &bench.shared().lanes[0];
+    let credits = &bench.shared().credits[0];
     let begin = u32::MAX - 4;
-    lane.steered.store(begin, SeqCst);
-    lane.taken.store(begin, SeqCst);
-    bench.shared().lane_share.store(12, SeqCst);
+    credits.steered.store(begin, SeqCst);
+    credits.returned.store(begin, SeqCst);
+    bench.shared().credit_limit.store(12, SeqCst);
     let mut sum = 0;
-    bench.shared().lane_head.store(head as u32, SeqCst);
+    bench.shared().credit_head.store(head as u32, SeqCst);
     for (len, chunks) in [(60, 1), (3840, 1), (3841, 2), (7680, 2), (7681, 3), (61 + head, 1), (62 + head, 1)]
     {
         bench.expect_steered(&frame(pattern(1), WIRE, UNTAGGED, len - head), &entry(1, 0));
         sum += chunks;
-        assert_eq!(lane.steered.load(SeqCst).wrapping_sub(begin), sum, "{len} bytes");
+        assert_eq!(credits.steered.load(SeqCst).wrapping_sub(begin), sum, "{len} bytes");
     }
     // One chunk is left, which is too little for two.
     bench.expect(&frame(pattern(1), WIRE, UNTAGGED, 9014), Drop, &[(Count::WorkerBusy, 1)]);
     bench.expect(&frame(pattern(1), WIRE, UNTAGGED, 4000), Drop, &[(Count::WorkerBusy, 1)]);
     bench.expect_steered(&frame(pattern(1), WIRE, UNTAGGED, 60), &entry(1, 0));
     bench.expect(&frame(pattern(1), WIRE, UNTAGGED, 60), Drop, &[(Count::WorkerBusy, 1)]);
-    lane.taken.store(begin.wrapping_add(4), SeqCst);
+    credits.returned.store(begin.wrapping_add(4), SeqCst);
     bench.expect_steered(&frame(pattern(1), WIRE, UNTAGGED, MAX_LARGE), &entry(1, 0));
     bench.expect(&frame(pattern(1), WIRE, UNTAGGED, 60), Drop, &[(Count::WorkerBusy, 1)]);
 }
@@ -749,10 +749,10 @@ fn what_a_worker_has_not_taken_is_bounded_by_its_share() {
     }
     let frames = [0, 1].map(|worker| to(pattern(worker), UNTAGGED));
     // Without a share there is no bound, and no count. The counters wrap.
-    bench.shared().lanes[1].steered.store(u32::MAX - 1, SeqCst);
-    bench.shared().lanes[1].taken.store(u32::MAX - 2, SeqCst);
+    bench.shared().credits[1].steered.store(u32::MAX - 1, SeqCst);
+    bench.shared().credits[1].returned.store(u32::MAX - 2, SeqCst);
     bench.expect_steered(&frames[1], &entry(1, 1));
-    bench.shared().lane_share.store(3, SeqCst);
+    bench.shared().credit_limit.store(3, SeqCst);
     for _ in 0..2 {
         bench.expect_steered(&frames[1], &entry(1, 1));
     }
@@ -761,20 +761,20 @@ fn what_a_worker_has_not_taken_is_bounded_by_its_share() {
         bench.expect_steered(&frames[0], &entry(0, 0));
     }
     bench.expect(&frames[0], Drop, &[(Count::WorkerBusy, 1)]);
-    bench.shared().lanes[1].taken.store(0, SeqCst);
+    bench.shared().credits[1].returned.store(0, SeqCst);
     bench.expect(&frames[0], Drop, &[(Count::WorkerBusy, 1)]);
     for _ in 0..3 {
         bench.expect_steered(&frames[1], &entry(1, 1));
     }
     bench.expect(&frames[1], Drop, &[(Count::WorkerBusy, 1)]);
     // In generic mode a count may be lost: what the worker has taken is ahead then, and that is no reason to drop.
-    let lane = &bench.shared().lanes[1];
-    lane.taken.store(lane.steered.load(SeqCst).wrapping_add(1), SeqCst);
+    let credits = &bench.shared().credits[1];
+    credits.returned.store(credits.steered.load(SeqCst).wrapping_add(1), SeqCst);
     for _ in 0..4 {
         bench.expect_steered(&frames[1], &entry(1, 1));
     }
     bench.expect(&frames[1], Drop, &[(Count::WorkerBusy, 1)]);
-    assert_eq!(lane.frames.load(SeqCst), 2 + 3 + 4);
+    assert_eq!(credits.frames.load(SeqCst), 2 + 3 + 4);
 }
 
 #[test]
@@ -795,9 +795,9 @@ fn without_a_socket_it_is_dropped_and_counted() {
 fn queue_and_worker_choose_the_socket() {
     const QUEUES: usize = 4;
     const WORKERS: usize = 3;
-    let (card, wire) = (Namespace::new("card").unwrap(), Namespace::new("wire").unwrap());
+    let (nic, wire) = (Namespace::new("NIC").unwrap(), Namespace::new("wire").unwrap());
     let veth = VethOptions { queues_rx: QUEUES as u32, ..VethOptions::default() };
-    testbed::veth((&wire, "wire"), (&card, "card"), &veth).unwrap();
+    testbed::veth((&wire, "wire"), (&nic, "NIC"), &veth).unwrap();
     let mut bench = Bench::without_sockets(QUEUES, WORKERS, false);
     for worker in 0..WORKERS as u16 {
         bench.predict(pattern(worker), &entry(worker, worker));
@@ -808,8 +808,8 @@ fn queue_and_worker_choose_the_socket() {
         bench.open_socket(there.0, there.1);
         let steering = &bench.steering;
         // A test-run finds interfaces in the network namespace of its thread.
-        card.enter(|| {
-            let index = Nic::find("card").unwrap().index();
+        nic.enter(|| {
+            let index = Nic::find("NIC").unwrap().index();
             for (queue, worker) in pairs() {
                 let frame = to(pattern(worker as u16), UNTAGGED);
                 let run = run(steering, &frame, Some((index, queue as u32)));
@@ -828,10 +828,10 @@ fn queue_and_worker_choose_the_socket() {
     assert_eq!(counts[Count::NoRing as usize], (QUEUES * WORKERS * (QUEUES * WORKERS - 1)) as u64);
 }
 
-// ---- Group frames ----
+// ---- Broadcast and multicast frames ----
 
 #[test]
-fn group_frames_pass_and_every_worker_concerned_gets_a_copy() {
+fn bum_frames_pass_and_every_worker_concerned_gets_a_copy() {
     for (workers, masks) in [(2, &[0b00_u64, 0b01, 0b10, 0b11][..]), (3, &[0b101, 0b110, 0b111])] {
         let mut bench = Bench::new(workers);
         for mask in masks {
@@ -900,7 +900,7 @@ fn a_full_ring_costs_copies_but_never_the_hosts_frame() {
 }
 
 #[test]
-fn exclusive_redirects_group_frames_to_their_owner() {
+fn exclusive_redirects_bum_frames_to_their_owner() {
     let mut bench = Bench::with(3, true);
     bench.predict(pattern(1), &entry(1, 0));
     bench.shared().group_workers.store(0b111, SeqCst);
@@ -1079,7 +1079,7 @@ fn a_learned_station_that_speaks_from_the_wire_is_there() {
         bench.expect_steered(&to(HSRP, tags), before);
     }
 
-    // Group frames tell as well: a gratuitous ARP after a failover is one.
+    // Broadcast and multicast frames tell as well: a gratuitous ARP after a failover is one.
     let counted = [(Count::Group, 1), (Count::GroupCopies, 1), (Count::Moved, 1)];
     bench.expect(&frame(BROADCAST, HSRP, &[Tag::vlan(30)], 64), Pass, &counted);
     assert_eq!(bench.take_moves(), [(station(HSRP, 30, 0), false)]);
@@ -1175,13 +1175,13 @@ struct Setting {
     flood: bool,
     group_workers: u64,
     states: [u8; 4],
-    predicted: Vec<[u8; 6]>,
-    learned: Vec<([u8; 6], u16, u16)>,
+    static_entries: Vec<[u8; 6]>,
+    dynamic_entries: Vec<([u8; 6], u16, u16)>,
 }
 
 const MODEL_WORKERS: u16 = 2;
 
-/// Stations of the model; any of them may be predicted, learned, both, or neither.
+/// Stations of the model; any of them may be static_entries, dynamic_entries, both, or neither.
 fn addresses() -> impl Strategy<Value = [u8; 6]> {
     let routers = [1, 2, 3].map(pattern);
     proptest::sample::select(vec![
@@ -1212,27 +1212,26 @@ fn arrivals() -> impl Strategy<Value = Arrival> {
 
 fn settings() -> impl Strategy<Value = Setting> {
     let vid = || proptest::sample::select(vec![0_u16, 10, 20]);
-    let predicted = proptest::sample::subsequence([1, 2, 3].map(pattern).to_vec(), 0..=3);
-    let learned = proptest::collection::vec((stations(), vid(), vid()), 0..12);
+    let static_entries = proptest::sample::subsequence([1, 2, 3].map(pattern).to_vec(), 0..=3);
+    let dynamic_entries = proptest::collection::vec((stations(), vid(), vid()), 0..12);
     let live = proptest::bool::weighted(0.95);
-    (live, any::<bool>(), 0_u64..4, proptest::array::uniform4(0_u8..3), predicted, learned).prop_map(
-        |(live, flood, group_workers, states, predicted, learned)| Setting {
+    (live, any::<bool>(), 0_u64..4, proptest::array::uniform4(0_u8..3), static_entries, dynamic_entries)
+        .prop_map(|(live, flood, group_workers, states, static_entries, dynamic_entries)| Setting {
             live,
             flood,
             group_workers,
             states,
-            predicted,
-            learned,
-        },
-    )
+            static_entries,
+            dynamic_entries,
+        })
 }
 
 /// The program's decision, said once more: plain and slow.
 struct Model {
     setting: Setting,
     exclusive: bool,
-    predicted: BTreeMap<[u8; 6], PortEntry>,
-    learned: BTreeMap<Station, PortEntry>,
+    static_entries: BTreeMap<[u8; 6], PortEntry>,
+    dynamic_entries: BTreeMap<Station, PortEntry>,
     counts: [u64; COUNTS],
 }
 
@@ -1247,13 +1246,15 @@ struct Decision {
 
 impl Model {
     fn new(setting: &Setting, exclusive: bool) -> Self {
-        // Routers 0-3; predicted ones and learned ones are spread over them and over the workers.
+        // Routers 0-3; static_entries ones and dynamic_entries ones are spread over them and over the workers.
         let port = |n: usize| entry((n % 4) as u16, n as u16 % MODEL_WORKERS);
-        let predicted = setting.predicted.iter().enumerate().map(|(n, mac)| (*mac, port(n))).collect();
-        let learned = setting.learned.iter().enumerate();
-        let learned = learned.map(|(n, (mac, outer, inner))| (station(*mac, *outer, *inner), port(n + 1)));
-        let learned = learned.collect();
-        Self { setting: setting.clone(), exclusive, predicted, learned, counts: [0; COUNTS] }
+        let static_entries =
+            setting.static_entries.iter().enumerate().map(|(n, mac)| (*mac, port(n))).collect();
+        let dynamic_entries = setting.dynamic_entries.iter().enumerate();
+        let dynamic_entries =
+            dynamic_entries.map(|(n, (mac, outer, inner))| (station(*mac, *outer, *inner), port(n + 1)));
+        let dynamic_entries = dynamic_entries.collect();
+        Self { setting: setting.clone(), exclusive, static_entries, dynamic_entries, counts: [0; COUNTS] }
     }
 
     fn count(&mut self, which: Count, n: u64) {
@@ -1281,10 +1282,10 @@ impl Model {
         }
         let (outer, inner) = Self::vids(frame);
         let source = station(arrival.src, outer, inner);
-        if self.learned.remove(&source).is_some() {
+        if self.dynamic_entries.remove(&source).is_some() {
             decision.moves.push((source, false));
         }
-        if self.predicted.remove(&arrival.src).is_some() {
+        if self.static_entries.remove(&arrival.src).is_some() {
             decision.moves.push((source, true));
         }
         self.count(Count::Moved, decision.moves.len() as u64);
@@ -1302,7 +1303,8 @@ impl Model {
             return decision;
         }
         let destination = station(arrival.dst, outer, inner);
-        let port = self.learned.get(&destination).or_else(|| self.predicted.get(&arrival.dst)).copied();
+        let port =
+            self.dynamic_entries.get(&destination).or_else(|| self.static_entries.get(&arrival.dst)).copied();
         match port {
             _ if arrival.dst == NIC => self.count(Count::Passed, 1),
             None => {
@@ -1340,17 +1342,17 @@ fn tell(bench: &Bench, model: &Model) {
     for (state, byte) in shared.router_state.iter().zip(model.setting.states) {
         state.store(byte, SeqCst);
     }
-    for name in ["learned", "predicted"] {
+    for name in ["dynamic_fdb", "static_fdb"] {
         let map = bench.steering.object().maps().find(|map| map.name() == name).unwrap();
         for key in map.keys().collect::<Vec<_>>() {
             map.delete(&key).unwrap();
         }
     }
-    for (station, entry) in &model.learned {
-        tables.insert_learned(station, entry).unwrap();
+    for (station, entry) in &model.dynamic_entries {
+        tables.insert_dynamic(station, entry).unwrap();
     }
-    for (mac, entry) in &model.predicted {
-        tables.insert_predicted(Mac(*mac), entry).unwrap();
+    for (mac, entry) in &model.static_entries {
+        tables.insert_static(Mac(*mac), entry).unwrap();
     }
 }
 

@@ -41,8 +41,8 @@ impl Drop for Namespace {
 struct Sim(Child);
 
 impl Sim {
-    fn start(folder: &Path, arguments: &[&str]) -> Self {
-        let mut child = command(folder, arguments).stdout(Stdio::piped()).spawn().unwrap();
+    fn start(directory: &Path, arguments: &[&str]) -> Self {
+        let mut child = command(directory, arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let sim = Self(child);
@@ -67,9 +67,15 @@ impl Drop for Sim {
     }
 }
 
-fn command(folder: &Path, arguments: &[&str]) -> Command {
+fn command(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_iou-fast"));
-    command.arg("sim").arg("-n").arg(folder.join("NETMAP")).arg("--netio-dir").arg(folder).args(arguments);
+    command
+        .arg("sim")
+        .arg("-n")
+        .arg(directory.join("NETMAP"))
+        .arg("--netio-dir")
+        .arg(directory)
+        .args(arguments);
     command
 }
 
@@ -88,10 +94,10 @@ fn run(program: &str, arguments: &[&str]) -> String {
 #[test]
 fn the_kernel_of_a_namespace_is_the_router() {
     let namespace = Namespace::new("one");
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("NETMAP"), "7:0/1 2:0/0\n").unwrap();
-    let stack = Sim::start(folder.path(), &["--ids", "2"]);
-    let tap = Sim::start(folder.path(), &["--ids", "7", "--tap", "e01", "--netns", &namespace.0]);
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("NETMAP"), "7:0/1 2:0/0\n").unwrap();
+    let stack = Sim::start(directory.path(), &["--ids", "2"]);
+    let tap = Sim::start(directory.path(), &["--ids", "7", "--tap", "e01", "--netns", &namespace.0]);
 
     let link = namespace.ip(&["link", "show", "e01"]);
     assert!(link.contains("aa:bb:cc:00:07:10"), "{link}");
@@ -115,13 +121,13 @@ fn the_kernel_of_a_namespace_is_the_router() {
 #[test]
 fn jumbo_frames_from_kernel_to_kernel() {
     let namespaces = [Namespace::new("a"), Namespace::new("b")];
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("NETMAP"), "1:0/0 2:0/0\n").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("NETMAP"), "1:0/0 2:0/0\n").unwrap();
     let sims = [0, 1].map(|n| {
         let id = (n + 1).to_string();
         let file = format!("/run/netns/{}", namespaces[n].0);
         let sim =
-            Sim::start(folder.path(), &["--ids", &id, "--tap", "e00", "--netns", &file, "--mtu", "3600"]);
+            Sim::start(directory.path(), &["--ids", &id, "--tap", "e00", "--netns", &file, "--mtu", "3600"]);
         namespaces[n].ip(&["address", "add", &format!("10.5.0.{id}/24"), "dev", "e00"]);
         sim
     });
@@ -134,13 +140,13 @@ fn jumbo_frames_from_kernel_to_kernel() {
 #[test]
 fn frames_of_all_tags_and_sizes_pass_whole_both_ways() {
     let namespace = Namespace::new("l2");
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("NETMAP"), "3:0/0 9:0/0\n3:0/1 9:0/1\n").unwrap();
-    let peer = UnixDatagram::bind(folder.path().join("9")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("NETMAP"), "3:0/0 9:0/0\n3:0/1 9:0/1\n").unwrap();
+    let peer = UnixDatagram::bind(directory.path().join("9")).unwrap();
     peer.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     // 1504: the kernel lets a frame with one tag be four bytes longer than the MTU, one with two not.
     let sim =
-        Sim::start(folder.path(), &["--ids", "3", "--tap", "e", "--netns", &namespace.0, "--mtu", "1504"]);
+        Sim::start(directory.path(), &["--ids", "3", "--tap", "e", "--netns", &namespace.0, "--mtu", "1504"]);
     namespace.ip(&["link", "add", "br0", "type", "bridge"]);
     namespace.ip(&["link", "set", "br0", "up"]);
     namespace.ip(&["link", "set", "e0", "master", "br0"]);
@@ -153,7 +159,7 @@ fn frames_of_all_tags_and_sizes_pass_whole_both_ways() {
             let payload: Vec<u8> = (0..payload).map(|n| n as u8).collect();
             let frame = [&stations[..], tags, &[0x88, 0xb5], &payload].concat();
             let into = [0, 3, 0, 9, 0, 0, 1, 0];
-            peer.send_to(&[&into[..], &frame].concat(), folder.path().join("3")).unwrap();
+            peer.send_to(&[&into[..], &frame].concat(), directory.path().join("3")).unwrap();
             let mut datagram = [0; 4096];
             // The kernel also sends frames of its own.
             let received = loop {
@@ -173,9 +179,9 @@ fn frames_of_all_tags_and_sizes_pass_whole_both_ways() {
 #[test]
 fn several_interfaces_several_devices() {
     let namespace = Namespace::new("many");
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("NETMAP"), "3:1/0 9:0/0\n3:0/1 9:0/1\n3:0/0 9:0/2\n").unwrap();
-    let sim = Sim::start(folder.path(), &["--ids", "3", "--tap", "e", "--netns", &namespace.0]);
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("NETMAP"), "3:1/0 9:0/0\n3:0/1 9:0/1\n3:0/0 9:0/2\n").unwrap();
+    let sim = Sim::start(directory.path(), &["--ids", "3", "--tap", "e", "--netns", &namespace.0]);
     for (name, mac) in [("e0", "aa:bb:cc:00:03:00"), ("e1", "aa:bb:cc:00:03:10"), ("e2", "aa:bb:cc:00:03:01")]
     {
         let link = namespace.ip(&["link", "show", name]);
@@ -183,7 +189,7 @@ fn several_interfaces_several_devices() {
     }
     // The same name again: refused, and the first stays.
     let second =
-        command(folder.path(), &["--ids", "9", "--tap", "e", "--netns", &namespace.0]).output().unwrap();
+        command(directory.path(), &["--ids", "9", "--tap", "e", "--netns", &namespace.0]).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&second.stderr).contains("TAP device e0: create"), "{second:?}");
     namespace.ip(&["link", "show", "e2"]);
@@ -193,9 +199,9 @@ fn several_interfaces_several_devices() {
 #[test]
 fn a_device_taken_away_ends_it_with_a_reason() {
     let namespace = Namespace::new("gone");
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("NETMAP"), "3:0/0 9:0/0\n").unwrap();
-    let mut child = command(folder.path(), &["--ids", "3", "--tap", "e", "--netns", &namespace.0])
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("NETMAP"), "3:0/0 9:0/0\n").unwrap();
+    let mut child = command(directory.path(), &["--ids", "3", "--tap", "e", "--netns", &namespace.0])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -208,5 +214,5 @@ fn a_device_taken_away_ends_it_with_a_reason() {
     sim.0.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
     assert_eq!(sim.0.wait().unwrap().code(), Some(1));
     assert!(errors.contains("router 3 cannot receive any more"), "{errors}");
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "only NETMAP is left");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "only NETMAP is left");
 }

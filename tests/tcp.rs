@@ -1,5 +1,5 @@
 //! TCP and UDP from real kernels, with offloads as they come by default: the kernel at the wire's end of a veth pair
-//! leaves checksums, and the cutting of large segments, to a network card that is none.
+//! leaves checksums, and the cutting of large segments, to a NIC that is none.
 
 mod common;
 
@@ -31,7 +31,7 @@ impl Lan {
         Self::on(Scene::new(), "eth0", netmap, arguments)
     }
 
-    fn on(scene: Scene, card: &str, netmap: &str, arguments: &[&str]) -> Self {
+    fn on(scene: Scene, nic: &str, netmap: &str, arguments: &[&str]) -> Self {
         scene.netmap(netmap);
         let offloads = scene.wire.run("ethtool", ["-k", "eth0"]).unwrap().stdout;
         assert!(
@@ -44,7 +44,7 @@ impl Lan {
             namespace.ip(&format!("addr add 10.10.100.{number}/16 dev eth0")).unwrap();
             namespace.ip(&format!("addr add fd00:10::100:{number}/64 dev eth0")).unwrap();
         }
-        let iou_fast = scene.start(&[&["-i", card, "-p", "600"], arguments].concat());
+        let iou_fast = scene.start(&[&["-i", nic, "-p", "600"], arguments].concat());
         Self { iou_fast, router, _sim: sim, scene }
     }
 
@@ -130,7 +130,7 @@ fn iperf3_both_ways_also_while_other_routers_are_busy() {
     let mut simulated = lan.scene.simulate("11-30", &[]);
     let both =
         |address| [&[][..], &["-R"]].map(|options| iperf3(&lan.scene.wire, (&lan.router, address), options));
-    // A card of 10 Mbit/s would be far below; what an idle machine does is a hundred times that.
+    // A NIC of 10 Mbit/s would be far below; what an idle machine does is a hundred times that.
     let rates = ["10.10.100.1", "fd00:10::100:1"].map(both);
     assert!(rates.as_flattened().iter().all(|rate| *rate > 20e6), "{rates:?}");
 
@@ -181,14 +181,14 @@ fn in_generic_mode_the_start_says_which_offload_stands_in_the_way() {
     lan.stop().assert_clean();
 }
 
-/// A macvlan has no native XDP, and a generic program comes behind GRO of the card below, and behind segments that the
-/// card's other end does not cut: the start names both, each with the command that helps, and says so once.
+/// A macvlan has no native XDP, and a generic program comes behind GRO of the NIC below, and behind segments that the
+/// NIC's other end does not cut: the start names both, each with the command that helps, and says so once.
 #[test]
 fn on_a_macvlan_the_start_names_what_is_below_it_and_the_commands_that_help() {
     let scene = Scene::new();
     scene.host.ip("link add mv0 link eth0 type macvlan mode passthru").unwrap();
     scene.host.ip("link set mv0 up").unwrap();
-    // As on a network card; on a veth it is off.
+    // As on a NIC; on a veth it is off.
     scene.host.run("ethtool", ["-K", "eth0", "gro", "on"]).unwrap();
     let lan = Lan::on(scene, "mv0", TWO, &[]);
     let said = lan.iou_fast.process.stderr();

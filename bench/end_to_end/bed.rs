@@ -1,4 +1,4 @@
-//! Where the cases run: two network namespaces, a veth pair as the network card, a lab's folder, and the processes.
+//! Where the cases run: two network namespaces, a veth pair as the NIC, a lab's directory, and the processes.
 //!
 //! ```text
 //!   namespace "wire"                        namespace "host"
@@ -16,8 +16,8 @@ use std::process::Command;
 use std::time::Duration;
 use testbed::{Namespace, Process, Signal, VethOptions, veth};
 
-/// The card's name in both namespaces.
-pub(crate) const CARD: &str = "eth0";
+/// The NIC's name in both namespaces.
+pub(crate) const NIC: &str = "eth0";
 /// How long a process may take to start or end.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
@@ -48,7 +48,7 @@ pub(crate) enum Way {
 pub(crate) struct Bed {
     host: Namespace,
     wire: Namespace,
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
     /// What the processes share.
     pub(crate) board: Board,
     /// The CPU of the forwarder, and that of everybody else.
@@ -65,26 +65,26 @@ impl Bed {
     pub(crate) fn new() -> Result<Self> {
         let (host, wire) = (Namespace::new("host")?, Namespace::new("wire")?);
         for namespace in [&host, &wire] {
-            // Silence: no neighbour discovery between the frames that are counted.
+            // Silence: no split_horizon discovery between the frames that are counted.
             namespace.sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
             namespace.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
         }
-        veth((&wire, CARD), (&host, CARD), &VethOptions::default())?;
-        let folder = tempfile::Builder::new().prefix("iouf-bench").tempdir_in("/dev/shm")?;
-        let board = Board::open(&folder.path().join("board"))?;
+        veth((&wire, NIC), (&host, NIC), &VethOptions::default())?;
+        let directory = tempfile::Builder::new().prefix("iouf-bench").tempdir_in("/dev/shm")?;
+        let board = Board::open(&directory.path().join("board"))?;
         let allowed = sched_getaffinity(None)?;
         let mut all = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
         let first = all.next().unwrap_or(0);
         let cpus = [first, all.next().unwrap_or(first)];
-        Ok(Self { host, wire, folder, board, cpus, faults: BTreeMap::new(), ended: 0, allowed })
+        Ok(Self { host, wire, directory, board, cpus, faults: BTreeMap::new(), ended: 0, allowed })
     }
 
     /// A lab of that many routers, each with a pseudo id of its own if `spread`.
     pub(crate) fn lab(&self, routers: usize, spread: bool) -> Result<Lab> {
         let name = format!("{routers}{}", if spread { "spread" } else { "" });
-        let lab = Lab { folder: self.folder.path().join(name), routers, spread };
+        let lab = Lab { directory: self.directory.path().join(name), routers, spread };
         std::fs::create_dir_all(lab.netio())?;
-        std::fs::write(lab.folder.join("NETMAP"), lab.netmap())?;
+        std::fs::write(lab.directory.join("NETMAP"), lab.netmap())?;
         Ok(lab)
     }
 
@@ -106,7 +106,7 @@ impl Bed {
 
     fn start_free(&self, namespace: &Namespace, role: Role) -> Result<Process> {
         let waits = !matches!(role, Role::Pinger { .. });
-        let job = Job { role, board: self.folder.path().join("board") };
+        let job = Job { role, board: self.directory.path().join("board") };
         let mut command = namespace.command(std::env::current_exe()?);
         command.arg("role").arg(serde_json::to_string(&job)?);
         let mut process = Process::spawn(&mut command)?;
@@ -128,7 +128,7 @@ impl Bed {
 
     /// Starts a forwarder and waits until it is ready.
     pub(crate) fn forwarder(&self, system: System, way: Way, lab: &Lab) -> Result<Process> {
-        let (lab, interface) = (lab.clone(), CARD.to_owned());
+        let (lab, interface) = (lab.clone(), NIC.to_owned());
         let role = match (system, way) {
             (System::Fast, _) => {
                 let mut process = self.launch(&lab, &self.cpus[..1])?;
@@ -157,10 +157,10 @@ impl Bed {
         let path = |path: PathBuf| path.display().to_string();
         let cpus: Vec<String> = cpus.iter().map(ToString::to_string).collect();
         let pairs = [
-            ("--interface", CARD.to_owned()),
-            ("--netmap", path(lab.folder.join("NETMAP"))),
+            ("--interface", NIC.to_owned()),
+            ("--netmap", path(lab.directory.join("NETMAP"))),
             ("--netio-dir", path(lab.netio())),
-            ("--state-dir", path(self.folder.path().join("state"))),
+            ("--state-dir", path(self.directory.path().join("state"))),
             ("--uid", "0".to_owned()),
             ("--pseudo", lab.pseudo_ids()),
             ("--cpus", cpus.join(",")),
@@ -202,26 +202,26 @@ impl Bed {
         Ok(dropped.to_owned())
     }
 
-    /// What `iou-fast` was given by the network card: `native XDP, copy, 1 queue`.
-    pub(crate) fn card(&mut self) -> Result<String> {
+    /// What `iou-fast` was given by the NIC: `native XDP, copy, 1 queue`.
+    pub(crate) fn nic(&mut self) -> Result<String> {
         let lab = self.lab(1, false)?;
         let forwarder = self.forwarder(System::Fast, Way::ToNic, &lab)?;
         let output = forwarder.stdout();
-        // `eth0: native XDP, copy, 1 queue, 1 worker on CPU 0`; lines of routers begin with the card as well.
+        // `eth0: native XDP, copy, 1 queue, 1 worker on CPU 0`; lines of routers begin with the NIC as well.
         let line = output.lines().find(|line| line.contains(" XDP, "));
         let got = line.and_then(|line| Some(line.split_once(": ")?.1.rsplit_once(", ")?.0.to_owned()));
-        let got = got.ok_or_else(|| format!("it does not say what the card gave: {}", forwarder.dump()))?;
+        let got = got.ok_or_else(|| format!("it does not say what the NIC gave: {}", forwarder.dump()))?;
         self.stop(forwarder)?;
         Ok(got)
     }
 
-    /// Frames that have arrived at the wire's end of the card.
+    /// Frames that have arrived at the wire's end of the NIC.
     pub(crate) fn arrived_on_wire(&self) -> Result<u64> {
         let text = self.wire.enter(|| std::fs::read_to_string("/proc/thread-self/net/dev"))??;
         // Inter-|   Receive ... : `eth0: bytes packets ...`
-        let line = text.lines().find_map(|line| line.trim().strip_prefix(CARD)?.strip_prefix(':'));
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(NIC)?.strip_prefix(':'));
         let packets = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
-        Ok(packets.ok_or("no counters of the card")?)
+        Ok(packets.ok_or("no counters of the NIC")?)
     }
 
     /// What the bench runs on, for the report.

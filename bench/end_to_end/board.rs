@@ -16,7 +16,7 @@ pub(crate) enum Word {
     WireRate,
     /// What it has sent.
     WireSent,
-    /// Rate of the second generator on the wire: group frames, or a neighbour's traffic.
+    /// Rate of the second generator on the wire: broadcast and multicast frames, or a split_horizon's traffic.
     OtherRate,
     /// What it has sent.
     OtherSent,
@@ -26,7 +26,7 @@ pub(crate) enum Word {
     RoutersSent,
     /// Unicast frames that routers got.
     Unicast,
-    /// Group frames that routers got.
+    /// Broadcast and multicast frames that routers got.
     Group,
     /// Allocations of a forwarder's workers.
     Allocations,

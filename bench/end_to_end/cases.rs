@@ -1,7 +1,7 @@
 //! The cases, in the order of the table.
 
 use crate::Result;
-use crate::bed::{Bed, CARD, SOON, System, Way};
+use crate::bed::{Bed, NIC, SOON, System, Way};
 use crate::board::{FLOOD, Word};
 use crate::lab::Lab;
 use crate::measure::{Meter, Samples, Thread, Window, cpu_time, memory, quantile, threads, window};
@@ -170,7 +170,7 @@ impl Cases {
     }
 
     fn generator(&self, to: Vec<u16>, len: usize, other: bool, patient: bool) -> Role {
-        Role::Generator { interface: CARD.to_owned(), to, len, other, patient, first: false }
+        Role::Generator { interface: NIC.to_owned(), to, len, other, patient, first: false }
     }
 
     /// Starts a forwarder, lets traffic run, watches it for a window, and ends it.
@@ -201,7 +201,7 @@ impl Cases {
         sleep(Duration::from_millis(100));
     }
 
-    // ---- To the network card ----
+    // ---- To the NIC ----
 
     fn flooded_to_nic(&mut self, case: &str, len: usize) -> Result<()> {
         let lab = self.bed.lab(1, false)?;
@@ -299,7 +299,7 @@ impl Cases {
         let _echo = self.bed.start(Role::Echo { lab: lab.clone(), id: 1 })?;
         let _sink = self.bed.start(Role::Sink { lab: lab.clone(), ids: vec![2], first: true })?;
         let _generator = self.bed.start(Role::Generator {
-            interface: CARD.to_owned(),
+            interface: NIC.to_owned(),
             to: vec![2],
             len: 64,
             other: true,
@@ -337,7 +337,7 @@ impl Cases {
 
     /// Pings router `id` for a window.
     fn ping(&mut self, id: u16, every: Option<Duration>) -> Result<Pings> {
-        let role = Role::Pinger { interface: CARD.to_owned(), id, every, total: self.plan.window };
+        let role = Role::Pinger { interface: NIC.to_owned(), id, every, total: self.plan.window };
         let mut pinger = self.bed.start(role)?;
         let status = pinger.wait(SOON)?;
         if !status.success() {
@@ -466,7 +466,7 @@ impl Cases {
         let [allocations, to_routers, to_nic] = std::array::from_fn(|n| after[n] - before[n]);
         if to_routers == 0 || to_nic == 0 {
             return Err(
-                format!("{to_routers} frames to routers and {to_nic} to the card were forwarded").into()
+                format!("{to_routers} frames to routers and {to_nic} to the NIC were forwarded").into()
             );
         }
         if allocations != 0 {

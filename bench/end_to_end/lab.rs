@@ -19,8 +19,8 @@ const OWN: u16 = 601;
 /// A lab.
 #[derive(Clone, Serialize, Deserialize, Debug)]
 pub(crate) struct Lab {
-    /// Where it is: NETMAP and folder `netio`.
-    pub(crate) folder: PathBuf,
+    /// Where it is: NETMAP and directory `netio`.
+    pub(crate) directory: PathBuf,
     /// How many routers it has.
     pub(crate) routers: usize,
     /// Each router is opposite a pseudo id of its own; else 256 share one.
@@ -30,7 +30,7 @@ pub(crate) struct Lab {
 impl Lab {
     /// Where the sockets are.
     pub(crate) fn netio(&self) -> PathBuf {
-        self.folder.join("netio")
+        self.directory.join("netio")
     }
 
     /// The socket of an instance.

@@ -1,7 +1,7 @@
 //! End-to-end benchmarks over a veth pair: `cargo bench --bench end_to_end [-- [--quick] [CASE]]`, as root.
 //!
 //! ```text
-//!   cases ─► bed: namespaces, card, labs, processes ─► roles: what each process does
+//!   cases ─► bed: namespaces, NIC, labs, processes ─► roles: what each process does
 //!     │       └► board: what they share
 //!     └► measure: windows, medians ─► report: the table, JSON ─► svg: pictures
 //! ```
@@ -96,7 +96,7 @@ fn bench(quick: bool, filter: &str) -> Result<bool> {
         println!("only one CPU: forwarder, generator and sink share it, so rates say little");
     }
     let pace = if quick { "quick" } else { "full" };
-    let mode = format!("{pace} ({} runs of {:?}), {}", plan.runs, plan.window, bed.card()?);
+    let mode = format!("{pace} ({} runs of {:?}), {}", plan.runs, plan.window, bed.nic()?);
     let mut report = Report {
         machine,
         mode,
@@ -128,18 +128,18 @@ fn bench(quick: bool, filter: &str) -> Result<bool> {
     if !cases::ALL.iter().any(|(name, _)| name.contains(filter)) {
         return Err(format!("there is no case with \"{filter}\" in its name").into());
     }
-    let folder = folder();
-    std::fs::create_dir_all(&folder)?;
-    std::fs::write(folder.join("end_to_end.json"), serde_json::to_string_pretty(&report)?)?;
+    let directory = directory();
+    std::fs::create_dir_all(&directory)?;
+    std::fs::write(directory.join("end_to_end.json"), serde_json::to_string_pretty(&report)?)?;
     for (name, picture) in svg::pictures(&report) {
-        std::fs::write(folder.join(name), picture)?;
+        std::fs::write(directory.join(name), picture)?;
     }
-    println!("{}", folder.display());
+    println!("{}", directory.display());
     Ok(report.failed.is_empty() && report.faults.is_empty())
 }
 
-/// `target/bench`, wherever the target folder is: the bench's own program is in `target/<profile>/deps`.
-fn folder() -> PathBuf {
+/// `target/bench`, wherever the target directory is: the bench's own program is in `target/<profile>/deps`.
+fn directory() -> PathBuf {
     let program = std::env::current_exe().unwrap_or_default();
     program.ancestors().nth(3).map_or_else(|| PathBuf::from("target"), PathBuf::from).join("bench")
 }

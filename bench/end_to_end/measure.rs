@@ -42,7 +42,7 @@ impl Window {
 pub(crate) enum Meter {
     /// Unicast from the wire, at the routers' sockets.
     Routers,
-    /// At the wire's end of the card.
+    /// At the wire's end of the NIC.
     Wire,
 }
 

@@ -103,7 +103,7 @@ impl Row {
 pub(crate) struct Report {
     /// On what.
     pub(crate) machine: Machine,
-    /// How: `full` or `quick`, and what the network card gave.
+    /// How: `full` or `quick`, and what the NIC gave.
     pub(crate) mode: String,
     /// The table.
     pub(crate) rows: Vec<Row>,

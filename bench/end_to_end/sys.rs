@@ -1,7 +1,7 @@
 //! The system calls for which no library has a safe wrapper: many datagrams a call, packet sockets, memory shared
 //! with other processes, scheduling; and the counting allocator. The only `unsafe` code of the bench.
 
-use af_xdp::{Frame, Umem};
+use af_xdp::{Chunk, Umem};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::CString;
@@ -104,7 +104,7 @@ impl Batch {
     }
 }
 
-/// `recvmmsg` into UMEM and nothing else: what nobody can avoid on the way to the network card.
+/// `recvmmsg` into UMEM and nothing else: what nobody can avoid on the way to the NIC.
 pub(crate) struct UmemBatch {
     messages: Vec<libc::mmsghdr>,
     vectors: Vec<libc::iovec>,
@@ -112,7 +112,7 @@ pub(crate) struct UmemBatch {
 
 impl UmemBatch {
     /// Room for one datagram in each of `frames`.
-    pub(crate) fn new(umem: &Umem, frames: &mut [Frame]) -> Self {
+    pub(crate) fn new(umem: &Umem, frames: &mut [Chunk]) -> Self {
         let mut vectors: Vec<libc::iovec> = frames.iter_mut().map(|frame| room(umem, frame)).collect();
         let messages = vectors
             .iter_mut()
@@ -151,12 +151,12 @@ impl UmemBatch {
     }
 
     /// From now on datagram `n` goes into `frame`.
-    pub(crate) fn replace(&mut self, n: usize, umem: &Umem, frame: &mut Frame) {
+    pub(crate) fn replace(&mut self, n: usize, umem: &Umem, frame: &mut Chunk) {
         self.vectors[n] = room(umem, frame);
     }
 }
 
-fn room(umem: &Umem, frame: &mut Frame) -> libc::iovec {
+fn room(umem: &Umem, frame: &mut Chunk) -> libc::iovec {
     let chunk = umem.chunk_mut(frame);
     libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: chunk.len() }
 }

@@ -4,7 +4,7 @@ use criterion::{BatchSize, Criterion, Throughput};
 use iou_fast::ethernet::View;
 use iou_fast::fdb::{Fdb, Station};
 use iou_fast::iou::header::Header;
-use iou_fast::iou::mac::{Mac, current, predicted};
+use iou_fast::iou::mac::{Mac, current, static_addresses};
 use iou_fast::iou::{Endpoint, InstanceId, Interface};
 use iou_fast::netmap::Netmap;
 use iou_fast::stats::Latency;
@@ -40,7 +40,9 @@ fn headers(criterion: &mut Criterion) {
         bencher.iter(|| Header::read(black_box(&datagram)).map(Header::word) == Some(black_box(word)));
     });
     group.bench_function("MAC of an interface", |bencher| bencher.iter(|| current(black_box(router))));
-    group.bench_function("all MAC patterns", |bencher| bencher.iter(|| predicted(black_box(router), 1000)));
+    group.bench_function("all MAC patterns", |bencher| {
+        bencher.iter(|| static_addresses(black_box(router), 1000))
+    });
     for (name, tags) in [("untagged", &[][..]), ("two tags", &[Tag::new(0x88a8, 5), Tag::vlan(6)][..])] {
         let frame = frame(NIC.0, current(router).0, tags, 0x0800, 64, 0);
         group.bench_function(format!("addresses of a frame, {name}"), |bencher| {
@@ -59,7 +61,7 @@ fn station(n: u32) -> Station {
 fn full() -> Fdb {
     let mut fdb = Fdb::new(NIC, usize::from(PORTS));
     for port in 0..PORTS {
-        fdb.predict(current(endpoint(port + 1, 0)), port.into());
+        fdb.add_static(current(endpoint(port + 1, 0)), port.into());
     }
     for n in 0..Fdb::capacity(PORTS.into()) as u32 {
         fdb.learn(station(n), n % u32::from(PORTS), Duration::ZERO);
@@ -93,7 +95,7 @@ fn fdb(criterion: &mut Criterion) {
             database.lookup(&station(n))
         });
     });
-    group.bench_function("look up a predicted address", |bencher| {
+    group.bench_function("look up a static_addresses address", |bencher| {
         let station = Station { mac: current(endpoint(7, 0)), outer_vid: 10, inner_vid: 0 };
         bencher.iter(|| database.lookup(black_box(&station)));
     });
@@ -116,7 +118,7 @@ fn netmap(criterion: &mut Criterion) {
     group.bench_function("10,000 lines", |bencher| {
         bencher.iter(|| {
             let netmap = Netmap::parse(black_box(text.as_bytes()), Path::new("NETMAP")).expect("it is right");
-            assert_eq!(netmap.segments.len(), LINES as usize);
+            assert_eq!(netmap.lines.len(), LINES as usize);
             netmap
         });
     });

@@ -1,6 +1,6 @@
 //! A batch of 64 frames through the rings, with a simulated kernel at the other side: its share is in the figures.
 
-use af_xdp::{Frame, Packet, Umem, simulated};
+use af_xdp::{Chunk, Fragment, Umem, simulated};
 use criterion::{Criterion, Throughput};
 use std::hint::black_box;
 use std::sync::Arc;
@@ -16,21 +16,21 @@ pub(crate) fn all(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("rings");
     group.throughput(Throughput::Elements(BATCH as u64));
 
-    let mut packets: Vec<Packet> = Vec::with_capacity(BATCH);
+    let mut fragments: Vec<Fragment> = Vec::with_capacity(BATCH);
     group.bench_function("fill, receive", |bencher| {
         bencher.iter(|| {
             fill.push(&mut free, BATCH);
             assert_eq!(kernel.receive(BATCH, 80), BATCH);
-            assert_eq!(rx.receive(&mut packets, BATCH), BATCH);
-            free.extend(packets.drain(..).map(Packet::into_frame));
+            assert_eq!(rx.receive(&mut fragments, BATCH), BATCH);
+            free.extend(fragments.drain(..).map(Fragment::into_chunk));
         });
     });
 
     group.bench_function("send, complete", |bencher| {
         bencher.iter(|| {
             for _ in 0..BATCH {
-                let frame: Frame = free.pop().expect("more chunks than a batch");
-                tx.push(Packet::new(frame, 64, 60)).expect("an empty ring");
+                let frame: Chunk = free.pop().expect("more chunks than a batch");
+                tx.push(Fragment::new(frame, 64, 60)).expect("an empty ring");
             }
             tx.publish();
             black_box(tx.kick().expect("no system call is made"));

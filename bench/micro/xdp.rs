@@ -1,6 +1,6 @@
 //! Each path of the XDP program, by the kernel's own test-run and clock. Criterion sees the kernel's figures.
 //!
-//! Test-run repeats a program on one packet without undoing what it did to it. The program measured here is wrapped in
+//! Test-run repeats a program on one fragment without undoing what it did to it. The program measured here is wrapped in
 //! one that moves the head back (bench/steer_undone.bpf.c); how many frames were steered is checked each time.
 
 use criterion::Criterion;
@@ -62,7 +62,7 @@ pub(crate) fn all(criterion: &mut Criterion) {
     let tables = program.steering.tables().clone();
     let shared = &tables.shared;
     let to = |destination, tags: &[Tag], len| frame(destination, WIRE, tags, 0x0800, len, 0);
-    let predicted = current(router).0;
+    let static_fdb = current(router).0;
     let mut group = criterion.benchmark_group("xdp");
     // The kernel measures each run; there are many paths.
     group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_millis(1500));
@@ -74,11 +74,11 @@ pub(crate) fn all(criterion: &mut Criterion) {
     path(&mut program, "steer, learned", to(HSRP, UNTAGGED, 64), Count::Steered);
     path(&mut program, "steer, learned, 1514 B", to(HSRP, UNTAGGED, 1514), Count::Steered);
     path(&mut program, "steer, learned, two tags", to(HSRP, TAGGED, 72), Count::Steered);
-    path(&mut program, "steer, predicted", to(predicted, UNTAGGED, 64), Count::Steered);
+    path(&mut program, "steer, static_fdb", to(static_fdb, UNTAGGED, 64), Count::Steered);
     // To tell what that costs: what is on its way is not bounded.
-    shared.lane_share.store(0, Relaxed);
+    shared.credit_limit.store(0, Relaxed);
     path(&mut program, "steer, learned, unbounded", to(HSRP, UNTAGGED, 64), Count::Steered);
-    shared.lane_share.store(SHARE, Relaxed);
+    shared.credit_limit.store(SHARE, Relaxed);
     beside_a_worker(shared, || {
         path(&mut program, "steer, learned, worker at work", to(HSRP, UNTAGGED, 64), Count::Steered);
     });
@@ -89,10 +89,25 @@ pub(crate) fn all(criterion: &mut Criterion) {
     shared.flood_unknown.store(1, Relaxed);
     path(&mut program, "copy unknown unicast, 64 B", to(STRANGER, UNTAGGED, 64), Count::UnknownCopies);
     shared.flood_unknown.store(0, Relaxed);
-    path(&mut program, "copy a group frame, 64 B", to(GROUP, UNTAGGED, 64), Count::GroupCopies);
-    path(&mut program, "copy a group frame, 1514 B", to(GROUP, UNTAGGED, 1514), Count::GroupCopies);
+    path(
+        &mut program,
+        "copy a broadcast or multicast frame, 64 B",
+        to(GROUP, UNTAGGED, 64),
+        Count::GroupCopies,
+    );
+    path(
+        &mut program,
+        "copy a broadcast or multicast frame, 1514 B",
+        to(GROUP, UNTAGGED, 1514),
+        Count::GroupCopies,
+    );
     let mut exclusive = Program::load(router, true);
-    path(&mut exclusive, "steer a group frame, exclusive", to(GROUP, UNTAGGED, 64), Count::GroupSteered);
+    path(
+        &mut exclusive,
+        "steer a broadcast or multicast frame, exclusive",
+        to(GROUP, UNTAGGED, 64),
+        Count::GroupSteered,
+    );
 
     let state = &shared.router_state[0];
     state.store(RouterState::Paused as u8, Relaxed);
@@ -113,9 +128,9 @@ fn beside_a_worker(shared: &SteerShared, measure: impl FnOnce()) {
     let end = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            let lane = &shared.lanes[0];
+            let credits = &shared.credits[0];
             while !end.load(Relaxed) {
-                lane.taken.store(lane.steered.load(Relaxed), Release);
+                credits.returned.store(credits.steered.load(Relaxed), Release);
                 let start = Instant::now();
                 while start.elapsed() < BATCH_TIME {
                     std::hint::spin_loop();
@@ -139,7 +154,7 @@ fn entry(router: Endpoint) -> PortEntry {
 
 impl Program {
     fn load(router: Endpoint, exclusive: bool) -> Self {
-        let options = Options { workers: 1, queues: 1, exclusive, learned: 1024, predicted: 64 };
+        let options = Options { workers: 1, queues: 1, exclusive, dynamic_entries: 1024, static_entries: 64 };
         let steering = Steering::load_object(OBJECT, &options).expect("the program can be loaded");
         // Any AF_XDP socket will do: the frames of a test-run go nowhere.
         let socket = socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None)
@@ -149,15 +164,15 @@ impl Program {
         let entry = entry(router);
         for (outer_vid, inner_vid) in [(0, 0), (5, 6)] {
             let station = Station { mac: Mac(HSRP), outer_vid, inner_vid };
-            tables.insert_learned(&station, &entry).expect("a place in the map");
+            tables.insert_dynamic(&station, &entry).expect("a place in the map");
         }
-        tables.insert_predicted(current(router), &entry).expect("a place in the map");
+        tables.insert_static(current(router), &entry).expect("a place in the map");
         tables.shared.nic_mac.store(mac_word(Mac(NIC)), Relaxed);
         tables.shared.group_workers.store(1, Relaxed);
         tables.shared.largest.store(iou_fast::steer::layout::MAX_STEERED as u32, Relaxed);
-        // As the control thread sets them for a card without zero-copy.
-        tables.shared.lane_share.store(SHARE, Relaxed);
-        tables.shared.lane_head.store(HEAD as u32, Relaxed);
+        // As the control thread sets them for a NIC without zero-copy.
+        tables.shared.credit_limit.store(SHARE, Relaxed);
+        tables.shared.credit_head.store(HEAD as u32, Relaxed);
         tables.shared.live.store(1, Relaxed);
         let copies = steering.copies(0).expect("the ring can be mapped").0;
         let moves = steering.moves().expect("the ring can be mapped").0;
@@ -172,12 +187,12 @@ impl Program {
         let name = if count == Count::Moved { "steer_from_many" } else { "steer" };
         let program = self.steering.object().progs_mut().find(|program| program.name() == name);
         let program = program.expect("the object has it");
-        let lane = &tables.shared.lanes[0];
+        let credits = &tables.shared.credits[0];
         let mut spent = Duration::ZERO;
         let mut left = rounds;
         while left > 0 {
             let repeat = left.min(ROUNDS);
-            lane.taken.store(lane.steered.load(Relaxed).wrapping_sub(self.lag), Release);
+            credits.returned.store(credits.steered.load(Relaxed).wrapping_sub(self.lag), Release);
             if count == Count::Moved {
                 self.learn_all();
             }
@@ -202,7 +217,7 @@ impl Program {
         for last in 0..=u8::MAX {
             let [a, b, c, d, e, _] = MOVER;
             let station = Station { mac: Mac([a, b, c, d, e, last]), outer_vid: 0, inner_vid: 0 };
-            let inserted = self.steering.tables().insert_learned(&station, &entry(self.router));
+            let inserted = self.steering.tables().insert_dynamic(&station, &entry(self.router));
             inserted.expect("a place in the map");
         }
     }

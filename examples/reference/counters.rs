@@ -1,6 +1,6 @@
 //! `docs/counters.md`, from the definitions of drop reasons and faults.
 
-use iou_fast::stats::{Fault, Loss};
+use iou_fast::stats::{DropReason, Fault};
 use std::fmt::Write;
 
 const HEAD: &str = "\
@@ -11,7 +11,7 @@ When iou-fast ends, it prints what happened:
 
 ```
 to routers: 350 frames, 21900 bytes, latency p50 32.8 us, p99 99.3 us, p99.9 102.4 us, max 102.4 us
-to network cards: 140 frames, 8000 bytes, latency p50 8.0 us, p99 24.7 us, p99.9 28.3 us, max 28.3 us
+to NICs: 140 frames, 8000 bytes, latency p50 8.0 us, p99 24.7 us, p99.9 28.3 us, max 28.3 us
 between routers: 0 frames, 0 bytes
 dropped: none
 faults: none
@@ -31,7 +31,8 @@ A frame for several routers counts once for each of their interfaces.
 /// The page.
 pub(crate) fn page() -> String {
     let mut page = HEAD.to_owned();
-    let (from, to): (Vec<Loss>, Vec<Loss>) = Loss::ALL.iter().partition(|reason| reason.is_from_router());
+    let (from, to): (Vec<DropReason>, Vec<DropReason>) =
+        DropReason::ALL.iter().partition(|reason| reason.is_from_router());
     let mut section = |title: &str, entries: Vec<(&str, &str)>| {
         let _ = write!(page, "\n## {title}\n");
         for (name, meaning) in entries {
@@ -41,7 +42,7 @@ pub(crate) fn page() -> String {
             }
         }
     };
-    let entry = |reason: &Loss| (reason.text(), reason.meaning());
+    let entry = |reason: &DropReason| (reason.text(), reason.meaning());
     section("Dropped on the way to a router", to.iter().map(entry).collect());
     section("Dropped on the way from a router", from.iter().map(entry).collect());
     let faults = Fault::ALL.iter().map(|fault| (fault.text(), fault.meaning()));

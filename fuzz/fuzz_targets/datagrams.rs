@@ -1,4 +1,4 @@
-//! A whole worker: routers that send anything, a card and an XDP program that do, routers that do not read. Input: steps of
+//! A whole worker: routers that send anything, a NIC and an XDP program that do, routers that do not read. Input: steps of
 //! an operation and its numbers. Needs root, for the MAC table lies in BPF maps.
 //!
 //! No frame comes out that did not come in by a way that is open to it, none more often, none elsewhere than where the
@@ -6,7 +6,7 @@
 #![no_main]
 
 use af_xdp::simulated::{Kernel, Ring, Word, rings};
-use af_xdp::{CHUNK, Socket, Umem};
+use af_xdp::{CHUNK_SIZE, Socket, Umem};
 use fuzz::{Input, Paper};
 use iou_fast::checksum;
 use iou_fast::control_frames::{self, Blocked};
@@ -22,7 +22,7 @@ use iou_fast::stats::WorkerCounts;
 use iou_fast::steer::layout::{Copied, CopyKind, HEAD, STAMP_GROUP, Stamp};
 use iou_fast::steer::{Options, Steering, Tables};
 use iou_fast::worker::{
-    NicPart, NicSockets, Order, Orders, Poll, Pool, QueueSocket, Reports, Rings, Setup, Worker, eventfd,
+    NicPart, NicSockets, Command, CommandSender, Poll, Pool, QueueSocket, EventSender, Rings, Setup, Worker, eventfd,
 };
 use libfuzzer_sys::fuzz_target;
 use std::collections::{HashMap, HashSet};
@@ -40,7 +40,7 @@ const NIC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const CHUNKS: [u32; 2] = [256, 448];
 const PLACES: u32 = 32;
 /// Bytes of a datagram that find room in a chunk, or in four.
-const LONGEST: [usize; 2] = [CHUNK - 56, 4 * CHUNK - 56];
+const LONGEST: [usize; 2] = [CHUNK_SIZE - 56, 4 * CHUNK_SIZE - 56];
 
 static PLAN: LazyLock<Arc<Plan>> = LazyLock::new(|| {
     let lab = LabRequest {
@@ -58,7 +58,7 @@ static PLAN: LazyLock<Arc<Plan>> = LazyLock::new(|| {
 
 thread_local! {
     static STEERING: Steering = {
-        let options = Options { workers: 1, queues: 1, exclusive: false, learned: 4096, predicted: 64 };
+        let options = Options { workers: 1, queues: 1, exclusive: false, dynamic_entries: 4096, static_entries: 64 };
         Steering::load(&options).expect("the XDP program can be loaded, by root")
     };
 }
@@ -81,10 +81,10 @@ struct Bed {
     pool: Arc<Pool>,
     /// `None` once it has ended.
     worker: Option<Worker>,
-    orders: Orders,
+    commands: CommandSender,
     kernel: Kernel,
     copies: Paper,
-    /// Chunks that the card was given and has no use for yet.
+    /// Chunks that the NIC was given and has no use for yet.
     given: Vec<u64>,
     /// Our ends of the pseudo sockets, and of the routers'.
     pseudos: Vec<UnixDatagram>,
@@ -101,11 +101,11 @@ struct Bed {
     blocks: bool,
     /// Frames may take several chunks.
     large: bool,
-    /// The card has sent what it was given before the worker ends.
+    /// The NIC has sent what it was given before the worker ends.
     calm: bool,
     /// The MTU was never changed.
     mtu_stands: bool,
-    reports: crossbeam::channel::Receiver<iou_fast::worker::Report>,
+    events: crossbeam::channel::Receiver<iou_fast::worker::Event>,
 }
 
 impl Bed {
@@ -123,7 +123,7 @@ impl Bed {
         let copies = Paper::new(4);
         let wake = eventfd().expect("an eventfd");
         let (theirs, ours): (Vec<_>, Vec<_>) = plan.pseudos.iter().map(|_| pair()).unzip();
-        let (channel, reports) = crossbeam::channel::unbounded();
+        let (channel, events) = crossbeam::channel::unbounded();
         let setup = Setup {
             index: 0,
             plan: plan.clone(),
@@ -135,7 +135,7 @@ impl Bed {
                     queues: vec![QueueSocket {
                         socket: Socket { rx, tx: Some(tx) },
                         rings: Arc::new(Rings::new(fill, completion)),
-                        lane: 0,
+                        credits: 0,
                         steered: (0, 0),
                     }],
                     scatter: large,
@@ -147,14 +147,14 @@ impl Bed {
             reserve: 64,
             large,
             counts: Arc::new(WorkerCounts::default()),
-            reports: Reports { channel, wake: eventfd().expect("an eventfd") },
+            events_to_control: EventSender { channel, wake: eventfd().expect("an eventfd") },
         };
-        let (worker, orders) = Worker::new(setup).expect("a worker");
+        let (worker, commands) = Worker::new(setup).expect("a worker");
         let mut bed = Self {
             lan,
             pool,
             worker: Some(worker),
-            orders,
+            commands,
             kernel,
             copies,
             given: Vec::new(),
@@ -170,7 +170,7 @@ impl Bed {
             large,
             calm: flags & 8 == 0,
             mtu_stands: true,
-            reports,
+            events,
             plan,
         };
         for router in 0..bed.routers.len() {
@@ -197,11 +197,11 @@ impl Bed {
                 let port = &self.plan.ports[usize::from(input.byte()) % self.plan.ports.len()];
                 let stamp = now() & ((1 << 48) - 1) | (port.router as u64) << 48;
                 let piece = piece(self.large, input);
-                let packet = [&stamp.to_ne_bytes()[..], &port.to_router.0, &piece].concat();
-                self.arrive(240, &packet);
+                let fragment = [&stamp.to_ne_bytes()[..], &port.to_router.0, &piece].concat();
+                self.arrive(240, &fragment);
             }
             4 => {
-                let offset = u64::from(input.u16()) % CHUNK as u64;
+                let offset = u64::from(input.u16()) % CHUNK_SIZE as u64;
                 self.arrive(offset, input.piece());
             }
             5 => {
@@ -229,7 +229,7 @@ impl Bed {
                 let router = router(self, input);
                 self.routers[router] = None;
                 if input.byte() & 1 == 1 {
-                    self.orders.give(Order::Router { router, socket: None });
+                    self.commands.send(Command::Router { router, socket: None });
                 }
             }
             10 => {
@@ -245,21 +245,21 @@ impl Bed {
             12 => {
                 let stations: Vec<_> = self.stations.iter().copied().collect();
                 let station = stations.get(usize::from(input.byte()) % stations.len().max(1));
-                let predicted = input.byte() & 1 == 1;
+                let is_static = input.byte() & 1 == 1;
                 if let Some(station) = station {
-                    let _ = self.lan.tables.remove_learned(station);
-                    self.lan.moved_to_wire(*station, predicted, Duration::from_nanos(now()));
+                    let _ = self.lan.tables.remove_dynamic(station);
+                    self.lan.moved_to_wire(*station, is_static, Duration::from_nanos(now()));
                 }
             }
             13 => {
                 self.sane = false;
                 match input.byte() % 4 {
                     0 => drop(self.kernel.put_rx(
-                        input.u64() % (300 * CHUNK as u64),
+                        input.u64() % (300 * CHUNK_SIZE as u64),
                         input.u32() % 5000,
                         input.u32(),
                     )),
-                    1 => drop(self.kernel.put_completion(input.u64() % (300 * CHUNK as u64))),
+                    1 => drop(self.kernel.put_completion(input.u64() % (300 * CHUNK_SIZE as u64))),
                     _ => {
                         let ring =
                             [Ring::Fill, Ring::Completion, Ring::Rx, Ring::Tx][usize::from(input.byte()) % 4];
@@ -287,7 +287,7 @@ impl Bed {
         };
         let Some(from) = self.plan.ports.iter().find(from) else { return };
         // Nobody speaks as the host, nor as another router.
-        let owns = |port: usize| self.plan.predicted(port).contains(&view.source.mac);
+        let owns = |port: usize| self.plan.static_addresses(port).contains(&view.source.mac);
         let others = (0..self.plan.ports.len()).filter(|port| self.plan.ports[*port].router != from.router);
         if datagram.len() > LONGEST[usize::from(self.large)]
             || view.source.mac == NIC
@@ -295,18 +295,18 @@ impl Bed {
         {
             return;
         }
-        for (_, port) in self.plan.ports.iter().enumerate().filter(|(n, _)| !from.neighbours.contains(n)) {
+        for (_, port) in self.plan.ports.iter().enumerate().filter(|(n, _)| !from.split_horizon.contains(n)) {
             allow(self.to_routers.entry((port.router, port.to_router.0)).or_default(), frame.to_vec());
         }
         allow(&mut self.to_nic, padded(frame));
     }
 
-    /// A packet in a chunk that the card was given, or in several.
-    fn arrive(&mut self, offset: u64, packet: &[u8]) {
-        let room = CHUNK - offset as usize;
-        let packet = if self.large { packet } else { &packet[..packet.len().min(room)] };
-        let (first, others) = packet.split_at(packet.len().min(room));
-        let others: Vec<&[u8]> = others.chunks(CHUNK - 256).collect();
+    /// A fragment in a chunk that the NIC was given, or in several.
+    fn arrive(&mut self, offset: u64, fragment: &[u8]) {
+        let room = CHUNK_SIZE - offset as usize;
+        let fragment = if self.large { fragment } else { &fragment[..fragment.len().min(room)] };
+        let (first, others) = fragment.split_at(fragment.len().min(room));
+        let others: Vec<&[u8]> = others.chunks(CHUNK_SIZE - 256).collect();
         while self.given.len() <= others.len() {
             let Some(address) = self.kernel.take_fill() else { return };
             self.given.push(address);
@@ -321,8 +321,8 @@ impl Bed {
                 return;
             }
         }
-        let Some(stamp) = Stamp::read(packet).filter(|_| packet.len() > HEAD) else { return };
-        let (header, frame) = (packet[8..HEAD].try_into().expect("eight bytes"), completed(&packet[HEAD..]));
+        let Some(stamp) = Stamp::read(fragment).filter(|_| fragment.len() > HEAD) else { return };
+        let (header, frame) = (fragment[8..HEAD].try_into().expect("eight bytes"), completed(&fragment[HEAD..]));
         match usize::from(stamp.router()) {
             router if router < self.routers.len() => {
                 allow(self.to_routers.entry((router, header)).or_default(), frame);
@@ -369,7 +369,7 @@ impl Bed {
         true
     }
 
-    /// The card sends a frame; false if there is none.
+    /// The NIC sends a frame; false if there is none.
     fn transmit(&mut self) -> bool {
         let (mut frame, mut parts) = (Vec::new(), 0);
         loop {
@@ -387,8 +387,8 @@ impl Bed {
             }
         }
         if self.sane {
-            assert!(self.large || parts == 1, "{parts} packets where the card takes one a frame");
-            take(self.to_nic.get_mut(&frame), || format!("to the card: {frame:02x?}"));
+            assert!(self.large || parts == 1, "{parts} fragments where the NIC takes one a frame");
+            take(self.to_nic.get_mut(&frame), || format!("to the NIC: {frame:02x?}"));
             let tags = View::read(&frame).expect("a frame").tags;
             assert!(frame.len() >= SHORTEST);
             assert!(!self.blocks || control_frames::protocol(&frame, tags).is_none(), "a control frame");
@@ -408,25 +408,25 @@ impl Bed {
         let (theirs, ours) = pair();
         self.routers[router] = Some(ours);
         self.connections += 1;
-        self.orders.give(Order::Router { router, socket: Some((theirs.into(), self.connections)) });
+        self.commands.send(Command::Router { router, socket: Some((theirs.into(), self.connections)) });
     }
 
     fn turn(&mut self) {
         // An order is an event: the worker does not sleep.
-        self.orders.give(Order::Answer(crossbeam::channel::bounded(1).0));
+        self.commands.send(Command::Answer(crossbeam::channel::bounded(1).0));
         assert!(!turn(self.worker.as_mut().expect("it runs")));
-        while self.reports.try_recv().is_ok() {}
+        while self.events.try_recv().is_ok() {}
     }
 
     fn end(mut self) {
         if self.calm {
-            // A card that is behind has half a second at the end: that is for some of the inputs.
+            // A NIC that is behind has half a second at the end: that is for some of the inputs.
             for _ in 0..4 {
                 self.turn();
                 (0..2 * PLACES).for_each(|_| _ = self.transmit());
             }
         }
-        self.orders.give(Order::Stop);
+        self.commands.send(Command::Stop);
         let remains = self.worker.take().expect("it runs").run();
         assert!(!self.sane || remains.sockets.iter().all(|(_, faults)| *faults == 0));
         for router in 0..self.routers.len() {
@@ -438,7 +438,7 @@ impl Bed {
         assert_eq!(self.pool.len() + self.pool.umem().lent(), self.pool.umem().chunks(), "chunks");
         // The maps outlive this input.
         for station in &self.stations {
-            let _ = self.lan.tables.remove_learned(station);
+            let _ = self.lan.tables.remove_dynamic(station);
         }
     }
 }

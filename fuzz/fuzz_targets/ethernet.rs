@@ -53,7 +53,7 @@ fn endpoint(endpoint: Endpoint, uid: u8) {
     assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
     let Interface(byte) = endpoint.interface;
     assert_eq!(Interface::new(endpoint.interface.bay(), endpoint.interface.unit()), Some(endpoint.interface));
-    let macs = mac::predicted(endpoint, u32::from(uid) * 0x0101_0101);
+    let macs = mac::static_addresses(endpoint, u32::from(uid) * 0x0101_0101);
     for (n, Mac(mac)) in macs.iter().enumerate() {
         assert!(
             mac[0] & 3 == 2 && mac[5] == byte,

@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
         let station = station(mac, kind, vids);
         let port = Port::from(port % 5);
         match what % 8 {
-            0 => assert_eq!(fdb.predict(station.mac, port), model.predict(station.mac, port)),
+            0 => assert_eq!(fdb.add_static(station.mac, port), model.add_static(station.mac, port)),
             1 => model.left(station, what & 0x80 != 0, fdb.moved_to_wire(station, what & 0x80 != 0, now)),
             2 => {
                 echoes.heard(&[mac, kind, vids], now.as_nanos() as u64);
@@ -52,9 +52,9 @@ fuzz_target!(|data: &[u8]| {
     }
     let entries: HashSet<(Station, bool)> = fdb.entries().into_iter().collect();
     let learned = model.learned.keys().map(|station| (*station, false));
-    let standing = model.predicted.iter().filter(|(_, (_, stands))| *stands);
-    let predicted = standing.map(|(mac, _)| (Station { mac: *mac, outer_vid: 0, inner_vid: 0 }, true));
-    assert_eq!(entries, learned.chain(predicted).collect());
+    let standing = model.is_static.iter().filter(|(_, (_, stands))| *stands);
+    let is_static = standing.map(|(mac, _)| (Station { mac: *mac, outer_vid: 0, inner_vid: 0 }, true));
+    assert_eq!(entries, learned.chain(is_static).collect());
 });
 
 /// Few enough to meet again: 256 addresses of four kinds, 16 pairs of VIDs.
@@ -72,28 +72,28 @@ fn station(mac: u8, kind: u8, vids: u8) -> Station {
 #[derive(Default)]
 struct Model {
     /// By address: the port, and whether it stands.
-    predicted: HashMap<Mac, (Port, bool)>,
+    static_entries: HashMap<Mac, (Port, bool)>,
     /// Port, and the number of the event in which it last spoke.
-    learned: HashMap<Station, (Port, Duration)>,
+    dynamic_entries: HashMap<Station, (Port, Duration)>,
     /// Stations that ever moved, and how often they were followed in the last ten seconds.
     moves: HashMap<Station, Vec<Duration>>,
 }
 
 impl Model {
-    fn predict(&mut self, mac: Mac, port: Port) -> bool {
-        mac != NIC && self.predicted.entry(mac).or_insert((port, true)).0 == port
+    fn add_static(&mut self, mac: Mac, port: Port) -> bool {
+        mac != NIC && self.is_static.entry(mac).or_insert((port, true)).0 == port
     }
 
     fn lookup(&self, station: &Station) -> Option<Port> {
         let learned = self.learned.get(station).map(|(port, _)| *port);
         learned
-            .or_else(|| self.predicted.get(&station.mac).filter(|(_, stands)| *stands).map(|(port, _)| *port))
+            .or_else(|| self.is_static.get(&station.mac).filter(|(_, stands)| *stands).map(|(port, _)| *port))
     }
 
     /// It spoke from the wire.
-    fn left(&mut self, station: Station, predicted: bool, from: Option<Port>) {
-        if predicted {
-            let entry = self.predicted.get_mut(&station.mac);
+    fn left(&mut self, station: Station, static_entries: bool, from: Option<Port>) {
+        if is_static {
+            let entry = self.is_static.get_mut(&station.mac);
             assert_eq!(from, entry.as_ref().map(|(port, _)| *port));
             if let Some((_, stands)) = entry {
                 *stands = false;
@@ -108,18 +108,18 @@ impl Model {
     }
 
     /// It spoke from a port, and this is what was made of it.
-    fn learned(&mut self, station: Station, port: Port, now: Duration, learned: Learned) {
+    fn learned(&mut self, station: Station, port: Port, now: Duration, dynamic_entries: Learned) {
         let before = self.learned.get(&station).map(|(port, _)| *port);
-        let pattern = self.predicted.get(&station.mac).copied();
+        let pattern = self.is_static.get(&station.mac).copied();
         let never = match pattern {
             _ if station.mac.0[0] & 1 != 0 || station.mac.0 == [0; 6] => Some(Refusal::NoStation),
             _ if station.mac == NIC => Some(Refusal::Nic),
-            Some((owner, _)) if owner != port => Some(Refusal::Predicted(owner)),
+            Some((owner, _)) if owner != port => Some(Refusal::Static(owner)),
             _ => None,
         };
         match learned {
             Learned::Refused(why) if never.is_some() => return assert_eq!(Some(why), never),
-            _ => assert_eq!(never, None, "{station:?} may not be behind {port}: {learned:?}"),
+            _ => assert_eq!(never, None, "{station:?} may not be behind {port}: {dynamic_entries:?}"),
         }
         match learned {
             // By pattern, whatever was learned before.

@@ -31,10 +31,10 @@ fuzz_target!(|text: &[u8]| -> Corpus {
         Err(error) => panic!("{error}"),
     };
     let ends = |netmap: &Netmap| -> Vec<Vec<_>> {
-        let line = |segment: &iou_fast::netmap::Segment| {
-            segment.ends.iter().map(|end| (end.endpoint, end.host.clone())).collect()
+        let line = |entry: &iou_fast::netmap::Line| {
+            entry.ends.iter().map(|end| (end.endpoint, end.host.clone())).collect()
         };
-        netmap.segments.iter().map(line).collect()
+        netmap.lines.iter().map(line).collect()
     };
     let again = Netmap::parse(netmap.to_string().as_bytes(), file).expect("what is written can be read");
     assert_eq!(ends(&netmap), ends(&again));
@@ -61,12 +61,12 @@ fuzz_target!(|text: &[u8]| -> Corpus {
 
     // Each name is looked up by a thread of its own: a few will do.
     let names: HashSet<_> =
-        netmap.segments.iter().flat_map(|s| &s.ends).filter_map(|end| end.host.clone()).collect();
+        netmap.lines.iter().flat_map(|s| &s.ends).filter_map(|end| end.host.clone()).collect();
     let remote = if names.len() <= 3 {
         let hosts = hosts::classify(&netmap, file, Arc::new(ByLength), Duration::from_secs(10));
-        for (segment, end) in hosts.remote.keys() {
-            assert!(netmap.segments[*segment].ends[*end].host.is_some());
-            assert!(matches!(hosts.place(*segment, *end), Place::Remote(_)));
+        for (entry, end) in hosts.remote.keys() {
+            assert!(netmap.lines[*entry].ends[*end].host.is_some());
+            assert!(matches!(hosts.place(*entry, *end), Place::Remote(_)));
         }
         hosts.remote.into_keys().collect()
     } else {
@@ -108,12 +108,12 @@ fn check(plan: &Plan) {
             (Some(link.endpoint), Some(port.endpoint))
         );
         assert!(link.ports.contains(&index) && plan.lans[link.lan].ports.contains(&index));
-        assert!(port.neighbours.is_sorted() && port.neighbours.binary_search(&index).is_ok());
+        assert!(port.split_horizon.is_sorted() && port.split_horizon.binary_search(&index).is_ok());
         assert!(
-            port.neighbours.iter().all(|other| plan.ports[*other].neighbours.binary_search(&index).is_ok())
+            port.split_horizon.iter().all(|other| plan.ports[*other].split_horizon.binary_search(&index).is_ok())
         );
         assert!(
-            link.ports.iter().all(|other| port.neighbours.binary_search(other).is_ok()),
+            link.ports.iter().all(|other| port.split_horizon.binary_search(other).is_ok()),
             "one line, so they hear each other"
         );
         assert_eq!(plan.routers[port.router].id, port.endpoint.id);

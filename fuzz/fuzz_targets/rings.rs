@@ -4,7 +4,7 @@
 #![no_main]
 
 use af_xdp::simulated::{Kernel, Ring, Word, rings};
-use af_xdp::{CHUNK, Completion, Fill, Frame, Packet, RingFull, Rx, Tx, Umem};
+use af_xdp::{CHUNK_SIZE, Completion, Fill, Chunk, Fragment, RingFull, Rx, Tx, Umem};
 use fuzz::Input;
 use libfuzzer_sys::fuzz_target;
 use std::collections::HashSet;
@@ -29,8 +29,8 @@ struct Bed {
     rx: Rx,
     tx: Tx,
     kernel: Kernel,
-    free: Vec<Frame>,
-    held: Vec<Packet>,
+    free: Vec<Chunk>,
+    held: Vec<Fragment>,
     /// Addresses that the kernel has taken out of a ring, with what it wrote there.
     filled: Vec<u64>,
     sent: Vec<u64>,
@@ -64,22 +64,22 @@ impl Bed {
                 let before = self.held.len();
                 let count = self.rx.receive(&mut self.held, n(input));
                 assert_eq!(self.held.len(), before + count);
-                let cut = self.held[before..].last().is_some_and(Packet::continues);
+                let cut = self.held[before..].last().is_some_and(Fragment::continues);
                 assert!(!cut, "a frame is whole, or empty");
-                for packet in &self.held[before..] {
-                    let arrived = self.umem.data(packet);
+                for fragment in &self.held[before..] {
+                    let arrived = self.umem.data(fragment);
                     assert!(!self.sane || self.expected.pop_front().as_deref() == Some(arrived));
                 }
             }
             3 => {
-                if let Some(packet) = self.held.pop() {
-                    self.free.push(packet.into_frame());
+                if let Some(fragment) = self.held.pop() {
+                    self.free.push(fragment.into_chunk());
                 }
             }
             4 => {
-                let Some(packet) = self.held.pop() else { return };
-                if let Err(RingFull(packet)) = self.tx.push(packet.skip(n(input))) {
-                    self.held.push(packet);
+                let Some(fragment) = self.held.pop() else { return };
+                if let Err(RingFull(fragment)) = self.tx.push(fragment.skip(n(input))) {
+                    self.held.push(fragment);
                 }
             }
             5 => self.tx.publish(),
@@ -89,14 +89,14 @@ impl Bed {
             7 => {
                 let Some(mut frame) = self.free.pop() else { return };
                 self.umem.chunk_mut(&mut frame).fill(input.byte());
-                let offset = usize::from(input.u16()) % CHUNK;
-                self.held.push(Packet::new(frame, offset, CHUNK - offset));
+                let offset = usize::from(input.u16()) % CHUNK_SIZE;
+                self.held.push(Fragment::new(frame, offset, CHUNK_SIZE - offset));
             }
             // A kernel as it should be.
             8 => self.filled.extend(self.kernel.take_fill()),
             9 => {
                 let Some(address) = self.filled.pop() else { return };
-                let bytes = vec![input.byte(); usize::from(input.u16()) % (CHUNK - 255)];
+                let bytes = vec![input.byte(); usize::from(input.u16()) % (CHUNK_SIZE - 255)];
                 let written = self.kernel.write(address + 256, &bytes);
                 assert!(written || !self.sane);
                 if self.kernel.put_rx(address + 256, bytes.len() as u32, 0) {
@@ -135,17 +135,17 @@ impl Bed {
         }
     }
 
-    /// Every chunk is in one place, and every packet in its chunk.
+    /// Every chunk is in one place, and every fragment in its chunk.
     fn check(&mut self) {
         assert_eq!(self.free.len() + self.held.len() + self.umem.lent(), CHUNKS as usize);
         let mut chunks = HashSet::new();
         for frame in &mut self.free {
-            assert!(chunks.insert(self.umem.chunk_mut(frame).as_ptr() as usize / CHUNK), "a token twice");
+            assert!(chunks.insert(self.umem.chunk_mut(frame).as_ptr() as usize / CHUNK_SIZE), "a token twice");
         }
-        for packet in &self.held {
-            let data = self.umem.data(packet);
-            assert!(packet.offset() + data.len() <= CHUNK);
-            assert!(chunks.insert(data.as_ptr() as usize / CHUNK) || data.is_empty(), "a token twice");
+        for fragment in &self.held {
+            let data = self.umem.data(fragment);
+            assert!(fragment.offset() + data.len() <= CHUNK_SIZE);
+            assert!(chunks.insert(data.as_ptr() as usize / CHUNK_SIZE) || data.is_empty(), "a token twice");
             std::hint::black_box(data.iter().fold(0u8, |sum, byte| sum ^ byte));
         }
         if self.sane {
@@ -158,6 +158,6 @@ impl Bed {
 fn address(input: &mut Input<'_>) -> u64 {
     match input.byte() % 8 {
         0 => input.u64(),
-        chunk => u64::from(chunk) * 3 % 17 * CHUNK as u64 + u64::from(input.u16() % 4097),
+        chunk => u64::from(chunk) * 3 % 17 * CHUNK_SIZE as u64 + u64::from(input.u16() % 4097),
     }
 }

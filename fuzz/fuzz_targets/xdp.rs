@@ -87,7 +87,7 @@ impl Expected {
 
 impl Bench {
     fn new(exclusive: bool) -> Self {
-        let options = Options { workers: WORKERS, queues: 1, exclusive, learned: 64, predicted: 64 };
+        let options = Options { workers: WORKERS, queues: 1, exclusive, dynamic_entries: 64, static_entries: 64 };
         let steering = Steering::load(&options).expect("the XDP program can be loaded, by root");
         let sockets: Vec<OwnedFd> = (0..WORKERS)
             .map(|worker| {
@@ -103,7 +103,7 @@ impl Bench {
     }
 
     fn run(&mut self, told: [u8; 8], frame: &[u8]) {
-        let [flags, known, router_low, router_high, state, group, flood, lane] = told;
+        let [flags, known, router_low, router_high, state, group, flood, credits] = told;
         let view = View::read(frame).expect("long enough");
         let (destination, source) = (view.destination, view.source);
         let is = |bit: u8| known >> bit & 1 == 1;
@@ -129,42 +129,42 @@ impl Bench {
         shared.flood_unknown.store(u32::from(flood & 1), SeqCst);
         shared.flood_worker.store(u32::from(flood >> 1 & 1), SeqCst);
         shared.router_state[usize::from(router)].store(state as u8, SeqCst);
-        shared.any_learned.store(0, SeqCst);
+        shared.any_dynamic.store(0, SeqCst);
         // Frames on their way to either worker, and how many of them may be.
-        let on_their_way = u32::from(lane >> 4);
-        shared.lane_share.store(u32::from(lane & 15), SeqCst);
-        for lane in &shared.lanes[..WORKERS] {
-            lane.taken.store(u32::MAX - 3, SeqCst);
-            lane.steered.store((u32::MAX - 3).wrapping_add(on_their_way), SeqCst);
+        let on_their_way = u32::from(credits >> 4);
+        shared.credit_limit.store(u32::from(credits & 15), SeqCst);
+        for credits in &shared.credits[..WORKERS] {
+            credits.returned.store(u32::MAX - 3, SeqCst);
+            credits.steered.store((u32::MAX - 3).wrapping_add(on_their_way), SeqCst);
         }
         let head = if flags & 4 == 0 { HEAD } else { 0 };
-        shared.lane_head.store(head as u32, SeqCst);
+        shared.credit_head.store(head as u32, SeqCst);
         let chunks = (frame.len() + head).div_ceil(STEER_CHUNK).max(1);
-        let busy = lane & 15 != 0 && usize::from(lane >> 4) + chunks > usize::from(lane & 15);
+        let busy = credits & 15 != 0 && usize::from(credits >> 4) + chunks > usize::from(credits & 15);
         let elsewhere = Station { outer_vid: destination.outer_vid ^ 1, ..destination };
-        let learned: Vec<Station> = [(0, destination), (1, source), (2, elsewhere)]
+        let dynamic_entries: Vec<Station> = [(0, destination), (1, source), (2, elsewhere)]
             .into_iter()
             .filter(|(bit, _)| is(*bit))
             .map(|(_, station)| station)
             .collect();
         for station in &learned {
-            tables.insert_learned(station, &entry(1)).unwrap();
+            tables.insert_dynamic(station, &entry(1)).unwrap();
         }
         // Every pattern is a local address. Others are not looked for, and would stay in the map.
-        let predicted: Vec<Mac> = [(3, destination.mac), (4, source.mac)]
+        let static_entries: Vec<Mac> = [(3, destination.mac), (4, source.mac)]
             .into_iter()
             .filter(|(bit, mac)| is(*bit) && mac.0[0] & 2 != 0)
             .map(|(_, mac)| mac)
             .collect();
-        for mac in &predicted {
-            tables.insert_predicted(*mac, &entry(2)).unwrap();
+        for mac in &is_static {
+            tables.insert_static(*mac, &entry(2)).unwrap();
         }
 
         let expected = self.reckon(
             frame,
             &view,
             &learned,
-            &predicted,
+            &is_static,
             shared.live.load(SeqCst) == 1,
             nic,
             state,
@@ -205,11 +205,11 @@ impl Bench {
         assert_eq!(moves, expected.moves);
 
         for station in &learned {
-            tables.remove_learned(station).unwrap();
+            tables.remove_dynamic(station).unwrap();
         }
-        // A predicted address goes when it speaks from the wire.
+        // A is_static address goes when it speaks from the wire.
         shared.live.store(1, SeqCst);
-        for mac in &predicted {
+        for mac in &is_static {
             let mut frame = [0; HEADER];
             frame[6..12].copy_from_slice(&mac.0);
             self.test_run(&frame);
@@ -230,8 +230,8 @@ impl Bench {
         &self,
         frame: &[u8],
         view: &View,
-        learned: &[Station],
-        predicted: &[Mac],
+        dynamic_entries: &[Station],
+        static_entries: &[Mac],
         live: bool,
         nic: Mac,
         state: RouterState,
@@ -249,7 +249,7 @@ impl Bench {
         if learned.contains(&from) {
             expected.moves.push((from, false));
         }
-        if predicted.contains(&from.mac) {
+        if is_static.contains(&from.mac) {
             expected.moves.push((from, true));
         }
         expected.count(Count::Moved, expected.moves.len());
@@ -270,7 +270,7 @@ impl Bench {
         }
         // Whoever has just spoken from the wire is there.
         let by_learning = learned.contains(&to) && to != from;
-        let by_pattern = predicted.contains(&to.mac) && to.mac != from.mac;
+        let by_pattern = is_static.contains(&to.mac) && to.mac != from.mac;
         let port = match () {
             () if to.mac == nic => None,
             () if by_learning => Some(entry(1)),

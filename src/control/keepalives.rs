@@ -1,14 +1,14 @@
-//! L1 keepalives: a router's interface follows the carrier of its network card.
+//! L1 keepalives: a router's interface follows the carrier of its NIC.
 //!
 //! A router started with `-l` sends one a second for each interface that is up, and takes an interface down some ten
 //! seconds after the last that it received. So none is answered: they are sent, one a second to each bridged interface,
-//! as long as its card has carrier. An interface that went down would else never come up again, for it is silent itself.
+//! as long as its NIC has carrier. An interface that went down would else never come up again, for it is silent itself.
 //!
-//! Who uses them is told by the folder: `/tmp/netl1<uid>` is there, and in it a socket of the router's.
+//! Who uses them is told by the directory: `/tmp/netl1<uid>` is there, and in it a socket of the router's.
 
 use crate::iou::InstanceId;
-use crate::iou::folder::{Folder, keepalive_path};
 use crate::iou::header;
+use crate::iou::netio::{Directory, keepalive_path};
 use crate::iou::socket::{PseudoSocket, bind_keepalives};
 use crate::lan::Lan;
 use crate::plan::Plan;
@@ -44,7 +44,7 @@ pub(super) struct Keepalives {
 struct Lab {
     path: PathBuf,
     uid: u32,
-    folder: Option<Folder>,
+    directory: Option<Directory>,
     sockets: HashMap<InstanceId, PseudoSocket>,
     heard: Option<Instant>,
     /// What stood in the way last, so that it is said once.
@@ -57,15 +57,15 @@ struct Lab {
 }
 
 impl Keepalives {
-    /// For the labs of `plan`, in `folder` if that is given.
-    pub(super) fn new(plan: &Plan, folder: Option<&Path>) -> Self {
+    /// For the labs of `plan`, in `directory` if that is given.
+    pub(super) fn new(plan: &Plan, directory: Option<&Path>) -> Self {
         let path = |lab: &crate::plan::Lab| {
-            folder.map_or_else(|| keepalive_path(&lab.netio, lab.uid), Path::to_path_buf)
+            directory.map_or_else(|| keepalive_path(&lab.netio, lab.uid), Path::to_path_buf)
         };
         let labs = plan.labs.iter().map(|lab| Lab {
             path: path(lab),
             uid: lab.uid,
-            folder: None,
+            directory: None,
             sockets: HashMap::new(),
             heard: None,
             said: String::new(),
@@ -81,7 +81,7 @@ impl Keepalives {
         self.next.min(self.next_read).saturating_duration_since(Instant::now())
     }
 
-    /// Reads what routers sent, and sends what is due; at once when a card got its carrier back.
+    /// Reads what routers sent, and sends what is due; at once when a NIC got its carrier back.
     pub(super) fn turn(&mut self, plan: &Plan, lans: &[Arc<Lan>]) {
         let now = Instant::now();
         if now >= self.next_read {
@@ -115,19 +115,19 @@ fn spare() -> Option<OwnedFd> {
 }
 
 impl Lab {
-    /// Opens the folder when it appears, and binds a socket in it for each pseudo instance.
+    /// Opens the directory when it appears, and binds a socket in it for each pseudo instance.
     fn follow(&mut self, plan: &Plan, index: usize) {
-        if self.folder.as_ref().is_some_and(|folder| !folder.is_in_place()) {
+        if self.directory.as_ref().is_some_and(|directory| !directory.is_in_place()) {
             self.sockets.clear();
-            self.folder = None;
+            self.directory = None;
         }
-        if self.folder.is_none() {
-            match Folder::open_keepalives(&self.path, self.uid) {
-                Ok(folder) => self.folder = folder,
+        if self.directory.is_none() {
+            match Directory::open_keepalives(&self.path, self.uid) {
+                Ok(directory) => self.directory = directory,
                 Err(error) => self.say(error.to_string()),
             }
         }
-        let Some(folder) = &self.folder else { return };
+        let Some(directory) = &self.directory else { return };
         if self.spare.is_none() {
             self.spare = spare();
         }
@@ -137,7 +137,7 @@ impl Lab {
         let mut failed = None;
         for id in ids() {
             let Entry::Vacant(place) = self.sockets.entry(id) else { continue };
-            match bind_keepalives(folder, id) {
+            match bind_keepalives(directory, id) {
                 Ok(socket) => {
                     place.insert(socket);
                 }
@@ -157,7 +157,7 @@ impl Lab {
         }
     }
 
-    /// One to each interface whose card is among those that are `up`.
+    /// One to each interface whose NIC is among those that are `up`.
     fn send(&mut self, plan: &Plan, index: usize, up: &[bool]) {
         let (mut unsent, mut first) = (0, None);
         for port in plan.ports.iter().filter(|port| port.live && plan.routers[port.router].lab == index) {
@@ -198,7 +198,7 @@ impl Lab {
         }
         if any && self.heard.replace(now).is_none() {
             tracing::info!(
-                "{}: routers use L1 keepalives: their interfaces follow the carrier of their network cards",
+                "{}: routers use L1 keepalives: their interfaces follow the carrier of their NICs",
                 self.path.display()
             );
         }

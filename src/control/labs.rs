@@ -1,7 +1,7 @@
 //! From the command line to a plan: the NETMAP is read, pseudo ids are found, hosts looked up.
 
 use crate::cli::Args;
-use crate::iou::folder::{Folder, IdState, default_path, default_uid};
+use crate::iou::netio::{Directory, IdState, default_path, default_uid};
 use crate::iou::{Endpoint, InstanceId};
 use crate::netmap::infer::{PseudoIds, infer};
 use crate::netmap::{Netmap, hosts, ranges};
@@ -19,10 +19,10 @@ pub enum Error {
     /// The pseudo ids.
     #[error(transparent)]
     Pseudo(#[from] crate::netmap::infer::Error),
-    /// The netio folder, or the uid it is named after.
+    /// The netio directory, or the uid it is named after.
     #[error(transparent)]
-    Folder(#[from] crate::iou::folder::Error),
-    /// Through sudo nobody has another's rights work in a folder of his choice.
+    Directory(#[from] crate::iou::netio::Error),
+    /// Through sudo nobody has another's rights work in a directory of his choice.
     #[error(
         "{option} with the rights of user {owner}: user {caller}, who called this through sudo, cannot choose where \
          these are used; leave it out, or run this as root without sudo (`sudo -i` first)"
@@ -40,14 +40,14 @@ pub enum Error {
     Plan(#[from] crate::plan::Error),
 }
 
-/// A plan, and the netio folders of its labs.
+/// A plan, and the netio directories of its labs.
 pub struct Prepared {
     /// Everything, connected.
     pub plan: Plan,
-    /// The folders, one a lab.
-    pub folders: Vec<Folder>,
+    /// The directories, one a lab.
+    pub directories: Vec<Directory>,
     /// What the user should know of how the request was understood.
-    pub remarks: Vec<String>,
+    pub warnings: Vec<String>,
     /// To do it again when the NETMAP changes.
     pub request: Request,
     /// The NETMAP file that was read.
@@ -100,7 +100,7 @@ pub struct Users {
 /// The users that `args` and the environment name.
 ///
 /// # Errors
-/// [`Error::Folder`] if `SUDO_UID` decides and is no number; [`Error::SudoFolder`].
+/// [`Error::Directory`] if `SUDO_UID` decides and is no number; [`Error::SudoFolder`].
 pub fn users(args: &Args) -> Result<Users, Error> {
     let own = rustix::process::getuid();
     let lab = default_uid(args.uid, |name| std::env::var_os(name), own.as_raw())?;
@@ -127,7 +127,7 @@ pub fn check_state_dir() -> Result<(), Error> {
     }
 }
 
-/// Who has no more than `sudo iou-fast` names no folder where another's rights are used: it would be made, or files in it.
+/// Who has no more than `sudo iou-fast` names no directory where another's rights are used: it would be made, or files in it.
 fn check_folders(args: &Args, users: Users) -> Result<(), Error> {
     let Some(caller) = users.caller.filter(|caller| *caller != 0) else { return Ok(()) };
     let named = [
@@ -157,18 +157,18 @@ pub fn prepare(args: &Args, workers: usize) -> Result<Prepared, Error> {
     let netmap = read(&request.file)?;
     let uid = users(args)?.lab;
     let path = args.netio_dir.clone().unwrap_or_else(|| default_path(uid));
-    let folder = Folder::open(&path, uid)?;
+    let directory = Directory::open(&path, uid)?;
     if let Some(ids) = &request.pseudo {
         // A slip, most likely. Later on such an id is one whose lines were taken out.
         ids.check(&netmap, &request.file)?;
     }
-    let mut remarks: Vec<String> = folder.empty_notice().into_iter().collect();
-    let Planned { plan, left_alone } = request.plan(netmap, &folder, &[], &mut remarks)?;
-    Ok(Prepared { plan, folders: vec![folder], remarks, request, seen, left_alone })
+    let mut warnings: Vec<String> = directory.empty_notice().into_iter().collect();
+    let Planned { plan, left_alone } = request.plan(netmap, &directory, &[], &mut warnings)?;
+    Ok(Prepared { plan, directories: vec![directory], warnings, request, seen, left_alone })
 }
 
 impl Request {
-    /// Makes the plan of `netmap`, whose routers have their sockets in `folder`. `ours` are pseudo ids that this process
+    /// Makes the plan of `netmap`, whose routers have their sockets in `directory`. `ours` are pseudo ids that this process
     /// holds already.
     ///
     /// # Errors
@@ -176,22 +176,22 @@ impl Request {
     pub fn plan(
         &self,
         netmap: Netmap,
-        folder: &Folder,
+        directory: &Directory,
         ours: &[InstanceId],
-        remarks: &mut Vec<String>,
+        warnings: &mut Vec<String>,
     ) -> Result<Planned, Error> {
         let file = &self.file;
         let (pseudo, left_alone) = match &self.pseudo {
             Some(ids) => (ids.0.clone(), Vec::new()),
-            None => inferred(&netmap, file, folder, ours, remarks)?,
+            None => inferred(&netmap, file, directory, ours, warnings)?,
         };
         let hosts = hosts::classify(&netmap, file, Arc::new(hosts::System), hosts::DEADLINE);
-        remarks.extend(hosts.warnings.iter().map(ToString::to_string));
+        warnings.extend(hosts.warnings.iter().map(ToString::to_string));
         let remote = hosts.remote.into_keys().collect();
-        let (netio, uid) = (folder.path().to_path_buf(), folder.uid());
+        let (netio, uid) = (directory.path().to_path_buf(), directory.uid());
         let lab = LabRequest { netmap, file: file.clone(), netio, uid, pseudo, remote };
         let plan = Plan::new(&[lab], &self.interfaces, self.workers, self.flood)?;
-        remarks.extend(plan.notes.iter().cloned());
+        warnings.extend(plan.notes.iter().cloned());
         Ok(Planned { plan, left_alone })
     }
 }
@@ -211,16 +211,16 @@ fn netmap_file(option: Option<&Path>) -> PathBuf {
 fn inferred(
     netmap: &Netmap,
     file: &Path,
-    folder: &Folder,
+    directory: &Directory,
     ours: &[InstanceId],
-    remarks: &mut Vec<String>,
+    warnings: &mut Vec<String>,
 ) -> Result<(Vec<InstanceId>, Vec<InstanceId>), Error> {
-    let mut probe = folder.probe();
+    let mut probe = directory.probe();
     let probe = |id| if ours.contains(&id) { IdState::Free } else { probe(id) };
     let inferred = infer(netmap, file, probe)?;
     for (id, why) in &inferred.in_use {
-        remarks.push(format!("{id} looks like a pseudo id and is left alone: {why}"));
+        warnings.push(format!("{id} looks like a pseudo id and is left alone: {why}"));
     }
-    remarks.push(format!("pseudo ids inferred from {}: {}", file.display(), ranges(&inferred.ids)));
+    warnings.push(format!("pseudo ids inferred from {}: {}", file.display(), ranges(&inferred.ids)));
     Ok((inferred.ids, inferred.in_use.into_iter().map(|(id, _)| id).collect()))
 }

@@ -1,7 +1,7 @@
 //! The control thread: brings everything up, looks after it, takes it down.
 //!
 //! Frames do not come by here. It connects routers as they come and go ([`routers`]), keeps our own sockets in their
-//! folders ([`pseudos`]), follows the NETMAP ([`netmap`]) and the state of the network cards, and carries news from the
+//! directories ([`pseudos`]), follows the NETMAP ([`netmap`]) and the state of the NICs, and carries news from the
 //! XDP programs into the forwarding databases.
 
 mod keepalives;
@@ -27,7 +27,8 @@ use crate::stats::{Summary, WorkerCounts};
 use crate::steer;
 use crate::steer::layout::{Count, RouterState, read_moved};
 use crate::worker::{
-    self, Change, NicPart, Order, Orders, Poll, Pool, Remains, Report, Reports, Setup, Worker,
+    self, Change, Command, CommandSender, Event, EventSender, NicPart, Poll, Pool, Setup, Worker,
+    WorkerResult,
 };
 use af_xdp::{CopyMode, Umem};
 use core_affinity::CoreId;
@@ -35,7 +36,7 @@ use crossbeam::channel;
 use keepalives::Keepalives;
 use labs::Prepared;
 use netmap::Next;
-use nics::{Around, Card};
+use nics::{Around, ManagedNic};
 pub use notify::Notify;
 use pseudos::Pseudos;
 use routers::Connections;
@@ -66,7 +67,7 @@ pub struct Options {
     pub blocked: Blocked,
     /// Where locks and former settings are kept.
     pub state_dir: PathBuf,
-    /// Where the routers' L1 keepalives go, if not beside the netio folder.
+    /// Where the routers' L1 keepalives go, if not beside the netio directory.
     pub netl1_dir: Option<PathBuf>,
 }
 
@@ -81,7 +82,7 @@ pub enum Error {
         /// Those that may be used.
         allowed: String,
     },
-    /// A network card.
+    /// A NIC.
     #[error(transparent)]
     Nic(#[from] nic::Error),
     /// The XDP program.
@@ -100,7 +101,7 @@ pub enum Error {
         /// What is wrong.
         source: af_xdp::Error,
     },
-    /// A card has more queues than can be served.
+    /// A NIC has more queues than can be served.
     #[error(
         "{nic} has {queues} queues now, for which no memory was taken: start iou-fast again, or `ethtool -L` fewer"
     )]
@@ -111,7 +112,7 @@ pub enum Error {
         queues: usize,
     },
     /// Zero-copy and the generic mode exclude each other.
-    #[error("{0}: zero-copy needs native XDP, which this card's driver does not have")]
+    #[error("{0}: zero-copy needs native XDP, which this NIC's driver does not have")]
     ZeroCopyGeneric(String),
     /// Pseudo sockets.
     #[error(transparent)]
@@ -129,11 +130,11 @@ pub struct Forwarder {
     plan: Arc<Plan>,
     pseudos: Pseudos,
     netmap: netmap::Watch,
-    cards: Vec<Card>,
+    nics: Vec<ManagedNic>,
     lans: Vec<Arc<Lan>>,
     connections: Connections,
     keepalives: Keepalives,
-    reports: channel::Receiver<Report>,
+    events: channel::Receiver<Event>,
     wake: Arc<OwnedFd>,
     watch: LinkWatch,
     sources: Sources,
@@ -147,20 +148,20 @@ pub struct Forwarder {
     /// Workers read datagrams of several chunks.
     large: bool,
     notify: Option<Notify>,
-    /// Declared last: it is let off when the cards have been given back.
+    /// Declared last: it is let off when the NICs have been given back.
     guard: Option<Guard>,
 }
 
 struct Running {
     /// `None` once it was waited for.
-    thread: Option<JoinHandle<Remains>>,
-    orders: Orders,
+    thread: Option<JoinHandle<WorkerResult>>,
+    commands: CommandSender,
     counts: Arc<WorkerCounts>,
 }
 
 impl Running {
     /// Waits for its end, which it was told. `None` if it panicked.
-    fn join(&mut self) -> Option<Remains> {
+    fn join(&mut self) -> Option<WorkerResult> {
         self.thread.take()?.join().ok()
     }
 }
@@ -168,7 +169,7 @@ impl Running {
 /// Who goes on without them would leave threads behind that use what is given back.
 impl Drop for Running {
     fn drop(&mut self) {
-        self.orders.give(Order::Stop);
+        self.commands.send(Command::Stop);
         let _ = self.join();
     }
 }
@@ -184,16 +185,16 @@ impl Forwarder {
     pub fn start(prepared: Prepared, options: &Options) -> Result<Self, Error> {
         nic::kernel::require_minimum()?;
         let cpus = check_cpus(&options.cpus)?;
-        let Prepared { plan, folders, remarks, request, seen, left_alone } = prepared;
+        let Prepared { plan, directories, warnings, request, seen, left_alone } = prepared;
         let plan = Arc::new(plan);
-        let pseudos = Pseudos::new(&plan, pseudos::bind(&plan, None, &folders)?);
+        let pseudos = Pseudos::new(&plan, pseudos::bind(&plan, None, &directories)?);
 
-        let mut cards = Vec::new();
+        let mut nics = Vec::new();
         for index in 0..plan.lans.len() {
-            cards.push(Card::take(&plan, index, options)?);
+            nics.push(ManagedNic::take(&plan, index, options)?);
         }
         let watch = LinkWatch::new()?;
-        let sizes: Vec<nics::Sizes> = cards.iter().map(Card::sizes).collect();
+        let sizes: Vec<nics::Sizes> = nics.iter().map(ManagedNic::sizes).collect();
         let chunks: usize = sizes.iter().map(|size| size.chunks).sum::<usize>() + nics::BACKLOG;
         let reserve = sizes.iter().map(|size| size.reserve).sum();
         let (umem, mut free) =
@@ -201,25 +202,25 @@ impl Forwarder {
         let umem = Arc::new(umem);
         let mut lans = Vec::new();
         let mut parts: Vec<Vec<NicPart>> = (0..plan.workers).map(|_| Vec::new()).collect();
-        for (index, card) in cards.iter_mut().enumerate() {
-            let lan = card.open(&plan, index, options, &umem, &mut free, &mut parts)?;
+        for (index, nic) in nics.iter_mut().enumerate() {
+            let lan = nic.open(&plan, index, options, &umem, &mut free, &mut parts)?;
             lans.push(lan);
         }
 
         let pool = Arc::new(Pool::new(umem, free));
-        let (send, reports) = channel::unbounded();
+        let (send, events) = channel::unbounded();
         let wake = worker::eventfd().map_err(|error| Error::System("eventfd", error))?;
         let mut forwarder = Self {
-            connections: Connections::new(&plan, folders)
-                .map_err(|error| Error::System("watching the netio folder", error))?,
+            connections: Connections::new(&plan, directories)
+                .map_err(|error| Error::System("watching the netio directory", error))?,
             keepalives: Keepalives::new(&plan, options.netl1_dir.as_deref()),
             plan: plan.clone(),
             pseudos,
-            netmap: netmap::Watch::new(request, seen, remarks, left_alone),
-            cards,
+            netmap: netmap::Watch::new(request, seen, warnings, left_alone),
+            nics,
             lans,
             workers: Vec::new(),
-            reports,
+            events,
             wake: wake.clone(),
             watch,
             sources: Sources::new().map_err(|error| Error::System("epoll", error))?,
@@ -235,8 +236,8 @@ impl Forwarder {
             guard: None,
         };
         // Before the workers: routers that have started already send at once, and a NIC not looked at counts as down.
-        for (card, lan) in forwarder.cards.iter_mut().zip(&forwarder.lans) {
-            card.first_look(lan);
+        for (nic, lan) in forwarder.nics.iter_mut().zip(&forwarder.lans) {
+            nic.first_look(lan);
         }
         forwarder.follow_addresses();
         for (index, nics) in parts.into_iter().enumerate() {
@@ -255,11 +256,11 @@ impl Forwarder {
                 reserve,
                 large: forwarder.large,
                 counts: counts.clone(),
-                reports: Reports { channel: send.clone(), wake: wake.clone() },
+                events_to_control: EventSender { channel: send.clone(), wake: wake.clone() },
             };
             forwarder.start_worker(setup, counts)?;
         }
-        forwarder.connections.connect_all(&orders(&forwarder.workers));
+        forwarder.connections.connect_all(&commands(&forwarder.workers));
         forwarder.await_workers();
         for lan in &forwarder.lans {
             lan.tables.shared.live.store(1, Relaxed);
@@ -299,7 +300,7 @@ impl Forwarder {
         if self.options.poll == Poll::Busy {
             workers.push_str(", polls busily");
         }
-        lines.extend(self.cards.iter().map(|card| card.describe(&workers)));
+        lines.extend(self.nics.iter().map(|nic| nic.describe(&workers)));
         lines
     }
 
@@ -319,19 +320,19 @@ impl Forwarder {
             self.tell();
             let notice = self.notify.as_ref().and_then(Notify::due_in);
             let due = [self.connections.next_retry(), self.pseudos.due_in(), self.netmap.due_in(), notice];
-            let cards = self.cards.iter().filter_map(Card::next_step);
+            let nics = self.nics.iter().filter_map(ManagedNic::next_step);
             let timeout =
-                due.into_iter().flatten().chain(cards).fold(SWEEP, Duration::min).min(self.keepalives.due());
+                due.into_iter().flatten().chain(nics).fold(SWEEP, Duration::min).min(self.keepalives.due());
             let always = [
                 (Source::Stop, stop.as_fd()),
                 (Source::Links, self.watch.as_fd()),
                 (Source::Workers, self.wake.as_fd()),
                 (Source::Netmap, again.as_fd()),
             ];
-            let moves = self.cards.iter().filter_map(Card::moves_fd).map(|fd| (Source::Moves, fd));
-            let folders = self.connections.descriptors().chain(self.netmap.descriptor());
-            let folders = folders.map(|fd| (Source::Folder, fd));
-            let news = self.sources.wait(always.into_iter().chain(moves).chain(folders), timeout)?;
+            let moves = self.nics.iter().filter_map(ManagedNic::moves_fd).map(|fd| (Source::Moves, fd));
+            let directories = self.connections.descriptors().chain(self.netmap.descriptor());
+            let directories = directories.map(|fd| (Source::Directory, fd));
+            let news = self.sources.wait(always.into_iter().chain(moves).chain(directories), timeout)?;
             if news.contains(&Source::Stop) {
                 return Ok(());
             }
@@ -349,15 +350,15 @@ impl Forwarder {
                 self.follow_netmap(next);
             }
             self.keepalives.turn(&self.plan, &self.lans);
-            let orders = orders(&self.workers);
+            let commands = commands(&self.workers);
             if news.contains(&Source::Workers) {
                 worker::woken(&self.wake);
-                while let Ok(report) = self.reports.try_recv() {
+                while let Ok(report) = self.events.try_recv() {
                     match report {
-                        Report::RouterGone { router, connection } => {
-                            self.connections.gone(router, connection, &orders);
+                        Event::RouterGone { router, connection } => {
+                            self.connections.gone(router, connection, &commands);
                         }
-                        Report::Alive { worker, round } => {
+                        Event::Alive { worker, round } => {
                             self.notify.iter_mut().for_each(|notify| notify.alive(worker, round));
                         }
                     }
@@ -365,29 +366,29 @@ impl Forwarder {
             }
             let sweep = self.last_check.elapsed() >= SWEEP;
             let mut ours = false;
-            if news.contains(&Source::Folder) {
-                ours = self.connections.follow_folders(&orders);
+            if news.contains(&Source::Directory) {
+                ours = self.connections.follow_folders(&commands);
                 self.netmap.follow_folder();
             }
-            // When files of ours went, the folder may have gone with them.
+            // When files of ours went, the directory may have gone with them.
             let look = sweep || self.pseudos.due_in() == Some(Duration::ZERO);
-            if ours | self.connections.follow_paths(look, &orders) {
+            if ours | self.connections.follow_paths(look, &commands) {
                 self.pseudos.look_soon();
             }
-            self.connections.retry(sweep, &orders);
-            self.pseudos.restore(sweep, &self.connections, &orders);
-            let rooms = || self.cards.iter().map(Card::room).collect();
-            self.netmap.read(&self.plan, || (self.connections.folders(), rooms()), &self.wake);
+            self.connections.retry(sweep, &commands);
+            self.pseudos.restore(sweep, &self.connections, &commands);
+            let rooms = || self.nics.iter().map(ManagedNic::room).collect();
+            self.netmap.read(&self.plan, || (self.connections.directories(), rooms()), &self.wake);
             if sweep {
-                self.netmap.sweep(self.connections.folder(0));
+                self.netmap.sweep(self.connections.directory(0));
                 self.last_check = Instant::now();
                 self.follow_links(true);
                 self.follow_addresses();
-                let moved: Vec<u64> = self.cards.iter().map(Card::moves).collect();
+                let moved: Vec<u64> = self.nics.iter().map(ManagedNic::moves).collect();
                 self.follow_moves();
                 let now = Duration::from_nanos(worker::monotonic());
-                for ((card, lan), moved) in self.cards.iter_mut().zip(&self.lans).zip(moved) {
-                    card.check_moves(moved, lan, now);
+                for ((nic, lan), moved) in self.nics.iter_mut().zip(&self.lans).zip(moved) {
+                    nic.check_moves(moved, lan, now);
                 }
                 if self
                     .workers
@@ -412,16 +413,16 @@ impl Forwarder {
         for lan in &self.lans {
             lan.tables.shared.live.store(0, Relaxed);
         }
-        for card in &self.cards {
-            card.settle();
+        for nic in &self.nics {
+            nic.settle();
         }
-        let orders = orders(&self.workers);
-        let around = Around { options: &self.options, pool: &self.pool, orders: &orders };
-        for (index, (card, lan)) in self.cards.iter_mut().zip(&self.lans).enumerate() {
-            card.last_look(index, lan, &around);
+        let commands = commands(&self.workers);
+        let around = Around { options: &self.options, pool: &self.pool, commands: &commands };
+        for (index, (nic, lan)) in self.nics.iter_mut().zip(&self.lans).enumerate() {
+            nic.last_look(index, lan, &around);
         }
         for worker in &self.workers {
-            worker.orders.give(Order::Stop);
+            worker.commands.send(Command::Stop);
         }
         let mut summary = Summary::default();
         for mut worker in std::mem::take(&mut self.workers) {
@@ -440,13 +441,13 @@ impl Forwarder {
                 }
             }
         }
-        for counts in self.cards.iter().filter_map(Card::counts) {
+        for counts in self.nics.iter().filter_map(ManagedNic::counts) {
             summary.add_steering(&counts);
         }
         let umem = self.pool.umem();
         summary.chunks = (self.pool.len() + umem.lent(), umem.chunks());
-        if !summary.books.balance() {
-            tracing::error!("frames are unaccounted for, a fault of iou-fast: {}", summary.books);
+        if !summary.accounting.balance() {
+            tracing::error!("frames are unaccounted for, a fault of iou-fast: {}", summary.accounting);
         }
         tracing::debug!("ran for {:?}", self.started.elapsed());
         summary
@@ -469,26 +470,26 @@ impl Forwarder {
         for (lan, router) in on_lans(&plan).difference(&on_lans(&before)) {
             self.lans[*lan].set_router_state(*router, RouterState::Down);
         }
-        for (index, (lan, card)) in self.lans.iter().zip(&self.cards).enumerate() {
+        for (index, (lan, nic)) in self.lans.iter().zip(&self.nics).enumerate() {
             lan.follow(&plan, index);
-            card.share(&plan, index);
+            nic.share(&plan, index);
         }
         for ((index, worker), sockets) in self.workers.iter().enumerate().zip(given) {
-            worker.orders.give(Order::Plan(Box::new(Change::new(&plan, index, sockets))));
+            worker.commands.send(Command::Plan(Box::new(Change::new(&plan, index, sockets))));
         }
         self.connections.follow_plan(&plan);
-        self.connections.connect_all(&orders(&self.workers));
+        self.connections.connect_all(&commands(&self.workers));
         self.plan = plan;
         // Before numbers that are free now may be given to others.
         self.await_workers();
     }
 
-    /// Waits until every worker has carried out its orders. Only then are the routers that are there connected: to
+    /// Waits until every worker has carried out its commands. Only then are the routers that are there connected: to
     /// the XDP program they are down before, and who reads "ready" would lose frames.
     fn await_workers(&self) {
         let (answer, answers) = channel::unbounded();
         for worker in &self.workers {
-            worker.orders.give(Order::Answer(answer.clone()));
+            worker.commands.send(Command::Answer(answer.clone()));
         }
         drop(answer);
         // Ends when all have answered, or ended without.
@@ -498,7 +499,7 @@ impl Forwarder {
     /// Tells the service manager, if there is one, what is different.
     fn tell(&mut self) {
         let Some(mut notify) = self.notify.take() else { return };
-        notify.turn(self.netmap.is_reloading(), || self.status(), &orders(&self.workers));
+        notify.turn(self.netmap.is_reloading(), || self.status(), &commands(&self.workers));
         self.notify = Some(notify);
     }
 
@@ -506,7 +507,7 @@ impl Forwarder {
     fn status(&self) -> String {
         let (connected, routers) = self.connections.count();
         let mut status = format!("{connected} of {routers} routers up");
-        let conditions: Vec<_> = self.cards.iter().map(Card::condition).collect();
+        let conditions: Vec<_> = self.nics.iter().map(ManagedNic::condition).collect();
         let not_up: Vec<String> =
             conditions.iter().filter_map(|(nic, what)| Some(format!("{nic} {}", (*what)?))).collect();
         status += &format!(", {} of {} NICs up", conditions.len() - not_up.len(), conditions.len());
@@ -522,7 +523,7 @@ impl Forwarder {
     fn start_worker(&mut self, setup: Setup, counts: Arc<WorkerCounts>) -> Result<(), Error> {
         let index = setup.index;
         let cpu = self.cpus.get(index).copied();
-        let (worker, orders) = Worker::new(setup).map_err(|error| Error::System("a worker", error))?;
+        let (worker, commands) = Worker::new(setup).map_err(|error| Error::System("a worker", error))?;
         let thread = std::thread::Builder::new()
             .name(format!("worker {index}"))
             .spawn(move || {
@@ -539,22 +540,22 @@ impl Forwarder {
                 worker.run()
             })
             .map_err(|error| Error::System("a worker's thread", error))?;
-        self.workers.push(Running { thread: Some(thread), orders, counts });
+        self.workers.push(Running { thread: Some(thread), commands, counts });
         Ok(())
     }
 
-    /// Looks after every card; only after those that wait for something, unless `all`.
+    /// Looks after every NIC; only after those that wait for something, unless `all`.
     fn follow_links(&mut self, all: bool) {
-        let orders: Vec<&Orders> = self.workers.iter().map(|worker| &worker.orders).collect();
-        let around = Around { options: &self.options, pool: &self.pool, orders: &orders };
-        for (index, (card, lan)) in self.cards.iter_mut().zip(&self.lans).enumerate() {
-            if all || card.next_step().is_some() {
-                card.follow(index, lan, &around);
+        let commands: Vec<&CommandSender> = self.workers.iter().map(|worker| &worker.commands).collect();
+        let around = Around { options: &self.options, pool: &self.pool, commands: &commands };
+        for (index, (nic, lan)) in self.nics.iter_mut().zip(&self.lans).enumerate() {
+            if all || nic.next_step().is_some() {
+                nic.follow(index, lan, &around);
             }
         }
-        if !self.large && self.cards.iter().any(Card::has_large_frames) {
+        if !self.large && self.nics.iter().any(ManagedNic::has_large_frames) {
             self.large = true;
-            self.workers.iter().for_each(|worker| worker.orders.give(Order::Large));
+            self.workers.iter().for_each(|worker| worker.commands.send(Command::Large));
         }
     }
 
@@ -565,9 +566,9 @@ impl Forwarder {
         }
         match Links::read() {
             Ok(links) => {
-                let cards = self.cards.iter().zip(&self.lans);
-                // Every card is told, whichever is away.
-                let away = cards.filter(|(card, lan)| !card.follow_addresses(&links, lan)).count();
+                let nics = self.nics.iter().zip(&self.lans);
+                // Every NIC is told, whichever is away.
+                let away = nics.filter(|(nic, lan)| !nic.follow_addresses(&links, lan)).count();
                 self.links_changed = away > 0;
             }
             // They are read again in a second.
@@ -579,14 +580,14 @@ impl Forwarder {
     fn follow_moves(&mut self) {
         let now = Duration::from_nanos(worker::monotonic());
         let plan = &self.plan;
-        for (card, lan) in self.cards.iter_mut().zip(&self.lans) {
-            card.read_moves(|record| {
-                let Some((station, predicted)) = read_moved(record) else { return };
-                let port = lan.moved_to_wire(station, predicted, now);
+        for (nic, lan) in self.nics.iter_mut().zip(&self.lans) {
+            nic.read_moves(|record| {
+                let Some((station, is_static)) = read_moved(record) else { return };
+                let port = lan.moved_to_wire(station, is_static, now);
                 let name = |port: Port| plan.ports[port as usize].endpoint;
                 let Some(endpoint) = port.map(name) else { return };
                 let Some(more) = lan.may_report(now.as_nanos() as u64) else { return };
-                if predicted {
+                if is_static {
                     tracing::warn!(
                         "{}: {}, the address of {endpoint}, also speaks from the wire: two stations with one address, \
                          or does something send frames back?{more}",
@@ -603,7 +604,7 @@ impl Forwarder {
     /// What must not happen is reported, once a second at most.
     fn report_faults(&mut self) {
         let [mut surplus, mut no_ring] = [0, 0];
-        for counts in self.cards.iter().filter_map(Card::counts) {
+        for counts in self.nics.iter().filter_map(ManagedNic::counts) {
             surplus += counts[Count::CopyRingFull as usize];
             no_ring += counts[Count::NoRing as usize];
         }
@@ -623,8 +624,8 @@ impl Forwarder {
     }
 }
 
-fn orders(workers: &[Running]) -> Vec<&Orders> {
-    workers.iter().map(|worker| &worker.orders).collect()
+fn commands(workers: &[Running]) -> Vec<&CommandSender> {
+    workers.iter().map(|worker| &worker.commands).collect()
 }
 
 /// Which routers are on which LAN: LAN, router.

@@ -4,7 +4,7 @@
 use super::labs::{self, Planned, Request, Signature};
 use super::pseudos;
 use crate::iou::InstanceId;
-use crate::iou::folder::{Folder, IdState};
+use crate::iou::netio::{Directory, IdState};
 use crate::iou::socket::{self, PseudoSocket};
 use crate::netmap::ranges;
 use crate::plan::follow::Changes;
@@ -41,7 +41,7 @@ pub(super) enum Refusal {
     /// A new pseudo id.
     #[error(transparent)]
     Socket(#[from] socket::Error),
-    /// More than the BPF maps hold.
+    /// More than the BPF maps lock.
     #[error("{nic}: {ports} router interfaces, there is room for {room}: start iou-fast again")]
     Room {
         /// The NIC.
@@ -61,16 +61,16 @@ pub(super) struct Next {
     pub(super) sockets: Vec<(usize, PseudoSocket)>,
     /// What is different.
     pub(super) changes: Changes,
-    remarks: Vec<String>,
+    warnings: Vec<String>,
     left_alone: Vec<InstanceId>,
 }
 
 /// The file and the watch on it.
 pub(super) struct Watch {
     request: Arc<Request>,
-    folder: PathBuf,
+    directory: PathBuf,
     name: OsString,
-    /// Readable when something happens in the file's folder; `None` where that cannot be had: then the sweep finds it.
+    /// Readable when something happens in the file's directory; `None` where that cannot be had: then the sweep finds it.
     inotify: Option<OwnedFd>,
     watched: bool,
     /// The state of the file that was read last.
@@ -88,7 +88,7 @@ pub(super) struct Watch {
     result: Option<String>,
     /// Why the file is not followed; said.
     refused: Option<String>,
-    remarks: Vec<String>,
+    warnings: Vec<String>,
     /// Ids that somebody used at the start already: routers', for all we know.
     left_alone: Vec<InstanceId>,
     /// Ids that came into the file while somebody used them, and since when nobody does.
@@ -96,16 +96,16 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Watches the file of `request`, whose state `seen` was read, with these remarks, and ids `left_alone`.
+    /// Watches the file of `request`, whose state `seen` was read, with these warnings, and ids `left_alone`.
     pub(super) fn new(
         request: Request,
         seen: Option<Signature>,
-        remarks: Vec<String>,
+        warnings: Vec<String>,
         left_alone: Vec<InstanceId>,
     ) -> Self {
         let file = std::path::absolute(&request.file).unwrap_or_else(|_| request.file.clone());
         let mut watch = Self {
-            folder: file.parent().unwrap_or(Path::new("/")).to_owned(),
+            directory: file.parent().unwrap_or(Path::new("/")).to_owned(),
             name: file.file_name().unwrap_or_default().to_owned(),
             request: Arc::new(request),
             inotify: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok(),
@@ -119,7 +119,7 @@ impl Watch {
             reading: None,
             result: None,
             refused: None,
-            remarks,
+            warnings,
             left_alone,
             wanted: Vec::new(),
         };
@@ -134,7 +134,7 @@ impl Watch {
         let Some(inotify) = &self.inotify else { return Ok(()) };
         let events =
             WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::CREATE | WatchFlags::ONLYDIR;
-        inotify::add_watch(inotify, &self.folder, events)?;
+        inotify::add_watch(inotify, &self.directory, events)?;
         self.watched = true;
         Ok(())
     }
@@ -144,7 +144,7 @@ impl Watch {
         self.inotify.as_ref().map(AsFd::as_fd)
     }
 
-    /// Reads what happened in the file's folder.
+    /// Reads what happened in the file's directory.
     pub(super) fn follow_folder(&mut self) {
         let Some(inotify) = &self.inotify else { return };
         let mut buffer = [MaybeUninit::uninit(); 4096];
@@ -203,11 +203,11 @@ impl Watch {
         }
     }
 
-    /// Reads the file again when an id that is wanted has been free in `folder` for a while.
-    fn follow_wanted(&mut self, folder: Option<&Folder>) {
+    /// Reads the file again when an id that is wanted has been free in `directory` for a while.
+    fn follow_wanted(&mut self, directory: Option<&Directory>) {
         let now = Instant::now();
         for (id, free) in &mut self.wanted {
-            let is_free = folder.is_some_and(|folder| folder.state(*id) == IdState::Free);
+            let is_free = directory.is_some_and(|directory| directory.state(*id) == IdState::Free);
             *free = is_free.then(|| free.unwrap_or(now));
             if free.is_some_and(|since| now - since >= FREE) {
                 *free = None;
@@ -216,12 +216,12 @@ impl Watch {
         }
     }
 
-    /// Looks at the file itself, once a second: a link may lead to it, or a mount cover it, and then its folder tells
-    /// nothing. And at ids in the netio `folder` that are waited for.
-    pub(super) fn sweep(&mut self, folder: Option<&Folder>) {
-        self.follow_wanted(folder);
+    /// Looks at the file itself, once a second: a link may lead to it, or a mount cover it, and then its directory tells
+    /// nothing. And at ids in the netio `directory` that are waited for.
+    pub(super) fn sweep(&mut self, directory: Option<&Directory>) {
+        self.follow_wanted(directory);
         if !self.watched {
-            // The folder may be there again.
+            // The directory may be there again.
             let _ = self.watch();
         }
         let now = Signature::of(&self.request.file);
@@ -241,19 +241,19 @@ impl Watch {
         Some(due.saturating_duration_since(Instant::now()))
     }
 
-    /// Begins to read the file if it is due: what it says is to follow `plan`, in these folders, with as many ports on
-    /// each LAN as there is room for. Wakes `wake` at the end. While a folder is away, it waits for that.
+    /// Begins to read the file if it is due: what it says is to follow `plan`, in these directories, with as many ports on
+    /// each LAN as there is room for. Wakes `wake` at the end. While a directory is away, it waits for that.
     pub(super) fn read(
         &mut self,
         plan: &Arc<Plan>,
-        circumstances: impl FnOnce() -> (Vec<Folder>, Vec<usize>),
+        circumstances: impl FnOnce() -> (Vec<Directory>, Vec<usize>),
         wake: &Arc<OwnedFd>,
     ) {
         if self.due_in() != Some(Duration::ZERO) {
             return;
         }
-        let (folders, rooms) = circumstances();
-        if !folders.iter().all(Folder::is_in_place) {
+        let (directories, rooms) = circumstances();
+        if !directories.iter().all(Directory::is_in_place) {
             // New sockets have no place just now. A file that could not be followed would be read only when it changes again.
             self.due = Some(Instant::now() + SETTLED);
             return;
@@ -263,10 +263,10 @@ impl Watch {
         let (send, receive) = channel::bounded(1);
         let (request, plan, wake) = (self.request.clone(), plan.clone(), wake.clone());
         let read = move || {
-            if let Err(error) = privileges::forgo() {
+            if let Err(error) = privileges::drop_capability() {
                 return tracing::error!("{error}");
             }
-            let _ = send.send(next(&request, &plan, &folders, &rooms));
+            let _ = send.send(next(&request, &plan, &directories, &rooms));
             worker::wake(&wake);
         };
         match std::thread::Builder::new().name("netmap".to_owned()).spawn(read) {
@@ -318,10 +318,10 @@ impl Watch {
         self.refused = None;
         self.result = Some(format!("NETMAP reloaded: {}", next.changes));
         self.want(next.left_alone.clone());
-        for remark in next.remarks.iter().filter(|remark| !self.remarks.contains(remark)) {
-            tracing::info!("{remark}");
+        for warning in next.warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
+            tracing::info!("{warning}");
         }
-        self.remarks.clone_from(&next.remarks);
+        self.warnings.clone_from(&next.warnings);
         if !next.changes.is_empty() || asked {
             tracing::info!("{file} was read again: {}", next.changes);
         }
@@ -330,19 +330,24 @@ impl Watch {
 }
 
 /// Reads the file, and gets everything for going over to what it says.
-fn next(request: &Request, before: &Plan, folders: &[Folder], rooms: &[usize]) -> Result<Next, Refusal> {
+fn next(
+    request: &Request,
+    before: &Plan,
+    directories: &[Directory],
+    rooms: &[usize],
+) -> Result<Next, Refusal> {
     let netmap = labs::read(&request.file).map_err(labs::Error::from)?;
     let ours: Vec<InstanceId> =
         before.pseudos.iter().filter(|pseudo| pseudo.live).map(|pseudo| pseudo.id).collect();
-    let mut remarks = Vec::new();
-    let Planned { plan, left_alone } = request.plan(netmap, &folders[0], &ours, &mut remarks)?;
+    let mut warnings = Vec::new();
+    let Planned { plan, left_alone } = request.plan(netmap, &directories[0], &ours, &mut warnings)?;
     let plan = plan.following(before)?;
     for (lan, room) in plan.lans.iter().zip(rooms) {
         if lan.ports.len() > *room {
             return Err(Refusal::Room { nic: lan.nic.clone(), ports: lan.ports.len(), room: *room });
         }
     }
-    let sockets = pseudos::bind(&plan, Some(before), folders)?;
+    let sockets = pseudos::bind(&plan, Some(before), directories)?;
     let changes = plan.changes(before);
-    Ok(Next { plan, sockets, changes, remarks, left_alone })
+    Ok(Next { plan, sockets, changes, warnings, left_alone })
 }

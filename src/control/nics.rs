@@ -1,17 +1,17 @@
-//! A network card in use: everything that was taken from it and is given back.
+//! A NIC in use: everything that was taken from it and is given back.
 //!
-//! A card may go at any time, and one of the same name may come. What belongs to the LAN stays then, the XDP program
-//! with its maps above all; what belongs to the card goes with it and is taken again:
+//! A NIC may go at any time, and one of the same name may come. What belongs to the LAN stays then, the XDP program
+//! with its maps above all; what belongs to the NIC goes with it and is taken again:
 //!
 //! ```text
 //!   in use ──► lost: workers close their sockets ──► the kernel lets go of the frames ──► one of this name is there:
-//!     ▲                                                                                   hold, offloads, promiscuous
+//!     ▲                                                                                   lock, offloads, promiscuous
 //!     └──────────── workers get new sockets ◄──────── AF_XDP sockets, with those frames ◄─────── mode, program
 //! ```
 //!
-//! Taking a card again needs CAP_NET_ADMIN (the program's link, offloads), CAP_NET_RAW (AF_XDP and packet sockets),
+//! Taking a NIC again needs CAP_NET_ADMIN (the program's link, offloads), CAP_NET_RAW (AF_XDP and packet sockets),
 //! CAP_BPF (the link, where unprivileged BPF is off), CAP_IPC_LOCK (the UMEM is registered anew, unless the limit on
-//! locked memory allows it), and files in the state folder.
+//! locked memory allows it), and files in the state directory.
 
 use super::{Error, Options, all_down};
 use crate::ethernet;
@@ -19,9 +19,9 @@ use crate::fdb::Fdb;
 use crate::iou::mac::Mac;
 use crate::lan::Lan;
 use crate::nic::attach::{Attachment, PATIENCE, XdpMode, XdpModeChoice, attach_within};
-use crate::nic::hold::Hold;
 use crate::nic::kernel::shares_large_frames;
 use crate::nic::links::Links;
+use crate::nic::lock::NicLock;
 use crate::nic::offload::Offloads;
 use crate::nic::promisc::Promiscuous;
 use crate::nic::{self, LinkState, Nic};
@@ -31,9 +31,9 @@ use crate::steer::{self, Steering};
 use crate::sys::mmsg::CHUNKS;
 use crate::sys::ringbuf::RingBuffer;
 use crate::worker::{
-    BATCH, NicPart, NicSockets, Order, Orders, Pool, QueueSocket, Rings, batch_chunks, reserve,
+    BATCH, Command, CommandSender, NicPart, NicSockets, Pool, QueueSocket, Rings, batch_chunks, reserve,
 };
-use af_xdp::{Config, CopyMode, Frame, Registration, Sockets, Umem};
+use af_xdp::{Chunk, Config, CopyMode, Registration, Sockets, Umem};
 use libbpf_rs::MapHandle;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -54,34 +54,34 @@ const FILL_SHARED: usize = BATCH;
 const TX_MIN: usize = 2 * batch_chunks(true);
 /// Chunks in a worker's TX ring and stock beyond what it reads at a time.
 const WORKER_CHUNKS: usize = 1024;
-/// Queues that the XDP program has room for, at least: a card that comes back may have more than the one before.
+/// Queues that the XDP program has room for, at least: a NIC that comes back may have more than the one before.
 const QUEUES: usize = 64;
 
 /// The kernel is asked this often whether it has let go of frames: a few milliseconds are usual.
 const RELEASE: Duration = Duration::from_millis(2);
-/// How long after its loss a card is tried again at short intervals, and failures are not worth a word: whoever
+/// How long after its loss a NIC is tried again at short intervals, and failures are not worth a word: whoever
 /// removed it may still be at work.
 const SETTLING: Duration = Duration::from_millis(500);
 /// Between two tries, during that time.
 const SOON: Duration = Duration::from_millis(50);
 /// Between two tries after it, and at least between a return and the next try.
 const LATER: Duration = Duration::from_secs(1);
-/// While a card has no carrier, this often it is looked for: the kernel tells of it up to a second late.
+/// While a NIC has no carrier, this often it is looked for: the kernel tells of it up to a second late.
 const CARRIER: Duration = Duration::from_millis(100);
 /// Offloads that are turned on under us are turned off again so often. Then somebody insists...
 const QUIETED: u32 = 3;
 /// ...until they have been off for so long.
 const GIVEN_IN: Duration = Duration::from_secs(60);
 
-/// Interfaces below a card that are named at most: a bridge may have a hundred ports.
-const CAUTIONS: usize = 8;
+/// Interfaces below a NIC that are named at most: a bridge may have a hundred ports.
+const WARNINGS: usize = 8;
 
-/// Whether a card of this MTU has frames that do not fit into one chunk; those with two VLAN tags are the largest.
+/// Whether a NIC of this MTU has frames that do not fit into one chunk; those with two VLAN tags are the largest.
 fn needs_several_chunks(mtu: u32) -> bool {
     mtu as usize + ethernet::HEADER + 2 * ethernet::TAG > MAX_STEERED
 }
 
-/// How to bind to a card: whether to copy, and whether frames may take several chunks. A driver may have zero-copy for
+/// How to bind to a NIC: whether to copy, and whether frames may take several chunks. A driver may have zero-copy for
 /// frames of one chunk only; it is then given up for `large` frames, unless the user insists on it.
 fn binding(choice: CopyMode, attachment: &Attachment, large: bool) -> (CopyMode, bool) {
     let native = attachment.mode == XdpMode::Native;
@@ -109,12 +109,12 @@ fn room(ports: usize) -> usize {
 }
 
 /// What is in use of a NIC while it is there. Fields are dropped in this order: the program goes before the offloads
-/// come back, for some drivers refuse to change them under XDP; the hold goes last.
+/// come back, for some drivers refuse to change them under XDP; the lock goes last.
 struct Device {
     attachment: Attachment,
     _promiscuous: Promiscuous,
     offloads: Offloads,
-    _hold: Hold,
+    _hold: NicLock,
     nic: Nic,
     /// Its address, as the LAN knows it.
     mac: Mac,
@@ -125,12 +125,12 @@ struct Device {
     zero_copy: bool,
     /// Frames may take several chunks.
     scatter: bool,
-    insistence: Insistence,
+    flap_damping: FlapDamping,
 }
 
 /// Offloads that somebody turns on under us.
 #[derive(Debug, Default)]
-struct Insistence {
+struct FlapDamping {
     /// How often they were found on, since they were off for a while.
     times: u32,
     /// When they were found on last.
@@ -147,7 +147,7 @@ enum Answer {
     Nothing,
 }
 
-impl Insistence {
+impl FlapDamping {
     /// At `now` they are found `on`, or off.
     fn found(&mut self, on: bool, now: Instant) -> Answer {
         if self.last.is_some_and(|last| now.saturating_duration_since(last) >= GIVEN_IN) {
@@ -166,18 +166,18 @@ impl Insistence {
     }
 }
 
-/// Why a card, or its sockets, must be taken anew.
+/// Why a NIC, or its sockets, must be taken anew.
 enum Change {
     /// It is not there any more, or has another name.
     Gone(nic::Error),
     Renamed(String),
-    /// It lost the XDP program: somebody detached it, or this is another card of the same name and number.
+    /// It lost the XDP program: somebody detached it, or this is another NIC of the same name and number.
     Detached,
     /// It has so many queues now.
     Queues(usize),
 }
 
-/// A card that cannot be used at present.
+/// A NIC that cannot be used at present.
 struct Lost {
     /// Since when; if there was none of its name, since when there is one.
     since: Instant,
@@ -188,7 +188,7 @@ struct Lost {
 }
 
 /// A NIC of the plan, there or not.
-pub(super) struct Card {
+pub(super) struct ManagedNic {
     /// As the user names it.
     name: String,
     device: Option<Device>,
@@ -205,7 +205,7 @@ pub(super) struct Card {
     options: steer::Options,
     sizes: Sizes,
     /// What was said of interfaces below it, or at its other end.
-    cautions: Vec<String>,
+    warnings: Vec<String>,
 }
 
 /// How large a NIC's rings are.
@@ -251,12 +251,12 @@ impl Sizes {
     }
 }
 
-/// What a card needs of the rest of the forwarder to be taken again.
+/// What a NIC needs of the rest of the forwarder to be taken again.
 pub(super) struct Around<'a> {
     pub(super) options: &'a Options,
     pub(super) pool: &'a Pool,
     /// Of every worker.
-    pub(super) orders: &'a [&'a Orders],
+    pub(super) commands: &'a [&'a CommandSender],
 }
 
 impl Lost {
@@ -269,17 +269,17 @@ impl Device {
     /// Takes `nic`, which is held, and attaches the XDP program.
     fn take(
         nic: Nic,
-        hold: Hold,
+        lock: NicLock,
         steering: &Steering,
         options: &Options,
         patience: Duration,
     ) -> Result<Self, Error> {
         let name = nic.name().to_owned();
         let steer_error = |source| Error::Steer { nic: name.clone(), source };
-        let mut offloads = Offloads::quiet(&nic, &hold, options.xdp_mode == XdpModeChoice::Generic)?;
+        let mut offloads = Offloads::quiet(&nic, &lock, options.xdp_mode == XdpModeChoice::Generic)?;
         let promiscuous = Promiscuous::join(&nic)?;
         if nic.state().carrier {
-            tracing::info!("{name}: attaching; some cards lose carrier for two seconds now");
+            tracing::info!("{name}: attaching; some NICs lose carrier for two seconds now");
         }
         let program = steering.program().map_err(steer_error)?;
         let attachment = attach_within(program.as_fd(), &nic, options.xdp_mode, patience)?;
@@ -299,14 +299,14 @@ impl Device {
             attachment,
             _promiscuous: promiscuous,
             offloads,
-            _hold: hold,
+            _hold: lock,
             mac: nic.mac(),
             state: None,
             registration: None,
             queues: nic.rx_queues() as usize,
             zero_copy: false,
             scatter: false,
-            insistence: Insistence::default(),
+            flap_damping: FlapDamping::default(),
             nic,
         })
     }
@@ -319,7 +319,7 @@ impl Device {
             Ok(_) => {}
         }
         if !self.attachment.is_on(&self.nic) {
-            // The first that goes when a card is removed is the program.
+            // The first that goes when a NIC is removed is the program.
             return Some(self.nic.name_after_all().map_or_else(Change::Gone, |_| Change::Detached));
         }
         let queues = self.nic.refresh_queues().0 as usize;
@@ -398,7 +398,7 @@ impl Device {
     fn follow_offloads(&mut self) {
         let Ok(turned_on) = self.offloads.turned_on() else { return };
         let name = self.nic.name();
-        match self.insistence.found(!turned_on.is_empty(), Instant::now()) {
+        match self.flap_damping.found(!turned_on.is_empty(), Instant::now()) {
             Answer::Nothing => return,
             Answer::GiveUp => {
                 for feature in turned_on {
@@ -428,27 +428,27 @@ impl Device {
     }
 }
 
-impl Card {
+impl ManagedNic {
     /// Takes the NIC of LAN `index` and attaches the XDP program, which passes everything as yet.
     pub(super) fn take(plan: &Plan, index: usize, options: &Options) -> Result<Self, Error> {
         let lan = &plan.lans[index];
         let nic = Nic::find(&lan.nic)?;
-        if let Some(caution) = nic.caution() {
-            tracing::warn!("{}: {caution}", lan.nic);
+        if let Some(warning) = nic.warning() {
+            tracing::warn!("{}: {warning}", lan.nic);
         }
-        let hold = Hold::take_in(&nic, &options.state_dir)?;
+        let lock = NicLock::take_in(&nic, &options.state_dir)?;
         let ports = lan.ports.len();
         let steer_options = steer::Options {
             workers: plan.workers,
             queues: (nic.max_rx_queues() as usize).max(QUEUES),
             exclusive: options.exclusive,
-            learned: Fdb::capacity(2 * room(ports)),
-            predicted: PATTERNS * room(ports),
+            dynamic_entries: Fdb::capacity(2 * room(ports)),
+            static_entries: PATTERNS * room(ports),
         };
         let steering =
             Steering::load(&steer_options).map_err(|source| Error::Steer { nic: lan.nic.clone(), source })?;
-        let device = Device::take(nic, hold, &steering, options, PATIENCE)?;
-        let mut card = Self {
+        let device = Device::take(nic, lock, &steering, options, PATIENCE)?;
+        let mut nic = Self {
             name: lan.nic.clone(),
             closing: None,
             lost: None,
@@ -459,28 +459,28 @@ impl Card {
             options: steer_options,
             sizes: Sizes::new(device.queues, plan.workers, needs_several_chunks(device.nic.mtu())),
             device: Some(device),
-            cautions: Vec::new(),
+            warnings: Vec::new(),
         };
-        card.caution();
-        Ok(card)
+        nic.warning();
+        Ok(nic)
     }
 
-    /// Names what makes frames above the MTU below the card, or at its other end, with what prevents it: once, until it is
+    /// Names what makes frames above the MTU below the NIC, or at its other end, with what prevents it: once, until it is
     /// something else.
-    fn caution(&mut self) {
+    fn warning(&mut self) {
         let Some(device) = &self.device else { return };
-        let found: Vec<String> = match device.nic.obstacles(device.attachment.mode == XdpMode::Generic) {
+        let found: Vec<String> = match device.nic.issues(device.attachment.mode == XdpMode::Generic) {
             Ok(found) => found.iter().map(ToString::to_string).collect(),
             Err(error) => vec![error.to_string()],
         };
-        let new: Vec<&String> = found.iter().filter(|text| !self.cautions.contains(text)).collect();
-        for text in new.iter().take(CAUTIONS) {
+        let new: Vec<&String> = found.iter().filter(|text| !self.warnings.contains(text)).collect();
+        for text in new.iter().take(WARNINGS) {
             tracing::warn!("{}: {text}", self.name);
         }
-        if new.len() > CAUTIONS {
-            tracing::warn!("{}: and {} more interfaces like these", self.name, new.len() - CAUTIONS);
+        if new.len() > WARNINGS {
+            tracing::warn!("{}: and {} more interfaces like these", self.name, new.len() - WARNINGS);
         }
-        self.cautions = found;
+        self.warnings = found;
     }
 
     /// Its name, and what keeps frames from it, in a word or two; `None` if nothing does.
@@ -499,7 +499,7 @@ impl Card {
         self.sizes
     }
 
-    /// Tells the LAN under which addresses the host itself is on it. False if the card is not there: they stay.
+    /// Tells the LAN under which addresses the host itself is on it. False if the NIC is not there: they stay.
     pub(super) fn follow_addresses(&self, links: &Links, lan: &Lan) -> bool {
         let Some(device) = &self.device else { return false };
         lan.set_host(links.own_addresses(device.nic.index()));
@@ -513,7 +513,7 @@ impl Card {
         index: usize,
         options: &Options,
         umem: &Arc<Umem>,
-        free: &mut Vec<Frame>,
+        free: &mut Vec<Chunk>,
         parts: &mut [Vec<NicPart>],
     ) -> Result<Arc<Lan>, Error> {
         let name = self.name.clone();
@@ -537,7 +537,7 @@ impl Card {
         &mut self,
         options: &Options,
         umem: &Arc<Umem>,
-        free: &mut Vec<Frame>,
+        free: &mut Vec<Chunk>,
         patience: Duration,
     ) -> Result<Vec<NicSockets>, Error> {
         let name = &self.name;
@@ -569,8 +569,8 @@ impl Card {
         device.scatter = sockets.scatter;
         device.registration = Some(sockets.registration);
         let shared = &self.steering.tables().shared;
-        shared.lane_share.store(sizes.share as u32, Relaxed);
-        shared.lane_head.store(if device.zero_copy { 0 } else { HEAD as u32 }, Relaxed);
+        shared.credit_limit.store(sizes.share as u32, Relaxed);
+        shared.credit_head.store(if device.zero_copy { 0 } else { HEAD as u32 }, Relaxed);
         shared.largest.store(device.largest() as u32, Relaxed);
         let empty = || NicSockets { queues: Vec::new(), scatter: device.scatter };
         let mut workers: Vec<NicSockets> = (0..sizes.workers).map(|_| empty()).collect();
@@ -580,28 +580,28 @@ impl Card {
                 self.steering
                     .set_ring(&self.options, number, worker, socket.rx.as_fd())
                     .map_err(|source| Error::Steer { nic: name.clone(), source })?;
-                let lane = number * sizes.workers + worker;
-                // Nothing is on its way: what the lane's former socket did not take is lost.
-                let steered = shared.lanes.get(lane).map_or((0, 0), |lane| {
-                    let steered = lane.steered.load(Relaxed);
-                    lane.taken.store(steered, Relaxed);
-                    (steered, lane.frames.load(Relaxed))
+                let credits = number * sizes.workers + worker;
+                // Nothing is on its way: what the credits's former socket did not take is lost.
+                let steered = shared.credits.get(credits).map_or((0, 0), |credits| {
+                    let steered = credits.steered.load(Relaxed);
+                    credits.returned.store(steered, Relaxed);
+                    (steered, credits.frames.load(Relaxed))
                 });
-                workers[worker].queues.push(QueueSocket { socket, rings: rings.clone(), lane, steered });
+                workers[worker].queues.push(QueueSocket { socket, rings: rings.clone(), credits, steered });
             }
         }
         Ok(workers)
     }
 
-    /// The card's state before the workers run.
+    /// The NIC's state before the workers run.
     pub(super) fn first_look(&mut self, lan: &Lan) {
         if let Some(device) = &mut self.device {
-            // A card that goes already is dealt with when there are workers.
+            // A NIC that goes already is dealt with when there are workers.
             let _ = device.look(lan);
         }
     }
 
-    /// Looks at the card and does what follows: tells the workers its state, gives it up when it has gone, takes it again
+    /// Looks at the NIC and does what follows: tells the workers its state, gives it up when it has gone, takes it again
     /// when it is back. Waits for a grace period of the kernel at most.
     pub(super) fn follow(&mut self, index: usize, lan: &Lan, around: &Around<'_>) {
         if let Some(change) = self.device.as_mut().and_then(|device| device.look(lan)) {
@@ -610,7 +610,7 @@ impl Card {
         self.recover(index, lan, around);
     }
 
-    /// Looks at the card for the last time, when the XDP program passes everything already: if it has gone and nobody has
+    /// Looks at the NIC for the last time, when the XDP program passes everything already: if it has gone and nobody has
     /// noticed, its sockets are given up, so that what it took along is counted. One that is still there keeps its
     /// sockets, for what is to be sent.
     pub(super) fn last_look(&mut self, index: usize, lan: &Lan, around: &Around<'_>) {
@@ -632,14 +632,14 @@ impl Card {
         }
     }
 
-    /// Has the workers close their sockets, and gives back what was taken from the card.
+    /// Has the workers close their sockets, and gives back what was taken from the NIC.
     fn lose(&mut self, change: Change, index: usize, lan: &Lan, around: &Around<'_>) {
         lan.up.store(false, Relaxed);
         // The program leaves everything to the host until the workers have sockets again.
         lan.tables.shared.live.store(0, Relaxed);
         self.settle();
-        for orders in around.orders {
-            orders.give(Order::Nic { lan: index, sockets: None });
+        for commands in around.commands {
+            commands.send(Command::Nic { lan: index, sockets: None });
         }
         // There is none if they are being closed already.
         if let Some(registration) = self.device.as_mut().and_then(|device| device.registration.take()) {
@@ -664,7 +664,7 @@ impl Card {
         self.lost.get_or_insert(Lost { since: Instant::now(), absent: false, said: None });
     }
 
-    /// Takes the card again, as far as that can be done now.
+    /// Takes the NIC again, as far as that can be done now.
     fn recover(&mut self, index: usize, lan: &Lan, around: &Around<'_>) {
         if let Some(registration) = self.closing.take() {
             let mut free = Vec::new();
@@ -681,7 +681,7 @@ impl Card {
         if self.not_before.is_none_or(|due| now >= due) {
             self.not_before = None;
             let resumed = self.resume(index, lan, around);
-            // Whoever brings a card back may not be done with it: that time begins with the first sight of it.
+            // Whoever brings a NIC back may not be done with it: that time begins with the first sight of it.
             if std::mem::replace(&mut lost.absent, matches!(resumed, Ok(false))) {
                 lost.since = now;
             }
@@ -708,24 +708,24 @@ impl Card {
         self.lost = Some(lost);
     }
 
-    /// Takes what is missing. False if there is no card of this name.
+    /// Takes what is missing. False if there is no NIC of this name.
     fn resume(&mut self, index: usize, lan: &Lan, around: &Around<'_>) -> Result<bool, Error> {
         if self.device.is_none() {
             let nic = match Nic::find(&self.name) {
                 Err(nic::Error::NoSuchInterface { .. }) => return Ok(false),
                 found => found?,
             };
-            let hold = Hold::take_within(&nic, &around.options.state_dir, Duration::ZERO)?;
+            let lock = NicLock::take_within(&nic, &around.options.state_dir, Duration::ZERO)?;
             lan.set_nic_mac(nic.mac());
-            self.device = Some(Device::take(nic, hold, &self.steering, around.options, Duration::ZERO)?);
-            self.caution();
+            self.device = Some(Device::take(nic, lock, &self.steering, around.options, Duration::ZERO)?);
+            self.warning();
         }
         let mut free = Vec::new();
         around.pool.take(&mut free, self.sizes.queues * self.sizes.ring);
         let sockets = self.sockets(around.options, around.pool.umem(), &mut free, Duration::ZERO);
         around.pool.give(&mut free, 0);
-        for (orders, sockets) in around.orders.iter().zip(sockets?) {
-            orders.give(Order::Nic { lan: index, sockets: Some(sockets) });
+        for (commands, sockets) in around.commands.iter().zip(sockets?) {
+            commands.send(Command::Nic { lan: index, sockets: Some(sockets) });
         }
         lan.tables.shared.live.store(1, Relaxed);
         if let Some(device) = &mut self.device {
@@ -738,7 +738,7 @@ impl Card {
 
     /// Ports that the LAN may have, without starting again.
     pub(super) fn room(&self) -> usize {
-        self.options.predicted / PATTERNS
+        self.options.static_entries / PATTERNS
     }
 
     /// Writes what the XDP program is to know of the LAN.
@@ -756,7 +756,7 @@ impl Card {
         shared.flood_unknown.store(u32::from(plan.lans[index].flood.is_some()), Relaxed);
     }
 
-    /// True if the card takes frames of several chunks and its MTU makes use of it.
+    /// True if the NIC takes frames of several chunks and its MTU makes use of it.
     pub(super) fn has_large_frames(&self) -> bool {
         let device = self.device.as_ref().filter(|device| device.scatter);
         device.and_then(|device| device.state).is_some_and(|state| needs_several_chunks(state.mtu))
@@ -867,8 +867,8 @@ mod tests {
     fn who_turned_offloads_on_and_gave_in_is_not_held_to_insist_for_ever() {
         let second = |n| Duration::from_secs(n);
         let start = Instant::now();
-        let mut insistence = Insistence::default();
-        let mut found = |on, after| insistence.found(on, start + second(after));
+        let mut flap_damping = FlapDamping::default();
+        let mut found = |on, after| flap_damping.found(on, start + second(after));
         assert_eq!(found(false, 0), Answer::Nothing);
         for after in [1, 2, 3] {
             assert_eq!(found(true, after), Answer::TurnOff);
@@ -891,7 +891,7 @@ mod tests {
     }
 
     #[test]
-    fn a_card_of_the_usual_mtu_needs_one_chunk_a_frame() {
+    fn a_nic_of_the_usual_mtu_needs_one_chunk_a_frame() {
         assert!(!needs_several_chunks(1500) && !needs_several_chunks(3802));
         assert!(needs_several_chunks(3803) && needs_several_chunks(9000));
     }

@@ -11,7 +11,7 @@
 //! worker that sleeps one wake-up each half `WatchdogSec`.
 
 use crate::privileges::as_caller;
-use crate::worker::{Order, Orders};
+use crate::worker::{Command, CommandSender};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendto, socket_with};
 use sd_notify::NotifyState;
@@ -84,7 +84,12 @@ impl Notify {
 
     /// Tells what is different, and looks after the watchdog. `reloading`: the NETMAP is being read again. The `status` is
     /// asked for once a second, and when `reloading` is another than before.
-    pub(super) fn turn(&mut self, reloading: bool, status: impl FnOnce() -> String, orders: &[&Orders]) {
+    pub(super) fn turn(
+        &mut self,
+        reloading: bool,
+        status: impl FnOnce() -> String,
+        commands: &[&CommandSender],
+    ) {
         let now = Instant::now();
         let phase = if reloading { Phase::Reloading } else { Phase::Ready };
         if phase != self.phase || now >= self.status_due {
@@ -105,7 +110,7 @@ impl Notify {
                 }
             }
         }
-        if self.watchdog.as_mut().is_some_and(|watchdog| watchdog.turn(now, orders))
+        if self.watchdog.as_mut().is_some_and(|watchdog| watchdog.turn(now, commands))
             && self.send(&[NotifyState::Watchdog])
             && let Some(watchdog) = &mut self.watchdog
         {
@@ -180,12 +185,12 @@ impl Watchdog {
     }
 
     /// Begins a round if it is due. True if the one under way is complete.
-    fn turn(&mut self, now: Instant, orders: &[&Orders]) -> bool {
+    fn turn(&mut self, now: Instant, commands: &[&CommandSender]) -> bool {
         if !self.asked && now >= self.next {
             self.asked = true;
             self.round += 1;
-            self.silent = (0..orders.len()).collect();
-            orders.iter().for_each(|order| order.give(Order::Report(self.round)));
+            self.silent = (0..commands.len()).collect();
+            commands.iter().for_each(|order| order.send(Command::Event(self.round)));
         }
         self.asked && self.silent.is_empty()
     }

@@ -1,16 +1,16 @@
-//! Our own sockets in the netio folders: bound at the start, and again when their files are taken away.
+//! Our own sockets in the netio directories: bound at the start, and again when their files are taken away.
 
 use super::routers::Connections;
-use crate::iou::folder::Folder;
+use crate::iou::netio::Directory;
 use crate::iou::socket::{self, PseudoSocket, bind_pseudo, make_sockets};
 use crate::plan::Plan;
-use crate::worker::{Order, Orders};
+use crate::worker::{Command, CommandSender};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// How long after a file went its socket is bound again. Whoever removes a whole folder is not to find new files in it
+/// How long after a file went its socket is bound again. Whoever removes a whole directory is not to find new files in it
 /// before it is done.
 const AFTER: Duration = Duration::from_millis(200);
 /// While a socket cannot be bound, this often it is tried again.
@@ -42,11 +42,11 @@ struct Held {
 pub(super) fn bind(
     plan: &Plan,
     before: Option<&Plan>,
-    folders: &[Folder],
+    directories: &[Directory],
 ) -> Result<Vec<(usize, PseudoSocket)>, socket::Error> {
     let had = |n: usize| before.is_some_and(|plan| plan.pseudos.get(n).is_some_and(|pseudo| pseudo.live));
     let mut sockets = Vec::new();
-    for (lab, folder) in folders.iter().enumerate() {
+    for (lab, directory) in directories.iter().enumerate() {
         let new = plan
             .pseudos
             .iter()
@@ -56,7 +56,7 @@ pub(super) fn bind(
         if ids.is_empty() {
             continue;
         }
-        let bound = bind_pseudo(folder, &ids)?;
+        let bound = bind_pseudo(directory, &ids)?;
         if let Some(warning) = bound.warning {
             tracing::warn!("{warning}");
         }
@@ -105,17 +105,18 @@ impl Pseudos {
     }
 
     /// If it is due, or `sweep` and nothing else is, binds what has gone again, and tells the workers.
-    pub(super) fn restore(&mut self, sweep: bool, connections: &Connections, orders: &[&Orders]) {
+    pub(super) fn restore(&mut self, sweep: bool, connections: &Connections, commands: &[&CommandSender]) {
         match self.due {
             Some(due) if due > Instant::now() => return,
             None if !sweep => return,
             _ => self.due = None,
         }
-        let folder = |lab| connections.folder(lab).filter(|folder| folder.is_in_place());
-        let gone = |held: &Held| folder(held.lab).is_some_and(|folder| !held.socket.is_whole(folder));
+        let directory = |lab| connections.directory(lab).filter(|directory| directory.is_in_place());
+        let gone =
+            |held: &Held| directory(held.lab).is_some_and(|directory| !held.socket.is_whole(directory));
         let lost = self.held.values().filter(|held| held.untold || gone(held)).count();
         if lost == 0 {
-            if self.held.values().all(|held| folder(held.lab).is_some()) {
+            if self.held.values().all(|held| directory(held.lab).is_some()) {
                 self.all_there();
             }
             return;
@@ -125,16 +126,16 @@ impl Pseudos {
         }
         let (mut bound, mut first, mut error) = (0, None, None);
         for (number, held) in &mut self.held {
-            let Some(folder) = folder(held.lab) else { continue };
-            if !held.untold && held.socket.is_whole(folder) {
+            let Some(directory) = directory(held.lab) else { continue };
+            if !held.untold && held.socket.is_whole(directory) {
                 continue;
             }
-            let restored = held.socket.restore(folder, &mut self.fresh).map_err(|error| error.to_string());
+            let restored = held.socket.restore(directory, &mut self.fresh).map_err(|error| error.to_string());
             let told = restored.and_then(|new| {
                 held.untold |= new;
                 if held.untold {
                     let socket = held.socket.fd.try_clone().map_err(|error| error.to_string())?;
-                    orders[held.worker].give(Order::Pseudo { pseudo: *number, socket });
+                    commands[held.worker].send(Command::Pseudo { pseudo: *number, socket });
                     held.untold = false;
                     bound += 1;
                     first.get_or_insert_with(|| held.socket.path.clone());

@@ -1,15 +1,15 @@
 //! Routers come and go: their sockets are connected when they appear, again when they are replaced, and handed to
 //! the workers.
 //!
-//! A netio folder is watched by inotify; one that is removed or replaced is followed to its successor. A router that restarts makes a new socket file while the old process may
-//! still hold the old socket: a connected socket then goes on sending to the old one. So files are told apart by
+//! A netio directory is watched by inotify; one that is removed or replaced is followed to its successor. A router that restarts makes a new socket file while the old process may
+//! still lock the old socket: a connected socket then goes on sending to the old one. So files are told apart by
 //! inode.
 
 use crate::iou::InstanceId;
-use crate::iou::folder::Folder;
+use crate::iou::netio::Directory;
 use crate::iou::socket::{ConnectError, connect_router};
 use crate::plan::Plan;
-use crate::worker::{Order, Orders};
+use crate::worker::{Command, CommandSender};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -22,12 +22,12 @@ use std::time::{Duration, Instant};
 /// up to this.
 const LAST_RETRY: Duration = Duration::from_millis(64);
 
-/// How long a folder may be gone before it is made again: others, a router for one, may want to make it themselves.
+/// How long a directory may be gone before it is made again: others, a router for one, may want to make it themselves.
 const MAKE_AFTER: Duration = Duration::from_secs(1);
 /// While it is gone, this often it is looked for.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// What a folder's watch tells of. ATTRIB: a router that changes its socket's mode after bind is tried again then.
+/// What a directory's watch tells of. ATTRIB: a router that changes its socket's mode after bind is tried again then.
 fn events() -> WatchFlags {
     let files = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVE | WatchFlags::ATTRIB;
     files | WatchFlags::MOVE_SELF | WatchFlags::ONLYDIR
@@ -38,12 +38,12 @@ fn is_exhaustion(error: &io::Error) -> bool {
     let errno = error.raw_os_error();
     [Errno::MFILE, Errno::NFILE].iter().any(|full| errno == Some(full.raw_os_error()))
 }
-/// What happened in a folder is read in portions of so many events.
+/// What happened in a directory is read in portions of so many events.
 const EVENTS: usize = 1024;
 
 /// The routers' sockets.
 pub(super) struct Connections {
-    folders: Vec<Watched>,
+    directories: Vec<Watched>,
     routers: Vec<Router>,
     retries: Vec<Retry>,
     /// A router could not be connected for want of descriptors: reported once for all.
@@ -53,7 +53,7 @@ pub(super) struct Connections {
 }
 
 struct Watched {
-    folder: Folder,
+    directory: Directory,
     inotify: OwnedFd,
     /// The number of the watch on it; `None` if it could not be set: then the sweep finds what changes.
     watch: Option<i32>,
@@ -68,7 +68,7 @@ struct Watched {
     trouble: Option<String>,
 }
 
-/// Whose a file in a netio folder is.
+/// Whose a file in a netio directory is.
 #[derive(Clone, Copy)]
 enum Name {
     Router(usize),
@@ -98,16 +98,16 @@ struct Retry {
 }
 
 impl Connections {
-    /// Watches the netio folders.
-    pub(super) fn new(plan: &Plan, folders: Vec<Folder>) -> io::Result<Self> {
+    /// Watches the netio directories.
+    pub(super) fn new(plan: &Plan, directories: Vec<Directory>) -> io::Result<Self> {
         let mut watched = Vec::new();
-        for folder in folders {
+        for directory in directories {
             let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-            let watch = Some(folder.watch(inotify.as_fd(), events())?);
+            let watch = Some(directory.watch(inotify.as_fd(), events())?);
             let names = HashMap::new();
             let now = Instant::now();
             watched.push(Watched {
-                folder,
+                directory,
                 inotify,
                 watch,
                 names,
@@ -118,7 +118,7 @@ impl Connections {
             });
         }
         let mut connections = Self {
-            folders: watched,
+            directories: watched,
             routers: Vec::new(),
             retries: Vec::new(),
             exhausted: false,
@@ -150,7 +150,7 @@ impl Connections {
             }
         }
         self.retries.retain(|retry| self.routers[retry.router].live);
-        for (lab, watched) in self.folders.iter_mut().enumerate() {
+        for (lab, watched) in self.directories.iter_mut().enumerate() {
             watched.names.clear();
             for pseudo in plan.pseudos.iter().filter(|pseudo| pseudo.lab == lab && pseudo.live) {
                 let name = pseudo.id.to_string();
@@ -170,33 +170,33 @@ impl Connections {
         (live().filter(|router| router.connected.is_some()).count(), live().count())
     }
 
-    /// The folder of a lab, if it has one just now.
-    pub(super) fn folder(&self, lab: usize) -> Option<&Folder> {
-        self.folders.get(lab).filter(|watched| watched.gone.is_none()).map(|watched| &watched.folder)
+    /// The directory of a lab, if it has one just now.
+    pub(super) fn directory(&self, lab: usize) -> Option<&Directory> {
+        self.directories.get(lab).filter(|watched| watched.gone.is_none()).map(|watched| &watched.directory)
     }
 
-    /// The folders as they were last.
-    pub(super) fn folders(&self) -> Vec<Folder> {
-        self.folders.iter().map(|watched| watched.folder.clone()).collect()
+    /// The directories as they were last.
+    pub(super) fn directories(&self) -> Vec<Directory> {
+        self.directories.iter().map(|watched| watched.directory.clone()).collect()
     }
 
-    /// What to wait on, one a folder.
+    /// What to wait on, one a directory.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.folders.iter().map(|watched| watched.inotify.as_fd())
+        self.directories.iter().map(|watched| watched.inotify.as_fd())
     }
 
     /// Connects every router that is there.
-    pub(super) fn connect_all(&mut self, orders: &[&Orders]) {
+    pub(super) fn connect_all(&mut self, commands: &[&CommandSender]) {
         for router in 0..self.routers.len() {
-            self.check(router, Duration::from_millis(1), orders);
+            self.check(router, Duration::from_millis(1), commands);
         }
     }
 
-    /// Reads what happened in the folders. True if something happened to our own files there.
-    pub(super) fn follow_folders(&mut self, orders: &[&Orders]) -> bool {
+    /// Reads what happened in the directories. True if something happened to our own files there.
+    pub(super) fn follow_folders(&mut self, commands: &[&CommandSender]) -> bool {
         use inotify::ReadFlags as Events;
         let (mut seen, mut ours, mut overflow) = (Vec::new(), false, false);
-        for watched in &mut self.folders {
+        for watched in &mut self.directories {
             let mut buffer = [MaybeUninit::uninit(); 4096];
             let mut reader = inotify::Reader::new(&watched.inotify, &mut buffer);
             // Whoever may make files here can make them faster than they are read: what is left waits for the next turn.
@@ -205,7 +205,7 @@ impl Connections {
                 let events = event.events();
                 overflow |= events.contains(Events::QUEUE_OVERFLOW);
                 if Some(event.wd()) != watched.watch {
-                    continue; // of a folder before
+                    continue; // of a directory before
                 }
                 watched.doubted |= events.intersects(Events::MOVE_SELF | Events::IGNORED);
                 if events.contains(Events::IGNORED) {
@@ -225,43 +225,43 @@ impl Connections {
             ours = true;
             seen = (0..self.routers.len()).collect();
             self.routers.iter_mut().for_each(|router| router.renewed = true);
-            self.folders.iter_mut().for_each(|watched| watched.doubted = true);
+            self.directories.iter_mut().for_each(|watched| watched.doubted = true);
         }
         seen.sort_unstable();
         seen.dedup();
         for router in seen {
-            self.check(router, Duration::from_millis(1), orders);
+            self.check(router, Duration::from_millis(1), commands);
         }
         ours
     }
 
-    /// Looks whether the folders are still those of their paths, with `sweep` all of them, and goes over to their
-    /// successors. True if there is one. (The kernel tells when a folder is moved, but not that it is removed while we
-    /// hold it open.)
-    pub(super) fn follow_paths(&mut self, sweep: bool, orders: &[&Orders]) -> bool {
+    /// Looks whether the directories are still those of their paths, with `sweep` all of them, and goes over to their
+    /// successors. True if there is one. (The kernel tells when a directory is moved, but not that it is removed while we
+    /// lock it open.)
+    pub(super) fn follow_paths(&mut self, sweep: bool, commands: &[&CommandSender]) -> bool {
         let now = Instant::now();
         let mut any = false;
-        for lab in 0..self.folders.len() {
-            let watched = &mut self.folders[lab];
-            let path = watched.folder.path().display().to_string();
+        for lab in 0..self.directories.len() {
+            let watched = &mut self.directories[lab];
+            let path = watched.directory.path().display().to_string();
             if watched.gone.is_none() {
                 let looked = sweep || std::mem::take(&mut watched.doubted);
-                if !looked || watched.folder.is_in_place() {
+                if !looked || watched.directory.is_in_place() {
                     if sweep && watched.watch.is_none() {
                         // None could be had before.
-                        watched.watch = watched.folder.watch(watched.inotify.as_fd(), events()).ok();
+                        watched.watch = watched.directory.watch(watched.inotify.as_fd(), events()).ok();
                     }
                     continue;
                 }
-                tracing::warn!("the netio folder {path} was taken away: routers that start are not found");
+                tracing::warn!("the netio directory {path} was taken away: routers that start are not found");
                 (watched.gone, watched.next_look) = (Some(now), now);
             }
             if now < watched.next_look {
                 continue;
             }
             let make = watched.gone.is_some_and(|gone| now >= gone + MAKE_AFTER);
-            let folder = match watched.folder.again(make) {
-                Ok(folder) => folder,
+            let directory = match watched.directory.again(make) {
+                Ok(directory) => directory,
                 Err(error) => {
                     watched.next_look = now + if error.is_absent() { LOOK } else { MAKE_AFTER };
                     let why = error.to_string();
@@ -273,26 +273,26 @@ impl Connections {
                 }
             };
             if let Some(old) = watched.watch.take() {
-                // It is gone by itself if the folder is.
+                // It is gone by itself if the directory is.
                 let _ = inotify::remove_watch(&watched.inotify, old);
             }
-            watched.watch = match folder.watch(watched.inotify.as_fd(), events()) {
+            watched.watch = match directory.watch(watched.inotify.as_fd(), events()) {
                 Ok(watch) => Some(watch),
                 Err(error) => {
                     tracing::warn!(
-                        "the netio folder {path} cannot be watched, routers are found late: {error}"
+                        "the netio directory {path} cannot be watched, routers are found late: {error}"
                     );
                     None
                 }
             };
-            watched.folder = folder;
+            watched.directory = directory;
             (watched.gone, watched.trouble, watched.doubted) = (None, None, false);
-            tracing::info!("the netio folder {path} is there again");
+            tracing::info!("the netio directory {path} is there again");
             any = true;
             for router in 0..self.routers.len() {
                 if self.routers[router].lab == lab {
                     self.routers[router].renewed = true;
-                    self.check(router, Duration::from_millis(1), orders);
+                    self.check(router, Duration::from_millis(1), commands);
                 }
             }
         }
@@ -300,39 +300,39 @@ impl Connections {
     }
 
     /// A worker found a router's socket gone.
-    pub(super) fn gone(&mut self, router: usize, connection: u64, orders: &[&Orders]) {
+    pub(super) fn gone(&mut self, router: usize, connection: u64, commands: &[&CommandSender]) {
         if self.routers[router].connection != connection || !self.routers[router].live {
             return; // it is back already, and connected
         }
         self.routers[router].connected = None;
         tracing::info!("router {} is gone", self.routers[router].id);
-        // Other workers may hold sockets to it that they have not tried; and a new file may be there already.
-        for order in orders {
-            order.give(Order::Router { router, socket: None });
+        // Other workers may lock sockets to it that they have not tried; and a new file may be there already.
+        for order in commands {
+            order.send(Command::Router { router, socket: None });
         }
-        self.check(router, Duration::from_millis(1), orders);
+        self.check(router, Duration::from_millis(1), commands);
     }
 
     /// How long until a retry is due.
     pub(super) fn next_retry(&self) -> Option<Duration> {
         let now = Instant::now();
         let retries = self.retries.iter().map(|retry| retry.due);
-        let folders =
-            self.folders.iter().filter(|watched| watched.gone.is_some()).map(|watched| watched.next_look);
-        retries.chain(folders).map(|due| due.saturating_duration_since(now)).min()
+        let directories =
+            self.directories.iter().filter(|watched| watched.gone.is_some()).map(|watched| watched.next_look);
+        retries.chain(directories).map(|due| due.saturating_duration_since(now)).min()
     }
 
     /// Tries again what is due; with `sweep`, every router whose socket file is another than the connected one.
-    pub(super) fn retry(&mut self, sweep: bool, orders: &[&Orders]) {
+    pub(super) fn retry(&mut self, sweep: bool, commands: &[&CommandSender]) {
         let now = Instant::now();
         let due = self.retries.extract_if(.., |retry| retry.due <= now).collect::<Vec<_>>();
         for Retry { router, delay, .. } in due {
-            self.check(router, delay * 2, orders);
+            self.check(router, delay * 2, commands);
         }
         if sweep {
             self.still_exhausted = false;
             for router in 0..self.routers.len() {
-                self.check(router, LAST_RETRY, orders);
+                self.check(router, LAST_RETRY, commands);
             }
             if self.exhausted && !self.still_exhausted {
                 self.exhausted = false;
@@ -343,23 +343,23 @@ impl Connections {
 
     /// Connects a router if its socket file is another than the one it is connected to. If that cannot be
     /// connected, it is tried again after `delay`.
-    fn check(&mut self, router: usize, delay: Duration, orders: &[&Orders]) {
+    fn check(&mut self, router: usize, delay: Duration, commands: &[&CommandSender]) {
         let Router { lab, id, live, connected, renewed, .. } = self.routers[router];
-        let folder = &self.folders[lab].folder;
+        let directory = &self.directories[lab].directory;
         if !live {
             return;
         }
-        let inode = folder.inode(id);
+        let inode = directory.inode(id);
         if inode.is_none() || inode == connected && !renewed {
             return;
         }
-        let sockets: Result<Vec<_>, _> = orders.iter().map(|_| connect_router(folder, id)).collect();
+        let sockets: Result<Vec<_>, _> = commands.iter().map(|_| connect_router(directory, id)).collect();
         match sockets {
             Ok(sockets) if sockets.windows(2).all(|pair| pair[0].inode == pair[1].inode) => {
                 let inode = sockets.first().map(|socket| socket.inode);
                 let connection = self.routers[router].connection + 1;
-                for (order, socket) in orders.iter().zip(sockets) {
-                    order.give(Order::Router { router, socket: Some((socket.fd, connection)) });
+                for (order, socket) in commands.iter().zip(sockets) {
+                    order.send(Command::Router { router, socket: Some((socket.fd, connection)) });
                 }
                 let again = connected.is_some();
                 tracing::info!("router {id} is {}", if again { "replaced" } else { "there" });

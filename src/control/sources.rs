@@ -24,12 +24,13 @@ pub(super) enum Source {
     Netmap,
     /// Stations have moved.
     Moves,
-    /// Something happened in a folder.
-    Folder,
+    /// Something happened in a directory.
+    Directory,
 }
 
 impl Source {
-    const ALL: [Self; 6] = [Self::Stop, Self::Links, Self::Workers, Self::Netmap, Self::Moves, Self::Folder];
+    const ALL: [Self; 6] =
+        [Self::Stop, Self::Links, Self::Workers, Self::Netmap, Self::Moves, Self::Directory];
 }
 
 /// Waits for news.
@@ -84,24 +85,24 @@ mod tests {
     #[test]
     fn each_is_told_for_as_long_as_there_is_something_to_be_read() {
         let sources = Sources::new().unwrap();
-        let [stop, folder] = [(); 2].map(|()| eventfd().unwrap());
+        let [stop, directory] = [(); 2].map(|()| eventfd().unwrap());
         let wait = |timeout| {
-            let descriptors = [(Source::Stop, stop.as_fd()), (Source::Folder, folder.as_fd())];
+            let descriptors = [(Source::Stop, stop.as_fd()), (Source::Directory, directory.as_fd())];
             sources.wait(descriptors, timeout).unwrap()
         };
         let start = Instant::now();
         assert!(wait(Duration::from_millis(20)).is_empty());
         assert!(start.elapsed() >= Duration::from_millis(20));
-        wake(&folder);
-        assert_eq!(wait(Duration::from_secs(5)), [Source::Folder]);
-        assert_eq!(wait(AT_ONCE), [Source::Folder], "nobody has read it");
-        woken(&folder);
+        wake(&directory);
+        assert_eq!(wait(Duration::from_secs(5)), [Source::Directory]);
+        assert_eq!(wait(AT_ONCE), [Source::Directory], "nobody has read it");
+        woken(&directory);
         assert!(wait(AT_ONCE).is_empty());
         wake(&stop);
-        wake(&folder);
+        wake(&directory);
         let both = wait(AT_ONCE);
         assert!(
-            both.len() == 2 && both.contains(&Source::Stop) && both.contains(&Source::Folder),
+            both.len() == 2 && both.contains(&Source::Stop) && both.contains(&Source::Directory),
             "{both:?}"
         );
     }

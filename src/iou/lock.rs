@@ -29,7 +29,7 @@ pub struct Lock {
     /// `None` only while it is dropped.
     file: Option<OwnedFd>,
     key: (u64, u64),
-    folder: Arc<OwnedFd>,
+    directory: Arc<OwnedFd>,
     name: OsString,
 }
 
@@ -80,16 +80,17 @@ impl Lock {
     /// # Errors
     /// If it is held, if something else is in its place, or if the system refuses.
     pub fn take(socket: &Path, owner: Uid) -> Result<Self, Error> {
-        let (folder, name) = split(socket);
-        let folder = fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let (directory, name) = split(socket);
+        let directory =
+            fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         let fail =
             |source: Errno| Error::System { path: lock_file(socket), action: "reach", source: source.into() };
-        Self::take_in(&Arc::new(folder.map_err(fail)?), socket, name, owner)
+        Self::take_in(&Arc::new(directory.map_err(fail)?), socket, name, owner)
     }
 
-    /// [`Lock::take`] for the socket `name` in `folder`; `socket` is its whole path, for messages.
+    /// [`Lock::take`] for the socket `name` in `directory`; `socket` is its whole path, for messages.
     pub(super) fn take_in(
-        folder: &Arc<OwnedFd>,
+        directory: &Arc<OwnedFd>,
         socket: &Path,
         name: OsString,
         owner: Uid,
@@ -103,7 +104,8 @@ impl Lock {
         let held_by = |holder| Err(Error::Held { path: path.clone(), holder });
         let mut held = held();
         for _ in 0..TRIES {
-            let Some((file, stat)) = open(folder.as_fd(), &name, &held, true).map_err(fail("open"))? else {
+            let Some((file, stat)) = open(directory.as_fd(), &name, &held, true).map_err(fail("open"))?
+            else {
                 return held_by(Holder::this_process());
             };
             if let Some(what) = foreign(&stat, owner) {
@@ -119,16 +121,16 @@ impl Lock {
                 Err(other) => return Err(fail("lock")(other)),
             }
             // The holder before may have removed the file between our open and our lock.
-            match fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            match fs::statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(named) if key(&named) == key(&stat) => {}
                 Ok(_) | Err(Errno::NOENT) => continue,
                 Err(other) => return Err(fail("find")(other)),
             }
             held.push(key(&stat));
-            let lock = Self { file: Some(file), key: key(&stat), folder: folder.clone(), name };
+            let lock = Self { file: Some(file), key: key(&stat), directory: directory.clone(), name };
             // From here on a failure has to let go again, for which `drop` needs the list.
             drop(held);
-            let file = lock.file.as_ref().map_or_else(|| folder.as_fd(), OwnedFd::as_fd);
+            let file = lock.file.as_ref().map_or_else(|| directory.as_fd(), OwnedFd::as_fd);
             fill(file, &stat, owner).map_err(fail("write"))?;
             return Ok(lock);
         }
@@ -137,9 +139,9 @@ impl Lock {
 }
 
 impl Lock {
-    /// True while the lock file in `folder` is the one that is locked.
-    pub(super) fn is_in(&self, folder: BorrowedFd<'_>) -> bool {
-        let named = fs::statat(folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+    /// True while the lock file in `directory` is the one that is locked.
+    pub(super) fn is_in(&self, directory: BorrowedFd<'_>) -> bool {
+        let named = fs::statat(directory, &self.name, AtFlags::SYMLINK_NOFOLLOW);
         named.is_ok_and(|named| key(&named) == self.key)
     }
 }
@@ -147,9 +149,9 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         let mut held = held();
-        if self.is_in(self.folder.as_fd()) {
+        if self.is_in(self.directory.as_fd()) {
             // If the rights are gone by now the file stays, and the next one takes it over.
-            let _ = fs::unlinkat(&self.folder, &self.name, AtFlags::empty());
+            let _ = fs::unlinkat(&self.directory, &self.name, AtFlags::empty());
         }
         self.file.take();
         held.retain(|key| *key != self.key);
@@ -162,18 +164,18 @@ impl Drop for Lock {
 /// # Errors
 /// If the lock file cannot be read.
 pub fn holder(socket: &Path) -> io::Result<Option<Holder>> {
-    let (folder, name) = split(socket);
-    match fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(folder) => holder_in(folder.as_fd(), name),
+    let (directory, name) = split(socket);
+    match fs::open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(directory) => holder_in(directory.as_fd(), name),
         Err(Errno::NOENT) => Ok(None),
         Err(other) => Err(other.into()),
     }
 }
 
-/// [`holder`] for the socket `name` in `folder`.
-pub(super) fn holder_in(folder: BorrowedFd<'_>, name: OsString) -> io::Result<Option<Holder>> {
+/// [`holder`] for the socket `name` in `directory`.
+pub(super) fn holder_in(directory: BorrowedFd<'_>, name: OsString) -> io::Result<Option<Holder>> {
     let held = held();
-    match open(folder, &lock_name(name), &held, false) {
+    match open(directory, &lock_name(name), &held, false) {
         Ok(Some((file, _))) => Ok(holder_of(file.as_fd())?),
         Ok(None) => Ok(Some(Holder::this_process())),
         Err(Errno::NOENT) => Ok(None),
@@ -213,10 +215,10 @@ fn key(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
 
-/// Folder and file name of a socket.
+/// Directory and file name of a socket.
 fn split(socket: &Path) -> (&Path, OsString) {
-    let folder = socket.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    (folder, socket.file_name().unwrap_or_default().to_owned())
+    let directory = socket.parent().filter(|f| !f.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    (directory, socket.file_name().unwrap_or_default().to_owned())
 }
 
 fn lock_name(mut name: OsString) -> OsString {
@@ -230,7 +232,7 @@ fn lock_file(socket: &Path) -> PathBuf {
 
 /// Opens the lock file, and creates it if it is to be locked. `None` if this process holds it: then it is not opened.
 fn open(
-    folder: BorrowedFd<'_>,
+    directory: BorrowedFd<'_>,
     name: &OsString,
     held: &[(u64, u64)],
     to_lock: bool,
@@ -239,17 +241,17 @@ fn open(
     let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let mode = Mode::RUSR | Mode::WUSR;
     for _ in 0..TRIES {
-        let file = match fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let file = match fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(named) if held.contains(&key(&named)) => return Ok(None),
             Ok(named) if FileType::from_raw_mode(named.st_mode) == FileType::Socket => {
                 return Err(Errno::NXIO);
             }
             Ok(_) => {
                 let access = if to_lock { OFlags::RDWR } else { OFlags::RDONLY };
-                fs::openat(folder, name, flags | access, Mode::empty())
+                fs::openat(directory, name, flags | access, Mode::empty())
             }
             Err(Errno::NOENT) if to_lock => {
-                fs::openat(folder, name, flags | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode)
+                fs::openat(directory, name, flags | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL, mode)
             }
             Err(other) => return Err(other),
         };
@@ -273,7 +275,7 @@ fn open(
 }
 
 /// What the file is, if it is nothing that IOU or a forwarder made: we are about to write to it, maybe as root, in a
-/// folder where another user can put anything.
+/// directory where another user can put anything.
 fn foreign(stat: &Stat, owner: Uid) -> Option<String> {
     let user = stat.st_uid;
     match FileType::from_raw_mode(stat.st_mode) {
@@ -308,7 +310,7 @@ fn holder_of(file: BorrowedFd<'_>) -> Result<Option<Holder>, Errno> {
 
 fn hint(source: &io::Error) -> &'static str {
     match Errno::from_io_error(source) {
-        Some(Errno::ACCESS | Errno::PERM) => "; run as the user of this netio folder, or as root",
+        Some(Errno::ACCESS | Errno::PERM) => "; run as the user of this netio directory, or as root",
         Some(Errno::LOOP) => "; it is a symbolic link: look where it leads, and remove it",
         _ => "",
     }
@@ -334,10 +336,10 @@ mod tests {
         Lock::take(socket, me())
     }
 
-    fn folder() -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("513");
-        (folder, socket)
+    fn directory() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("513");
+        (directory, socket)
     }
 
     /// In the process that [`other_process`] started: takes the lock and keeps it until standard input ends.
@@ -366,7 +368,7 @@ mod tests {
 
     #[test]
     fn the_file_is_as_iou_makes_it() {
-        let (_folder, socket) = folder();
+        let (_folder, socket) = directory();
         let lock = take(&socket).unwrap();
         let file = lock_file(&socket);
         assert_eq!(file.file_name().unwrap(), "513.lck");
@@ -383,7 +385,7 @@ mod tests {
         if play_the_holder() {
             return;
         }
-        let (_folder, socket) = folder();
+        let (_folder, socket) = directory();
         let mut other = other_process("two_processes_contend", &socket);
 
         let seen = holder(&socket).unwrap().unwrap();
@@ -404,7 +406,7 @@ mod tests {
         if play_the_holder() {
             return;
         }
-        let (_folder, socket) = folder();
+        let (_folder, socket) = directory();
         let mut other = other_process("a_killed_process_leaves_a_file_that_is_taken_over", &socket);
         other.kill().unwrap();
         other.wait().unwrap();
@@ -423,7 +425,7 @@ mod tests {
             println!("\nheld by {pid:?}");
             return;
         }
-        let (_folder, socket) = folder();
+        let (_folder, socket) = directory();
         let _lock = take(&socket).unwrap();
         assert_eq!(holder(&socket).unwrap().unwrap().pid, Some(std::process::id()));
         let said = take(&socket).unwrap_err().to_string();
@@ -443,16 +445,16 @@ mod tests {
 
     #[test]
     fn asking_creates_nothing() {
-        let (folder, socket) = folder();
+        let (directory, socket) = directory();
         assert_eq!(holder(&socket).unwrap(), None);
-        assert_eq!(holder(&folder.path().join("absent/513")).unwrap(), None);
-        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+        assert_eq!(holder(&directory.path().join("absent/513")).unwrap(), None);
+        assert_eq!(directory.path().read_dir().unwrap().count(), 0);
     }
 
     /// Many threads take and drop the same lock: at no time do two have it, and no one gets stuck.
     #[test]
     fn one_at_a_time() {
-        let (_folder, socket) = folder();
+        let (_folder, socket) = directory();
         let taken = AtomicBool::new(false);
         let contend = || {
             let mut rounds = 0;
@@ -495,7 +497,7 @@ mod tests {
             }
             return;
         }
-        let (_folder, socket) = folder();
+        let (_folder, socket) = directory();
         let go = socket.with_extension("go");
         std::fs::write(&go, "").unwrap();
         let start = || {
@@ -522,9 +524,9 @@ mod tests {
 
     #[test]
     fn nothing_else_is_taken_for_a_lock_file() {
-        let (folder, socket) = folder();
+        let (directory, socket) = directory();
         let file = lock_file(&socket);
-        let victim = folder.path().join("victim");
+        let victim = directory.path().join("victim");
         std::fs::write(&victim, "precious").unwrap();
 
         symlink(&victim, &file).unwrap();

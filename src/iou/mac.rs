@@ -59,7 +59,7 @@ pub const fn old_l2(endpoint: Endpoint, uid: u32) -> Mac {
 
 /// All patterns for one interface, the current one first.
 #[must_use]
-pub const fn predicted(endpoint: Endpoint, uid: u32) -> [Mac; 3] {
+pub const fn static_addresses(endpoint: Endpoint, uid: u32) -> [Mac; 3] {
     [current(endpoint), old(endpoint, uid), old_l2(endpoint, uid)]
 }
 
@@ -96,11 +96,11 @@ mod tests {
     }
 
     proptest! {
-        /// The BPF program looks a destination up among the predicted ones only if its U/L bit is set.
+        /// The BPF program looks a destination up among the static_addresses ones only if its U/L bit is set.
         #[test]
         fn every_pattern_is_a_locally_administered_station(id in 1u16..=1024, interface: u8, uid: u32) {
             let endpoint = Endpoint { id: InstanceId::new(id).unwrap(), interface: Interface(interface) };
-            for mac in predicted(endpoint, uid) {
+            for mac in static_addresses(endpoint, uid) {
                 prop_assert!(!mac.is_group());
                 prop_assert!(mac.0[0] & 2 != 0);
             }

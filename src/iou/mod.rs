@@ -1,12 +1,12 @@
 //! How IOU talks: instance ids and interfaces, the 8-byte header, the MAC addresses that routers use,
-//! and the sockets and lock files of a netio folder.
+//! and the sockets and lock files of a netio directory.
 //!
 //! `docs/iou-protocol.md` is the account of the protocol; the modules here are its code.
 
-pub mod folder;
 pub mod header;
 pub mod lock;
 pub mod mac;
+pub mod netio;
 pub mod queue;
 pub mod socket;
 #[cfg(test)]
@@ -17,7 +17,7 @@ use std::str::FromStr;
 
 /// The number of a router, or of a pseudo instance that stands for a forwarder: 1 to 1024.
 ///
-/// It names the socket file in the netio folder and travels in the datagram header, two bytes, big-endian.
+/// It names the socket file in the netio directory and travels in the datagram header, two bytes, big-endian.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId(u16);
 

@@ -1,7 +1,7 @@
 //! What the tests of the modules beside this one share.
 
 use super::InstanceId;
-use super::folder::Folder;
+use super::netio::Directory;
 
 pub(super) fn id(n: u16) -> InstanceId {
     InstanceId::new(n).unwrap()
@@ -19,8 +19,8 @@ pub(super) fn may_administer() -> bool {
     [0, 12, 21].iter().all(|capability| effective >> capability & 1 == 1) // CHOWN, NET_ADMIN, SYS_ADMIN
 }
 
-pub(super) fn folder() -> (tempfile::TempDir, Folder) {
+pub(super) fn directory() -> (tempfile::TempDir, Directory) {
     let base = tempfile::tempdir().unwrap();
-    let folder = Folder::open(&base.path().join(format!("netio{}", me())), me()).unwrap();
-    (base, folder)
+    let directory = Directory::open(&base.path().join(format!("netio{}", me())), me()).unwrap();
+    (base, directory)
 }

@@ -59,7 +59,7 @@ impl Resolver for System {
 /// Where the endpoints of a NETMAP are.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Hosts {
-    /// The endpoints on other hosts, by their segment's index and their index in it.
+    /// The endpoints on other hosts, by their entry's index and their index in it.
     pub remote: BTreeMap<(usize, usize), IpAddr>,
     /// Names that were taken for this host because they resolve to nothing.
     pub warnings: Vec<Warning>,
@@ -99,10 +99,10 @@ impl fmt::Display for Warning {
 }
 
 impl Hosts {
-    /// Where endpoint `end` of segment `segment` is (indices into the NETMAP that was classified).
+    /// Where endpoint `end` of entry `entry` is (indices into the NETMAP that was classified).
     #[must_use]
-    pub fn place(&self, segment: usize, end: usize) -> Place {
-        self.remote.get(&(segment, end)).map_or(Place::Local, |address| Place::Remote(*address))
+    pub fn place(&self, entry: usize, end: usize) -> Place {
+        self.remote.get(&(entry, end)).map_or(Place::Local, |address| Place::Remote(*address))
     }
 }
 
@@ -115,17 +115,17 @@ pub fn classify(netmap: &Netmap, file: &Path, resolver: Arc<dyn Resolver>, deadl
     // By lower case: names of hosts do not differ in it. With each name, how it is written where it first stands.
     let mut names: BTreeMap<String, (u32, &str)> = BTreeMap::new();
     let mut asked = Vec::new();
-    for (s, segment) in netmap.segments.iter().enumerate() {
-        if segment.hosts_agree() {
+    for (s, entry) in netmap.lines.iter().enumerate() {
+        if entry.hosts_agree() {
             continue;
         }
-        for (e, end) in segment.ends.iter().enumerate() {
+        for (e, end) in entry.ends.iter().enumerate() {
             let Some(host) = &end.host else { continue };
             if resolver.is_own_name(host) {
                 continue;
             }
             let name = host.to_ascii_lowercase();
-            names.entry(name.clone()).or_insert((segment.line, host));
+            names.entry(name.clone()).or_insert((entry.line, host));
             asked.push(((s, e), name));
         }
     }
@@ -169,7 +169,7 @@ fn lookup_all(
         let (queue, sender, resolver) = (queue.clone(), sender.clone(), resolver.clone());
         // A thread that cannot be had leaves its name unanswered, which is reported.
         let _ = thread::Builder::new().name("lookup".to_owned()).spawn(move || {
-            if crate::privileges::forgo().is_err() {
+            if crate::privileges::drop_capability().is_err() {
                 return;
             }
             while let Some(name) = next(&queue) {

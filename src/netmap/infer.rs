@@ -12,7 +12,7 @@
 
 use super::{Netmap, ranges};
 use crate::iou::InstanceId;
-pub use crate::iou::folder::IdState;
+pub use crate::iou::netio::IdState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -170,8 +170,8 @@ pub fn infer(
 ) -> Result<Inferred, Error> {
     let mut lines: BTreeMap<InstanceId, Lines> = BTreeMap::new();
     let mut host_everywhere = true;
-    for segment in &netmap.segments {
-        let ends = &segment.ends;
+    for entry in &netmap.lines {
+        let ends = &entry.ends;
         let host = ends.iter().any(|e| e.host.is_some());
         let high = ends.iter().filter(|e| is_high(e.endpoint.id)).count();
         host_everywhere &= host;
@@ -180,7 +180,7 @@ pub fn infer(
             let of_id = lines.entry(id).or_default();
             of_id.host |= host;
             of_id.no_host |= !host;
-            of_id.hosts_differ |= !segment.hosts_agree();
+            of_id.hosts_differ |= !entry.hosts_agree();
             of_id.alone |= ends.len() == 1;
             of_id.faces_high |= high > usize::from(is_high(id));
             of_id.not_right |= i + 1 < ends.len();
@@ -213,7 +213,7 @@ pub fn infer(
     let unused = |id: &InstanceId| !others.iter().any(|(o, why)| o == id && matches!(why, Why::InUse(_)));
     let right = lines.iter().filter(|(_, l)| l.host && !l.no_host && !l.hosts_differ && !l.not_right);
     let suggested = right.map(|(id, _)| *id).filter(unused).collect();
-    let rightmost = netmap.segments.iter().filter_map(|s| s.ends.last()).map(|e| e.endpoint.id).find(unused);
+    let rightmost = netmap.lines.iter().filter_map(|s| s.ends.last()).map(|e| e.endpoint.id).find(unused);
     Err(Error::Nothing { file: file.to_owned(), ids: others, suggested, example: rightmost })
 }
 

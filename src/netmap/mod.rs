@@ -1,6 +1,6 @@
-//! The NETMAP file: which router interfaces are wired together, one segment a line.
+//! The NETMAP file: which router interfaces are wired together, one entry a line.
 //!
-//! A segment is one or more endpoints separated by blanks or tabs. An endpoint is `ID:BAY/UNIT`, `ID:PORT` (the
+//! A entry is one or more endpoints separated by blanks or tabs. An endpoint is `ID:BAY/UNIT`, `ID:PORT` (the
 //! interface as one byte, 0 to 255) or `ID:SUBID/BAY/UNIT` (the sub id is read and has no meaning here), each with an
 //! optional `@host`. `/* */` comments may span lines, `#` comments end with theirs.
 //!
@@ -23,13 +23,13 @@ const LARGEST: u64 = 16 << 20;
 /// What a NETMAP file says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Netmap {
-    /// The segments, in the order of their lines.
-    pub segments: Vec<Segment>,
+    /// The lines, in the order of their lines.
+    pub lines: Vec<Line>,
 }
 
 /// One line of the file: the endpoints that hear each other.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Segment {
+pub struct Line {
     /// The line, from 1.
     pub line: u32,
     /// The endpoints in the order they are written, at least one.
@@ -134,11 +134,11 @@ impl Netmap {
     /// Every instance id of the file, ascending.
     #[must_use]
     pub fn ids(&self) -> BTreeSet<InstanceId> {
-        self.segments.iter().flat_map(|s| &s.ends).map(|e| e.endpoint.id).collect()
+        self.lines.iter().flat_map(|s| &s.ends).map(|e| e.endpoint.id).collect()
     }
 }
 
-impl Segment {
+impl Line {
     /// True if all endpoints name the same host, or none names one. Names of hosts do not differ in their case.
     #[must_use]
     pub fn hosts_agree(&self) -> bool {
@@ -151,10 +151,10 @@ impl Segment {
 }
 
 impl fmt::Display for Netmap {
-    /// Writes it as a NETMAP file: one segment a line, every endpoint as `ID:BAY/UNIT[@host]`.
+    /// Writes it as a NETMAP file: one entry a line, every endpoint as `ID:BAY/UNIT[@host]`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for segment in &self.segments {
-            for (i, end) in segment.ends.iter().enumerate() {
+        for entry in &self.lines {
+            for (i, end) in entry.ends.iter().enumerate() {
                 let blank = if i == 0 { "" } else { " " };
                 write!(f, "{blank}{end}")?;
             }

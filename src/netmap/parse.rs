@@ -1,6 +1,6 @@
-//! From bytes to segments, in one pass.
+//! From bytes to lines, in one pass.
 
-use super::{End, Fault, Netmap, Segment};
+use super::{End, Fault, Line, Netmap};
 use crate::iou::{Endpoint, InstanceId, Interface};
 
 /// The longest offending text that a message repeats, in characters.
@@ -10,12 +10,12 @@ const LONGEST_TEXT: usize = 60;
 pub(super) fn parse(text: &[u8]) -> Result<Netmap, Vec<Fault>> {
     let mut parser = Parser::default();
     parser.run(text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text));
-    if parser.faults.is_empty() { Ok(Netmap { segments: parser.segments }) } else { Err(parser.faults) }
+    if parser.faults.is_empty() { Ok(Netmap { lines: parser.lines }) } else { Err(parser.faults) }
 }
 
 #[derive(Default)]
 struct Parser {
-    segments: Vec<Segment>,
+    lines: Vec<Line>,
     faults: Vec<Fault>,
     /// The current line, from 0.
     line: u32,
@@ -39,7 +39,7 @@ impl Parser {
             let rest = &text[at..];
             let start = at;
             if let Some(newline) = newline(rest) {
-                // Also inside a comment: two lines are never one segment.
+                // Also inside a comment: two lines are never one entry.
                 at += newline;
                 self.end_line();
                 column = 1;
@@ -99,7 +99,7 @@ impl Parser {
             self.fault(second.column, second.to_string().as_bytes(), expected);
         }
         if !self.faulty && !ends.is_empty() {
-            self.segments.push(Segment { line: self.line + 1, ends });
+            self.lines.push(Line { line: self.line + 1, ends });
         }
         self.faulty = false;
         self.line += 1;
@@ -230,7 +230,7 @@ mod tests {
         Netmap::parse(text.as_ref(), Path::new("NETMAP")).unwrap_err().to_string()
     }
 
-    /// Each segment as it is printed.
+    /// Each entry as it is printed.
     fn lines(text: &str) -> Vec<String> {
         read(text).to_string().lines().map(str::to_owned).collect()
     }
@@ -275,16 +275,16 @@ mod tests {
     fn line_ends_and_byte_order_mark() {
         for text in ["1:0/0 2:0/0\r\n3:0/0\r\n", "1:0/0 2:0/0\r3:0/0", "\u{feff}1:0/0 2:0/0\n3:0/0"] {
             assert_eq!(lines(text), ["1:0/0 2:0/0", "3:0/0"], "{text:?}");
-            assert_eq!(read(text).segments.iter().map(|s| s.line).collect::<Vec<_>>(), [1, 2], "{text:?}");
+            assert_eq!(read(text).lines.iter().map(|s| s.line).collect::<Vec<_>>(), [1, 2], "{text:?}");
         }
     }
 
     #[test]
     fn positions_are_those_an_editor_shows() {
         let netmap = read("\n/* é\n */\t1:0/0 /*ü*/ 2:0/0@h\r\n");
-        let [segment] = &netmap.segments[..] else { panic!("{netmap:?}") };
-        assert_eq!(segment.line, 3);
-        assert_eq!(segment.ends.iter().map(|e| e.column).collect::<Vec<_>>(), [5, 17]);
+        let [entry] = &netmap.lines[..] else { panic!("{netmap:?}") };
+        assert_eq!(entry.line, 3);
+        assert_eq!(entry.ends.iter().map(|e| e.column).collect::<Vec<_>>(), [5, 17]);
     }
 
     #[test]
@@ -355,14 +355,14 @@ mod tests {
             assert!(said.contains(why), "{said}");
         };
         refused(Path::new("/dev/zero"), "no plain file");
-        let folder = tempfile::tempdir().unwrap();
-        refused(folder.path(), "no plain file");
+        let directory = tempfile::tempdir().unwrap();
+        refused(directory.path(), "no plain file");
         // Nobody writes to it: opening it in the usual way would wait for that.
-        let fifo = folder.path().join("fifo");
+        let fifo = directory.path().join("fifo");
         let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();
         refused(&fifo, "no plain file");
-        let huge = folder.path().join("huge");
+        let huge = directory.path().join("huge");
         std::fs::File::create(&huge).unwrap().set_len(1 << 40).unwrap();
         refused(&huge, "larger than 16 MiB");
     }
@@ -407,17 +407,17 @@ mod tests {
         fn what_is_printed_is_read(lines in proptest::collection::vec(proptest::collection::vec(any_end(), 1..6), 0..20)) {
             let mut netmap = Netmap::default();
             for (i, line) in lines.into_iter().enumerate() {
-                let mut segment = Segment { line: i as u32 + 1, ends: Vec::new() };
+                let mut entry = Line { line: i as u32 + 1, ends: Vec::new() };
                 let mut column = 1;
                 for (endpoint, host) in line {
-                    if segment.ends.iter().any(|e| e.endpoint == endpoint) {
+                    if entry.ends.iter().any(|e| e.endpoint == endpoint) {
                         continue;
                     }
                     let end = End { endpoint, host: host.map(Box::from), column };
                     column += end.to_string().len() as u32 + 1;
-                    segment.ends.push(end);
+                    entry.ends.push(end);
                 }
-                netmap.segments.push(segment);
+                netmap.lines.push(entry);
             }
             prop_assert_eq!(read(&netmap.to_string()), netmap);
         }
@@ -432,7 +432,7 @@ mod tests {
         fn no_text_panics(text in "[0-9:/@#*. \t\r\na\u{fc}-]{0,80}") {
             match Netmap::parse(text.as_bytes(), Path::new("NETMAP")) {
                 Ok(netmap) => {
-                    prop_assert!(netmap.segments.iter().all(|s| !s.ends.is_empty()));
+                    prop_assert!(netmap.lines.iter().all(|s| !s.ends.is_empty()));
                     prop_assert_eq!(read(&netmap.to_string()).to_string(), netmap.to_string());
                 }
                 Err(Error::Faults(faults)) => {

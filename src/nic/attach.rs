@@ -1,4 +1,4 @@
-//! Puts the XDP program on a network card, natively in its driver where that can be, and takes it off again.
+//! Puts the XDP program on a NIC, natively in its driver where that can be, and takes it off again.
 
 use super::{Error, Nic};
 use libbpf_rs::query::{LinkInfoIter, LinkTypeInfo, ProgInfoIter};
@@ -8,7 +8,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// The links of a killed process hold the card until the kernel has taken it down: 62 ms were seen.
+/// The links of a killed process lock the NIC until the kernel has taken it down: 62 ms were seen.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -51,7 +51,7 @@ impl fmt::Display for XdpMode {
     }
 }
 
-/// An XDP program on a network card. It goes when `link` is closed, at the latest with the process.
+/// An XDP program on a NIC. It goes when `link` is closed, at the latest with the process.
 #[derive(Debug)]
 pub struct Attachment {
     /// The `bpf_link`.
@@ -72,7 +72,7 @@ fn zero_copy_chunks(program: BorrowedFd<'_>, nic: &Nic) -> Option<u32> {
 }
 
 impl Attachment {
-    /// Whether the program is still on `nic`: nobody has detached it, and the card was not removed.
+    /// Whether the program is still on `nic`: nobody has detached it, and the NIC was not removed.
     #[must_use]
     pub fn is_on(&self, nic: &Nic) -> bool {
         // What cannot be read is not acted upon.
@@ -80,9 +80,9 @@ impl Attachment {
     }
 }
 
-/// Attaches `program` to `nic`. Call it in the network namespace of the card.
+/// Attaches `program` to `nic`. Call it in the network namespace of the NIC.
 ///
-/// Some cards lose carrier for two seconds here. [`XdpModeChoice::Auto`] warns loudly when it has to take generic
+/// Some NICs lose carrier for two seconds here. [`XdpModeChoice::Auto`] warns loudly when it has to take generic
 /// mode; the caller then quiets the offloads for that.
 ///
 /// # Errors
@@ -142,15 +142,15 @@ fn attach_in(
         }
         let name = nic.name().to_owned();
         // Some drivers say EBUSY for reasons of their own.
-        if let Some(occupant) = occupied.then(|| Occupant::of(program, nic)).flatten() {
-            return Err(Error::Occupied { name, occupant: Box::new(occupant) });
+        if let Some(attached) = occupied.then(|| AttachedProgram::of(program, nic)).flatten() {
+            return Err(Error::Occupied { name, attached: Box::new(attached) });
         }
         let hint = explain(source, mode, nic.driver(), nic.mtu());
         return Err(Error::Attach { name, mode, source, hint });
     }
 }
 
-/// Whether generic mode could succeed where native mode failed so. Without rights, or without the card, it cannot.
+/// Whether generic mode could succeed where native mode failed so. Without rights, or without the NIC, it cannot.
 fn worth_a_generic_try(errno: Errno) -> bool {
     !matches!(errno, Errno::PERM | Errno::ACCESS | Errno::NODEV | Errno::BADF | Errno::NOSYS)
 }
@@ -164,7 +164,7 @@ fn explain(errno: Errno, mode: XdpMode, driver: &str, mtu: u32) -> String {
                     must allow BPF"
                 .into();
         }
-        Errno::NODEV => return "the network card is gone".into(),
+        Errno::NODEV => return "the NIC is gone".into(),
         // veth_xdp_set() in the kernel's drivers/net/veth.c.
         Errno::NOSPC if driver == "veth" => {
             "the peer has more TX queues than this end has RX queues: create the pair with as many, `ip link add \
@@ -191,10 +191,10 @@ fn explain(errno: Errno, mode: XdpMode, driver: &str, mtu: u32) -> String {
     text.into()
 }
 
-/// The XDP program that is on a network card already, as far as the kernel tells.
+/// The XDP program that is on a NIC already, as far as the kernel tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Occupant {
-    /// The card.
+pub struct AttachedProgram {
+    /// The NIC.
     interface: String,
     /// The kernel's number for the program.
     id: u32,
@@ -213,7 +213,7 @@ pub struct Occupant {
 /// The name of iou-fast's own XDP program.
 const OWN: &str = "steer";
 
-impl Occupant {
+impl AttachedProgram {
     /// `None` where the kernel shows no program.
     fn of(program: BorrowedFd<'_>, nic: &Nic) -> Option<Self> {
         let found = Xdp::new(program).query(nic.index().cast_signed(), XdpFlags::NONE).ok()?;
@@ -223,28 +223,28 @@ impl Occupant {
             (0, generic, _) => (generic, "xdpgeneric"),
             (native, _, _) => (native, "xdpdrv"),
         };
-        let mut occupant = Self { interface: nic.name().to_owned(), id, place, ..Self::default() };
-        if let Some(info) = ProgInfoIter::default().find(|info| info.id == occupant.id) {
-            occupant.name = info.name.to_string_lossy().into_owned();
-            occupant.owner = Some((info.created_by_uid, Vec::new()));
+        let mut attached = Self { interface: nic.name().to_owned(), id, place, ..Self::default() };
+        if let Some(info) = ProgInfoIter::default().find(|info| info.id == attached.id) {
+            attached.name = info.name.to_string_lossy().into_owned();
+            attached.owner = Some((info.created_by_uid, Vec::new()));
         }
         let holds_it = |link: &libbpf_rs::query::LinkInfo| {
-            link.prog_id == occupant.id
+            link.prog_id == attached.id
                 && matches!(&link.info, LinkTypeInfo::Xdp(xdp) if xdp.ifindex == nic.index())
         };
-        occupant.link = LinkInfoIter::default().find(holds_it).map(|link| link.id);
-        occupant.process = crate::privileges::as_starter(|| occupant.link.and_then(link_holder));
-        if let Some((uid, pids)) = &mut occupant.owner {
+        attached.link = LinkInfoIter::default().find(holds_it).map(|link| link.id);
+        attached.process = crate::privileges::as_invoking_user(|| attached.link.and_then(link_holder));
+        if let Some((uid, pids)) = &mut attached.owner {
             *pids = processes(env!("CARGO_PKG_NAME"), *uid);
         }
-        Some(occupant)
+        Some(attached)
     }
 }
 
-impl fmt::Display for Occupant {
+impl fmt::Display for AttachedProgram {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { interface, id, name, place, link, process, owner } = self;
-        write!(f, "has an XDP program already, and a card takes one only: ")?;
+        write!(f, "has an XDP program already, and a NIC takes one only: ")?;
         if name.is_empty() {
             write!(f, "id {id}")?;
         } else {
@@ -261,8 +261,8 @@ impl fmt::Display for Occupant {
                     if pids.is_empty() { String::new() } else { format!(" (pid {})", pids.join(" or ")) };
                 write!(
                     f,
-                    ", held by iou-fast of user {uid}{pids}: one process at a time can use a network card; have that one \
-                     ended, or serve all routers of this card from it"
+                    ", held by iou-fast of user {uid}{pids}: one process at a time can use a NIC; have that one \
+                     ended, or serve all routers of this NIC from it"
                 )
             }
             (Some(link), None, _) => write!(f, ": `bpftool link detach id {link}` removes it"),
@@ -344,33 +344,33 @@ mod tests {
 
     #[test]
     fn the_occupant_is_named_with_the_way_to_remove_it() {
-        let ip = Occupant {
+        let ip = AttachedProgram {
             interface: "eth0".into(),
             id: 7,
             name: "filter".into(),
             place: "xdpgeneric",
             owner: Some((0, Vec::new())),
-            ..Occupant::default()
+            ..AttachedProgram::default()
         };
         let text = ip.to_string();
         assert!(
             text.contains("\"filter\", id 7") && text.contains("`ip link set dev eth0 xdpgeneric off`"),
             "{text}"
         );
-        let pinned = Occupant { link: Some(3), ..ip.clone() };
+        let pinned = AttachedProgram { link: Some(3), ..ip.clone() };
         assert!(pinned.to_string().contains("`bpftool link detach id 3`"));
-        let ours = Occupant { name: OWN.into(), owner: Some((61000, vec![12, 34])), ..pinned.clone() };
+        let ours = AttachedProgram { name: OWN.into(), owner: Some((61000, vec![12, 34])), ..pinned.clone() };
         let text = ours.to_string();
         assert!(
             text.contains("held by iou-fast of user 61000 (pid 12 or 34)") && !text.contains("`"),
             "{text}"
         );
-        let unseen = Occupant { owner: Some((61000, vec![])), ..ours };
+        let unseen = AttachedProgram { owner: Some((61000, vec![])), ..ours };
         assert!(unseen.to_string().contains("held by iou-fast of user 61000: "));
-        let held = Occupant { process: Some((1234, "iou-fast".into())), ..pinned };
+        let held = AttachedProgram { process: Some((1234, "iou-fast".into())), ..pinned };
         assert!(held.to_string().contains("held by pid 1234 (iou-fast)"));
         // Without the right to ask: it may well be held by a link, and then `ip` does not remove it.
-        let unknown = Occupant { owner: None, name: String::new(), ..ip };
+        let unknown = AttachedProgram { owner: None, name: String::new(), ..ip };
         let text = unknown.to_string();
         assert!(
             text.contains("off` removes it, unless a process holds it") && text.contains("show id 7`"),

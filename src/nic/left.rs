@@ -1,6 +1,6 @@
 //! What a killed iou-fast left on interfaces of this network namespace.
 
-use super::hold::{self, Hold};
+use super::lock::{self, NicLock};
 use super::offload::Offloads;
 use super::{Error, Nic};
 use crate::sys::device::DeviceSocket;
@@ -23,13 +23,13 @@ pub struct Left {
 pub fn put_back(state_dir: &Path) -> Result<Vec<Left>, Error> {
     let namespace = DeviceSocket::open().and_then(|socket| socket.namespace()).map_err(Error::Socket)?;
     let mut left = Vec::new();
-    for index in hold::seen(state_dir, namespace)? {
+    for index in lock::seen(state_dir, namespace)? {
         // Held: another iou-fast has started and taken the record over, or still runs.
-        let Ok(Some(hold)) = Hold::take_left(state_dir, namespace, index) else { continue };
+        let Ok(Some(lock)) = NicLock::take_left(state_dir, namespace, index) else { continue };
         match Nic::at(index) {
-            Ok(nic) => left.push(Left { outcome: Offloads::put_back(&nic, &hold), interface: nic.name }),
+            Ok(nic) => left.push(Left { outcome: Offloads::put_back(&nic, &lock), interface: nic.name }),
             // There is no interface to give anything back to.
-            Err(Error::Gone { .. }) => drop(hold.remove_record()),
+            Err(Error::Gone { .. }) => drop(lock.remove_record()),
             Err(error) => left.push(Left { interface: format!("interface {index}"), outcome: Err(error) }),
         }
     }

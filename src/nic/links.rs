@@ -35,7 +35,7 @@ pub struct Link {
     pub name: String,
     /// Its address, if it is an Ethernet interface.
     pub mac: Option<Mac>,
-    /// `vlan`, `macvlan`, `bridge`, `bond`, `veth`, `tun` and so on; empty for a network card.
+    /// `vlan`, `macvlan`, `bridge`, `bond`, `veth`, `tun` and so on; empty for a NIC.
     pub kind: String,
     /// A TAP device whose frames have virtio-net's header, so that they may be segments.
     pub segments: bool,
@@ -277,7 +277,7 @@ mod tests {
         links.own_addresses(index).into_iter().map(|mac| mac.0[5]).collect()
     }
 
-    /// Two cards in a bond, a bridge on it with a TAP and one end of a veth pair; VLANs and macvlans.
+    /// Two NICs in a bond, a bridge on it with a TAP and one end of a veth pair; VLANs and macvlans.
     fn house() -> Links {
         links(&[
             made(1, "eth0", "", 0, 3),

@@ -1,18 +1,18 @@
-//! Everything about one network card except its rings: finding it, holding it for this process alone, its
+//! Everything about one NIC except its rings: finding it, holding it for this process alone, its
 //! offloads, promiscuous mode, the XDP program on it, and word of its going up and down.
 //!
 //! All of it goes through sockets (`ioctl`, netlink), never `/sys/class/net`, which may show another network
-//! namespace. What is done to a card is undone when the value that stands for it is dropped. Take and drop in
+//! namespace. What is done to a NIC is undone when the value that stands for it is dropped. Take and drop in
 //! this order, because drivers refuse to turn some offloads back on under an XDP program:
-//! [`Hold`](hold::Hold), [`Offloads`](offload::Offloads), [`Promiscuous`](promisc::Promiscuous),
+//! [`NicLock`](lock::NicLock), [`Offloads`](offload::Offloads), [`Promiscuous`](promisc::Promiscuous),
 //! [`Attachment`](attach::Attachment); and back.
 
 pub mod attach;
-pub mod below;
-pub mod hold;
 pub mod kernel;
 pub mod left;
 pub mod links;
+pub mod lock;
+pub mod lower;
 pub mod offload;
 pub mod promisc;
 pub mod watch;
@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What may go wrong with a network card.
+/// What may go wrong with a NIC.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The name given is no interface of this network namespace.
@@ -92,10 +92,10 @@ pub enum Error {
         /// Minor version needed.
         minor: u32,
     },
-    /// Another process uses the card.
+    /// Another process uses the NIC.
     #[error(
-        "{name} is held by iou-fast, {}: one process at a time can use a network card; end that one, or serve \
-         all routers of this card from it",
+        "{name} is held by iou-fast, {}: one process at a time can use a NIC; end that one, or serve \
+         all routers of this NIC from it",
         holder(*pid)
     )]
     Held {
@@ -104,24 +104,24 @@ pub enum Error {
         /// The holder's process id in its own pid namespace, where it could be read.
         pid: Option<u32>,
     },
-    /// The folder for locks and records cannot be used.
-    #[error("{}: cannot {what}: {source}; it holds the locks of network cards in use: run as root, or name a folder of your own with --state-dir", path.display())]
+    /// The directory for locks and records cannot be used.
+    #[error("{}: cannot {what}: {source}; it holds the locks of NICs in use: run as root, or name a directory of your own with --state-dir", path.display())]
     StateDir {
-        /// The folder or the file in it.
+        /// The directory or the file in it.
         path: PathBuf,
         /// What failed.
         what: &'static str,
         /// The kernel's answer.
         source: Errno,
     },
-    /// The folder for locks and records could be tampered with.
+    /// The directory for locks and records could be tampered with.
     #[error(
-        "{}: it must be a folder that belongs to the user who runs iou-fast (uid {uid}) and that nobody else may \
+        "{}: it must be a directory that belongs to the user who runs iou-fast (uid {uid}) and that nobody else may \
          write to; remove it or correct it by chown and chmod 0700",
         path.display()
     )]
     StateDirUnsafe {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
         /// The user it should belong to.
         uid: u32,
@@ -136,13 +136,13 @@ pub enum Error {
         /// The kernel's answer.
         source: Errno,
     },
-    /// An XDP program is on the card already.
-    #[error("{name} {occupant}")]
+    /// An XDP program is on the NIC already.
+    #[error("{name} {attached}")]
     Occupied {
         /// The interface.
         name: String,
         /// The program and how to remove it.
-        occupant: Box<attach::Occupant>,
+        attached: Box<attach::AttachedProgram>,
     },
     /// The XDP program was refused.
     #[error("{name}: cannot attach the XDP program in {mode} mode: {source}: {hint}")]
@@ -158,10 +158,10 @@ pub enum Error {
     },
 }
 
-/// A network card, or whatever else the kernel shows as an Ethernet interface.
+/// A NIC, or whatever else the kernel shows as an Ethernet interface.
 #[derive(Clone, Debug)]
 pub struct Nic {
-    /// In the card's network namespace, whatever the calling thread does later.
+    /// In the NIC's network namespace, whatever the calling thread does later.
     socket: Arc<DeviceSocket>,
     name: String,
     index: u32,
@@ -173,7 +173,7 @@ pub struct Nic {
     namespace: u64,
 }
 
-/// Whether a network card can carry frames now.
+/// Whether a NIC can carry frames now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkState {
     /// Set up by the administrator: `ip link set dev eth0 up`.
@@ -300,10 +300,10 @@ impl Nic {
         &self.driver
     }
 
-    /// A caution for the user about kinds of interface that work, but not as a network card does.
+    /// A warning for the user about kinds of interface that work, but not as a NIC does.
     #[must_use]
-    pub fn caution(&self) -> Option<&'static str> {
-        caution(&self.driver)
+    pub fn warning(&self) -> Option<&'static str> {
+        warning(&self.driver)
     }
 
     /// Whether it is a VLAN, macvlan or the like of another interface: GRO and LRO are that one's then, whatever it shows.
@@ -312,16 +312,16 @@ impl Nic {
         matches!(&*self.driver, "802.1Q VLAN Support" | "macvlan" | "ipvlan")
     }
 
-    /// What this card receives, with the XDP program in generic mode or not, and cannot turn off itself: each with what
-    /// prevents it. Call it in the network namespace of the card.
+    /// What this NIC receives, with the XDP program in generic mode or not, and cannot turn off itself: each with what
+    /// prevents it. Call it in the network namespace of the NIC.
     ///
     /// # Errors
     /// [`Error::Watch`], [`Error::OtherNamespace`].
-    pub fn obstacles(&self, generic: bool) -> Result<Vec<below::Obstacle>, Error> {
-        below::obstacles(self, generic)
+    pub fn issues(&self, generic: bool) -> Result<Vec<lower::Issue>, Error> {
+        lower::issues(self, generic)
     }
 
-    /// Its state now. Follows the card when it is renamed.
+    /// Its state now. Follows the NIC when it is renamed.
     ///
     /// # Errors
     /// [`Error::Gone`] once it was removed.
@@ -362,7 +362,7 @@ impl Nic {
     }
 
     /// Some requests know an interface by its number in the namespace of the calling thread: elsewhere they would
-    /// fall on another card.
+    /// fall on another NIC.
     fn require_own_namespace(&self) -> Result<(), Error> {
         let here = DeviceSocket::open().and_then(|socket| socket.namespace()).map_err(Error::Socket)?;
         if here != self.namespace {
@@ -383,7 +383,7 @@ fn link_state(socket: &DeviceSocket, name: &str) -> Result<LinkState, Errno> {
     })
 }
 
-fn caution(driver: &str) -> Option<&'static str> {
+fn warning(driver: &str) -> Option<&'static str> {
     Some(match driver {
         "bridge" => {
             "a bridge itself: XDP is generic there, sees no VLAN tags and never what the host sends; add a veth pair to \
@@ -393,7 +393,7 @@ fn caution(driver: &str) -> Option<&'static str> {
             "a bond: XDP runs in front of it only where every member's driver can; else it sees no VLAN tags"
         }
         "vxlan" | "geneve" | "gretap" => {
-            "a tunnel: XDP is generic there, behind GRO of the card that its packets come by; with `ethtool -K CARD gro \
+            "a tunnel: XDP is generic there, behind GRO of the NIC that its packets come by; with `ethtool -K CARD gro \
              off lro off` that makes no frames above the MTU"
         }
         "802.1Q VLAN Support" => {
@@ -455,9 +455,9 @@ mod tests {
 
     #[test]
     fn only_odd_interfaces_get_a_caution() {
-        assert!(caution("bridge").is_some_and(|text| text.contains("veth")));
-        assert_eq!(caution("ixgbe"), None);
-        assert_eq!(caution("veth"), None);
-        assert_eq!(caution(""), None);
+        assert!(warning("bridge").is_some_and(|text| text.contains("veth")));
+        assert_eq!(warning("ixgbe"), None);
+        assert_eq!(warning("veth"), None);
+        assert_eq!(warning(""), None);
     }
 }

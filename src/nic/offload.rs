@@ -1,11 +1,11 @@
-//! Turns off what network cards do to frames before the XDP program sees them, and turns it on again.
+//! Turns off what NICs do to frames before the XDP program sees them, and turns it on again.
 //!
-//! - VLAN tags: cards take them out of the frame; XDP sees it without.
+//! - VLAN tags: NICs take them out of the frame; XDP sees it without.
 //! - Merging: LRO and GRO make one frame above the MTU of many. In hardware this happens before any XDP program,
 //!   and several drivers refuse one while it is on; GRO in software comes before generic XDP only.
 
-use super::below::fixed_cure;
-use super::hold::Hold;
+use super::lock::NicLock;
+use super::lower::fixed_cure;
 use super::{Error, Nic};
 use crate::sys::ethtool::Feature;
 use serde::{Deserialize, Serialize};
@@ -16,15 +16,15 @@ const ALWAYS: [&str; 4] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse", "rx-lro"
 /// What stands in the way of a generic one only.
 const GENERIC: [&str; 3] = ["rx-gro", "rx-gro-list", "rx-udp-gro-forwarding"];
 
-/// Offloads of a network card that are off until this is dropped, or [restored](Self::restore).
+/// Offloads of a NIC that are off until this is dropped, or [restored](Self::restore).
 ///
 /// Only what was on and was turned off here is turned on again, and only if nobody else did so meanwhile. What
-/// was on is first recorded beside the lock of the card; if the process is killed, the next one that quiets this
-/// card takes the record over. Drop the [`Attachment`](super::attach::Attachment) before this.
+/// was on is first recorded beside the lock of the NIC; if the process is killed, the next one that quiets this
+/// NIC takes the record over. Drop the [`Attachment`](super::attach::Attachment) before this.
 #[derive(Debug)]
 pub struct Offloads {
     nic: Nic,
-    hold: Hold,
+    lock: NicLock,
     /// Turned off by us, or by a run that was killed: to be turned on again.
     turned_off: Vec<String>,
     still_on: Vec<StillOn>,
@@ -35,13 +35,13 @@ pub struct Offloads {
 /// A feature that should be off and cannot be turned off. Its message says what that means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StillOn {
-    /// The card.
+    /// The NIC.
     pub interface: String,
     /// The kernel's name of the feature.
     pub feature: String,
     /// Fixed: nobody can change it. Otherwise the driver declined.
     pub fixed: bool,
-    /// The card's driver.
+    /// The NIC's driver.
     pub driver: String,
 }
 
@@ -86,7 +86,7 @@ impl fmt::Display for StillOn {
 /// What is kept in the file beside the lock.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Record {
-    /// For people who look: the card's name.
+    /// For people who look: the NIC's name.
     interface: String,
     /// Features that were on and are off because of us.
     turned_off: Vec<String>,
@@ -109,13 +109,13 @@ impl Offloads {
     /// Turns off what is in the way of an XDP program on `nic`; with `generic_mode`, of a generic one.
     ///
     /// What a killed run turned off is dealt with first. It stays off where it has to be off now too, rather than
-    /// go on and off again: some cards lose carrier for seconds at each change.
+    /// go on and off again: some NICs lose carrier for seconds at each change.
     ///
     /// # Errors
     /// [`Error::Offload`] where the kernel refuses, [`Error::StateDir`] where nothing can be recorded; features
     /// are then as they were. What cannot be changed is no error: see [`still_on`](Self::still_on).
-    pub fn quiet(nic: &Nic, hold: &Hold, generic_mode: bool) -> Result<Self, Error> {
-        let earlier = read_record(hold)?;
+    pub fn quiet(nic: &Nic, lock: &NicLock, generic_mode: bool) -> Result<Self, Error> {
+        let earlier = read_record(lock)?;
         if !earlier.is_empty() {
             tracing::info!(
                 "{}: taking over offloads that a killed run left off: {}",
@@ -126,7 +126,7 @@ impl Offloads {
         // From here on dropping it gives back what is ours, also where the next step fails.
         let mut this = Self {
             nic: nic.clone(),
-            hold: hold.clone(),
+            lock: lock.clone(),
             turned_off: earlier,
             still_on: Vec::new(),
             generic_mode,
@@ -136,7 +136,7 @@ impl Offloads {
         Ok(this)
     }
 
-    /// Turns off what is in the way of a generic program too, once it turned out that the card takes no native one.
+    /// Turns off what is in the way of a generic program too, once it turned out that the NIC takes no native one.
     ///
     /// # Errors
     /// As for [`quiet`](Self::quiet).
@@ -195,11 +195,11 @@ impl Offloads {
     ///
     /// # Errors
     /// As for [`restore`](Self::restore).
-    pub(crate) fn put_back(nic: &Nic, hold: &Hold) -> Result<Vec<String>, Error> {
-        hold.remove_draft();
-        let (nic, hold, turned_off) = (nic.clone(), hold.clone(), read_record(hold)?);
+    pub(crate) fn put_back(nic: &Nic, lock: &NicLock) -> Result<Vec<String>, Error> {
+        lock.remove_draft();
+        let (nic, lock, turned_off) = (nic.clone(), lock.clone(), read_record(lock)?);
         let names = turned_off.clone();
-        let left = Self { nic, hold, turned_off, still_on: Vec::new(), generic_mode: false, restored: false };
+        let left = Self { nic, lock, turned_off, still_on: Vec::new(), generic_mode: false, restored: false };
         left.restore().map(|()| names)
     }
 
@@ -237,7 +237,7 @@ impl Offloads {
         let features = match self.features() {
             Ok(features) => features,
             // Nothing to give back to.
-            Err(Error::Gone { .. }) => return self.hold.remove_record(),
+            Err(Error::Gone { .. }) => return self.lock.remove_record(),
             Err(error) => return Err(error),
         };
         let ours = ours(&features, &self.turned_off);
@@ -249,7 +249,7 @@ impl Offloads {
                 self.nic.name
             );
         }
-        self.hold.remove_record()
+        self.lock.remove_record()
     }
 
     fn features(&self) -> Result<Vec<Feature>, Error> {
@@ -258,7 +258,7 @@ impl Offloads {
         self.nic.socket.features(&name).map_err(query)
     }
 
-    /// One request for everything, so that the card is reconfigured once.
+    /// One request for everything, so that the NIC is reconfigured once.
     fn set(&self, features: &[Feature], off: &[String], on: &[String]) -> Result<(), Error> {
         let wanted: Vec<(usize, bool)> = features
             .iter()
@@ -282,11 +282,11 @@ impl Offloads {
 
     fn record(&self, turned_off: &[String]) -> Result<(), Error> {
         if turned_off.is_empty() {
-            return self.hold.remove_record();
+            return self.lock.remove_record();
         }
         let record = Record { interface: self.nic.name.clone(), turned_off: turned_off.to_vec() };
         // A struct of strings always becomes JSON.
-        self.hold.write_record(&serde_json::to_vec(&record).unwrap_or_default())
+        self.lock.write_record(&serde_json::to_vec(&record).unwrap_or_default())
     }
 }
 
@@ -303,12 +303,12 @@ impl Drop for Offloads {
 }
 
 /// What a killed run left to be turned on again. A record that nobody can read is not worth refusing to start.
-fn read_record(hold: &Hold) -> Result<Vec<String>, Error> {
-    let Some(contents) = hold.read_record()? else { return Ok(Vec::new()) };
+fn read_record(lock: &NicLock) -> Result<Vec<String>, Error> {
+    let Some(contents) = lock.read_record()? else { return Ok(Vec::new()) };
     match parse_record(&contents) {
         Ok(turned_off) => Ok(turned_off),
         Err(error) => {
-            tracing::warn!("{}: ignored, not a record of offloads: {error}", hold.record_path().display());
+            tracing::warn!("{}: ignored, not a record of offloads: {error}", lock.record_path().display());
             Ok(Vec::new())
         }
     }

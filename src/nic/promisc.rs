@@ -1,9 +1,9 @@
-//! Promiscuous mode: a network card takes in frames for the routers' addresses, not only for its own.
+//! Promiscuous mode: a NIC takes in frames for the routers' addresses, not only for its own.
 
 use super::{Error, Nic};
 use std::os::fd::OwnedFd;
 
-/// Keeps a network card promiscuous until it is dropped or the process ends, however it ends: the kernel counts
+/// Keeps a NIC promiscuous until it is dropped or the process ends, however it ends: the kernel counts
 /// it as a membership of this open socket, beside those of others (`promiscuity` in `ip -d link`).
 #[derive(Debug)]
 pub struct Promiscuous {
@@ -11,10 +11,10 @@ pub struct Promiscuous {
 }
 
 impl Promiscuous {
-    /// Makes `nic` promiscuous. Call it in the network namespace of the card.
+    /// Makes `nic` promiscuous. Call it in the network namespace of the NIC.
     ///
     /// # Errors
-    /// [`Error::OtherNamespace`]; [`Error::Promiscuous`] without CAP_NET_RAW or when the card is gone.
+    /// [`Error::OtherNamespace`]; [`Error::Promiscuous`] without CAP_NET_RAW or when the NIC is gone.
     pub fn join(nic: &Nic) -> Result<Self, Error> {
         nic.require_own_namespace()?;
         let name = || nic.name().to_owned();

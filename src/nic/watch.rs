@@ -1,4 +1,4 @@
-//! Word from the kernel that some network card went up, down, away, or changed its MTU.
+//! Word from the kernel that some NIC went up, down, away, or changed its MTU.
 
 use super::Error;
 use rustix::io::Errno;

@@ -21,7 +21,7 @@ pub struct Changes {
     pub added: Vec<String>,
     /// Ports that are gone.
     pub removed: Vec<String>,
-    /// Ports that stay, but have other neighbours on their lines.
+    /// Ports that stay, but have other split_horizon on their lines.
     pub joined_otherwise: Vec<String>,
 }
 
@@ -75,11 +75,11 @@ impl Plan {
         let links_placed = placed(retired, now, &links);
 
         let retired = before.ports.iter().cloned();
-        let retired = retired.map(|port| Port { neighbours: Vec::new(), live: false, ..port });
+        let retired = retired.map(|port| Port { split_horizon: Vec::new(), live: false, ..port });
         let now = self.ports.into_iter().map(|port| {
-            let mut neighbours = renumbered(&ports, &port.neighbours);
-            neighbours.sort_unstable();
-            Port { router: routers[port.router], link: links[port.link], neighbours, ..port }
+            let mut split_horizon = renumbered(&ports, &port.split_horizon);
+            split_horizon.sort_unstable();
+            Port { router: routers[port.router], link: links[port.link], split_horizon, ..port }
         });
         let ports_placed = placed(retired, now, &ports);
 
@@ -112,7 +112,7 @@ impl Plan {
             match (live(before), live(self)) {
                 (false, true) => changes.added.push(self.port_name(n)),
                 (true, false) => changes.removed.push(before.port_name(n)),
-                (true, true) if self.ports[n].neighbours != before.ports[n].neighbours => {
+                (true, true) if self.ports[n].split_horizon != before.ports[n].split_horizon => {
                     changes.joined_otherwise.push(self.port_name(n));
                 }
                 _ => {}
@@ -228,7 +228,7 @@ mod tests {
         Plan::new(&[lab], &bindings, WORKERS, Some("8:0/0".parse().unwrap())).unwrap()
     }
 
-    /// A line on either card that every file has.
+    /// A line on either NIC that every file has.
     const STANDING: &str = "8:0/0 529:0/0\n9:0/0 530:0/0\n";
 
     fn with(lines: &str) -> Plan {
@@ -264,8 +264,8 @@ mod tests {
         let changes = second.changes(&first);
         assert_eq!((changes.added.len(), changes.removed.len()), (1, 0));
         assert_eq!(changes.joined_otherwise, ["1:0/0 via 513:0/0 on eth0"]);
-        assert_eq!(second.ports[2].neighbours, [2, 3]);
-        assert_eq!(second.ports[3].neighbours, [2, 3]);
+        assert_eq!(second.ports[2].split_horizon, [2, 3]);
+        assert_eq!(second.ports[3].split_horizon, [2, 3]);
         assert_eq!(second.links[2].ports, [3, 2]);
         assert!(with("1:0/0 513:0/0").following(&first).unwrap().changes(&first).is_empty());
     }
@@ -303,7 +303,7 @@ mod tests {
         for lan in &plan.lans {
             said.insert(format!("{} floods to {:?}", lan.nic, lan.flood.map(|port| plan.port_name(port))));
             for (at, port) in lan.ports.iter().enumerate() {
-                let Port { router, endpoint, link, to_router, from_router, neighbours, live } =
+                let Port { router, endpoint, link, to_router, from_router, split_horizon, live } =
                     &plan.ports[*port];
                 let (
                     Router { id, lab, live: router_live, .. },
@@ -312,7 +312,7 @@ mod tests {
                 let pseudo = &plan.pseudos[*pseudo];
                 assert!(*live && *router_live && *link_live && pseudo.live);
                 assert!(ports.contains(port) && lan.links.contains(link) && pseudo.links.contains(link));
-                let near: Vec<String> = neighbours.iter().map(|port| plan.port_name(*port)).collect();
+                let near: Vec<String> = split_horizon.iter().map(|port| plan.port_name(*port)).collect();
                 let near: BTreeSet<_> = near.into_iter().collect();
                 said.insert(format!(
                     "{}: {at} {endpoint} of {lab}/{id} via {via} {} line {line} {to_router:?} {from_router:?} {near:?}",
@@ -356,7 +356,7 @@ mod tests {
                 let referred: BTreeSet<usize> = now.lans.iter().flat_map(|lan| lan.ports.iter().copied()).collect();
                 for (n, port) in now.ports.iter().enumerate() {
                     prop_assert_eq!(referred.contains(&n), port.live);
-                    prop_assert!(port.neighbours.iter().all(|port| now.ports[*port].live));
+                    prop_assert!(port.split_horizon.iter().all(|port| now.ports[*port].live));
                 }
                 // 12 interfaces and the two standing ones, of this file and of the one before.
                 prop_assert!(now.ports.len() <= 2 * 14, "{} ports", now.ports.len());

@@ -3,7 +3,7 @@
 //! Pure: nothing is opened here. Everything later is an index into a [`Plan`]. When the NETMAP changes, the new plan
 //! is numbered like the one before ([`follow`]): an index keeps its meaning.
 //!
-//! - A *lab* is one NETMAP with its netio folder and uid.
+//! - A *lab* is one NETMAP with its netio directory and uid.
 //! - A *link* is one pseudo endpoint with the router endpoints on its line.
 //! - A *port* is one of those router endpoints: what a MAC address is behind.
 //! - A *LAN* is a NIC with the links bound to it.
@@ -77,7 +77,7 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
-/// A netio folder and whose it is.
+/// A netio directory and whose it is.
 #[derive(Debug)]
 pub struct Lab {
     /// Where the routers' sockets are.
@@ -145,7 +145,7 @@ pub struct Port {
     /// What stands in front of frames from it.
     pub from_router: Header,
     /// Ports that this one reaches without us, on a common NETMAP line, and itself; ascending.
-    pub neighbours: Vec<usize>,
+    pub split_horizon: Vec<usize>,
     /// False once the NETMAP has it no more; then nothing refers to it, and its number is free for another.
     pub live: bool,
 }
@@ -167,7 +167,7 @@ pub struct Router {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No NIC at all.
-    #[error("no network card: give one with -i, for example -i eth0")]
+    #[error("no NIC: give one with -i, for example -i eth0")]
     NoBinding,
     /// Two bindings take the rest.
     #[error(
@@ -320,14 +320,14 @@ impl Plan {
         let file = request.file.display().to_string();
         let pseudo: HashSet<InstanceId> = request.pseudo.iter().copied().collect();
         let is_pseudo = |endpoint: &Endpoint| pseudo.contains(&endpoint.id);
-        let ends = || request.netmap.segments.iter().flat_map(|segment| &segment.ends);
+        let ends = || request.netmap.lines.iter().flat_map(|segment| &segment.ends);
         let known: Vec<Endpoint> = ends().map(|end| end.endpoint).filter(is_pseudo).collect();
         check_choices(bindings, &known, &file)?;
 
         let mut line_of: HashMap<Endpoint, u32> = HashMap::new();
         let mut routers: HashMap<InstanceId, usize> = HashMap::new();
         let mut pseudos: HashMap<InstanceId, usize> = HashMap::new();
-        for (segment_index, segment) in request.netmap.segments.iter().enumerate() {
+        for (segment_index, segment) in request.netmap.lines.iter().enumerate() {
             let mut ends = segment.ends.iter().map(|end| end.endpoint).filter(is_pseudo);
             let Some(endpoint) = ends.next() else { continue };
             if let Some(second) = ends.next() {
@@ -350,7 +350,7 @@ impl Plan {
                 continue;
             }
             let Some(lan) = self.lan_of(endpoint, bindings)? else {
-                self.notes.push(format!("{place}: {endpoint} is bound to no network card and is left alone"));
+                self.notes.push(format!("{place}: {endpoint} is bound to no NIC and is left alone"));
                 continue;
             };
             let mut local = Vec::new();
@@ -388,7 +388,7 @@ impl Plan {
                     link,
                     to_router: Header::data(router_end, endpoint),
                     from_router: Header::data(endpoint, router_end),
-                    neighbours: Vec::new(),
+                    split_horizon: Vec::new(),
                     live: true,
                 });
             }
@@ -396,20 +396,20 @@ impl Plan {
             self.pseudos[pseudo].links.push(link);
             self.links.push(Link { pseudo, endpoint, lan, line: segment.line, ports, live: true });
         }
-        self.join_neighbours(lab, &request.netmap);
+        self.join_split_horizon_groups(lab, &request.netmap);
         Ok(())
     }
 
     /// Routers on a common line send each other their frames themselves, also where that line is none of ours.
-    fn join_neighbours(&mut self, lab: usize, netmap: &Netmap) {
+    fn join_split_horizon_groups(&mut self, lab: usize, netmap: &Netmap) {
         let mut ports_of: HashMap<Endpoint, Vec<usize>> = HashMap::new();
         for (index, port) in self.ports.iter_mut().enumerate() {
             if self.routers[port.router].lab == lab {
                 ports_of.entry(port.endpoint).or_default().push(index);
-                port.neighbours.push(index);
+                port.split_horizon.push(index);
             }
         }
-        for segment in &netmap.segments {
+        for segment in &netmap.lines {
             let on_line: Vec<usize> = segment
                 .ends
                 .iter()
@@ -418,12 +418,12 @@ impl Plan {
                 .copied()
                 .collect();
             for port in &on_line {
-                self.ports[*port].neighbours.extend(&on_line);
+                self.ports[*port].split_horizon.extend(&on_line);
             }
         }
         for port in &mut self.ports {
-            port.neighbours.sort_unstable();
-            port.neighbours.dedup();
+            port.split_horizon.sort_unstable();
+            port.split_horizon.dedup();
         }
     }
 
@@ -478,7 +478,7 @@ impl Plan {
             for port in &lan.ports {
                 let Port { router, endpoint, .. } = self.ports[*port];
                 let uid = self.labs[self.routers[router].lab].uid;
-                for mac in mac::predicted(endpoint, uid) {
+                for mac in mac::static_addresses(endpoint, uid) {
                     match owner.insert(mac, (router, endpoint)) {
                         Some((other, first)) if other != router => {
                             let nic = lan.nic.clone();
@@ -511,8 +511,8 @@ impl Plan {
 
     /// The MAC patterns of `port`, the likeliest first.
     #[must_use]
-    pub fn predicted(&self, port: usize) -> [Mac; 3] {
-        mac::predicted(self.ports[port].endpoint, self.labs[self.router_of(port).lab].uid)
+    pub fn static_addresses(&self, port: usize) -> [Mac; 3] {
+        mac::static_addresses(self.ports[port].endpoint, self.labs[self.router_of(port).lab].uid)
     }
 
     /// What the XDP program needs to know of `port`.
@@ -622,7 +622,7 @@ impl FromStr for Binding {
         };
         // IFNAMSIZ is 16 with the final NUL.
         if nic.is_empty() || nic.len() > 15 || nic.contains(['/', ' ']) {
-            return Err(format!("\"{nic}\" is no name of a network card"));
+            return Err(format!("\"{nic}\" is no name of a NIC"));
         }
         Ok(Self { nic: nic.to_string(), choice })
     }
@@ -749,8 +749,9 @@ mod tests {
     fn neighbours_are_those_on_any_common_line() {
         let netmap = "513:0/0 1:0/0 2:0/0\n513:0/1 3:0/0\n513:0/2 4:0/0\n3:0/0 4:0/0 9:0/0";
         let plan = plan(netmap, &[513], &["eth0"]).unwrap();
-        let neighbours: Vec<&[usize]> = plan.ports.iter().map(|port| port.neighbours.as_slice()).collect();
-        assert_eq!(neighbours, [&[0, 1], &[0, 1], &[2, 3], &[2, 3]]);
+        let split_horizon: Vec<&[usize]> =
+            plan.ports.iter().map(|port| port.split_horizon.as_slice()).collect();
+        assert_eq!(split_horizon, [&[0, 1], &[0, 1], &[2, 3], &[2, 3]]);
     }
 
     #[test]

@@ -14,9 +14,9 @@ use seccompiler::{
 };
 use std::collections::BTreeMap;
 
-/// What the control thread keeps while routers run, to take a card again that was removed, and to make sockets.
+/// What the control thread keeps while routers run, to take a NIC again that was removed, and to make sockets.
 pub const RUNNING: Set = Set::NET_ADMIN // attach XDP, offloads, send buffers beyond net.core.wmem_max
-    .union(Set::NET_RAW) // AF_XDP sockets, the AF_PACKET socket that keeps a card promiscuous
+    .union(Set::NET_RAW) // AF_XDP sockets, the AF_PACKET socket that keeps a NIC promiscuous
     .union(Set::BPF) // attach the program, where unprivileged BPF is off
     .union(Set::IPC_LOCK); // register memory for frames beyond RLIMIT_MEMLOCK, 8 MB as a rule
 
@@ -28,8 +28,8 @@ pub const STARTUP: Set = RUNNING
     // Load the program: without it the verifier also follows what a CPU might guess, where the loops of the program have
     // no end, and has the JIT put barriers in the path of every frame.
     .union(Set::PERFMON)
-    .union(Set::SYS_ADMIN) // the network namespace in which pseudo sockets are made; whose program is on a card
-    .union(Set::SYS_PTRACE); // which process holds a card or a socket that we want
+    .union(Set::SYS_ADMIN) // the network namespace in which pseudo sockets are made; whose program is on a NIC
+    .union(Set::SYS_PTRACE); // which process holds a NIC or a socket that we want
 
 /// Only to act for the routers' user: gone before the first of his files is touched.
 pub const BEGIN: Set = BEGIN_USER.union(Set::SETPCAP); // empty the bounding set, set the secure bits
@@ -105,7 +105,7 @@ const CONTROL: &[Number] = &[
     c::SYS_inotify_init1,
     c::SYS_inotify_add_watch,
     c::SYS_inotify_rm_watch,
-    // Files: netio folders and NETMAP with the rights of the routers' user, /run/iou-fast with the starter's.
+    // Files: netio directories and NETMAP with the rights of the routers' user, /run/iou-fast with the starter's.
     c::SYS_openat,
     c::SYS_lseek,
     c::SYS_pread64,
@@ -193,7 +193,7 @@ const CONTROL_OLD: &[Number] = &[];
 const GUARD: &[Number] = &[
     // Waiting for the end of the process that it guards.
     c::SYS_ppoll,
-    // Locks and records in the state folder.
+    // Locks and records in the state directory.
     c::SYS_openat,
     c::SYS_fstat,
     c::SYS_newfstatat,
@@ -220,14 +220,14 @@ const GUARD_OLD: &[Number] = &[c::SYS_poll, c::SYS_open, c::SYS_stat, c::SYS_unl
 #[cfg(not(target_arch = "x86_64"))]
 const GUARD_OLD: &[Number] = &[];
 
-/// Kinds of sockets: routers; network cards; frames; promiscuous mode; the addresses of hosts in a NETMAP.
+/// Kinds of sockets: routers; NICs; frames; promiscuous mode; the addresses of hosts in a NETMAP.
 const FAMILIES: &[i32] = &[c::AF_UNIX, c::AF_NETLINK, c::AF_XDP, c::AF_PACKET, c::AF_INET, c::AF_INET6];
 
 /// Locks of instance ids, further descriptors for the same thing.
 const FCNTLS: &[i32] =
     &[c::F_GETFD, c::F_SETFD, c::F_GETFL, c::F_SETFL, c::F_DUPFD_CLOEXEC, c::F_GETLK, c::F_SETLK];
 
-/// Questions about network cards and their offloads (src/sys/device.rs, src/sys/ethtool.rs).
+/// Questions about NICs and their offloads (src/sys/device.rs, src/sys/ethtool.rs).
 const IOCTLS: &[u64] = &[
     c::SIOCETHTOOL,
     c::SIOCGIFINDEX,
@@ -243,7 +243,7 @@ const IOCTLS: &[u64] = &[
 const BPF_ELEMENTS: &[u32] =
     &[libbpf_sys::BPF_MAP_LOOKUP_ELEM, libbpf_sys::BPF_MAP_UPDATE_ELEM, libbpf_sys::BPF_MAP_DELETE_ELEM];
 
-/// `bpf` for a card taken again: attach, and say who is there already. The program and its maps stay: nothing is made,
+/// `bpf` for a NIC taken again: attach, and say who is there already. The program and its maps stay: nothing is made,
 /// loaded, pinned or traced.
 const BPF_CONTROL: &[u32] = &[
     libbpf_sys::BPF_MAP_GET_NEXT_KEY,

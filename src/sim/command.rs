@@ -1,7 +1,7 @@
 //! `iou-fast sim`: simulated IOU routers on the command line.
 
 use super::{
-    Addresses, Counters, Keepalives, LinkChange, Network, Role, Router, Simulation, Wiring, folder_beside,
+    Addresses, Counters, Keepalives, LinkChange, Network, Role, Router, Simulation, Wiring, directory_beside,
 };
 use crate::iou::{Endpoint, InstanceId};
 use crate::netmap::Netmap;
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// Simulated routers behind real IOU sockets.
 ///
-/// Each router locks and binds its socket in the netio folder as IOU does, drops every datagram whose header NETMAP
+/// Each router locks and binds its socket in the netio directory as IOU does, drops every datagram whose header NETMAP
 /// does not allow, and answers ARP, IPv6 neighbour discovery and pings.
 #[derive(clap::Args, Debug)]
 #[command(after_help = AFTER_HELP)]
@@ -26,10 +26,10 @@ pub struct Options {
     /// The NETMAP file that wires the routers; `@host` is ignored, all are here
     #[arg(short = 'n', long, value_name = "FILE", default_value = "NETMAP")]
     netmap: PathBuf,
-    /// The netio folder, if it is not `/tmp/netio<uid>`; made if it is not there
+    /// The netio directory, if it is not `/tmp/netio<uid>`; made if it is not there
     #[arg(long, value_name = "DIR")]
     netio_dir: Option<PathBuf>,
-    /// Whose netio folder, without --netio-dir [default: your own uid]
+    /// Whose netio directory, without --netio-dir [default: your own uid]
     #[arg(long, value_name = "UID")]
     uid: Option<u32>,
     /// The ids of the routers, each 1 to 1024
@@ -59,7 +59,7 @@ pub struct Options {
     /// Send L1 keepalives, and take an interface down that receives none
     #[arg(short = 'l', long, conflicts_with = "sink")]
     keepalives: bool,
-    /// The folder of the keepalives, if it is not the one beside the netio folder; made if it is not there
+    /// The directory of the keepalives, if it is not the one beside the netio directory; made if it is not there
     #[arg(long, value_name = "DIR", requires = "keepalives")]
     netl1_dir: Option<PathBuf>,
     /// How often an interface that is up sends a keepalive, ms
@@ -117,15 +117,15 @@ impl FromStr for Ids {
 pub fn run(arguments: Options) -> Result<(), Box<dyn Error>> {
     let role = role(&arguments)?;
     let uid = arguments.uid.unwrap_or_else(|| getuid().as_raw());
-    let folder = arguments.netio_dir.unwrap_or_else(|| PathBuf::from(format!("/tmp/netio{uid}")));
+    let directory = arguments.netio_dir.unwrap_or_else(|| PathBuf::from(format!("/tmp/netio{uid}")));
     let keepalives = arguments.keepalives.then(|| Keepalives {
-        folder: arguments.netl1_dir.unwrap_or_else(|| folder_beside(&folder, uid)),
+        directory: arguments.netl1_dir.unwrap_or_else(|| directory_beside(&directory, uid)),
         period: Duration::from_millis(arguments.keepalive_period),
         timeout: Duration::from_millis(arguments.keepalive_timeout),
     });
     let netmap = Netmap::read(&arguments.netmap)?;
     let lines: Vec<Vec<Endpoint>> =
-        netmap.segments.iter().map(|line| line.ends.iter().map(|end| end.endpoint).collect()).collect();
+        netmap.lines.iter().map(|line| line.ends.iter().map(|end| end.endpoint).collect()).collect();
 
     // Before the sockets, so that a signal at any later moment still removes them.
     let (stop, stop_write) = UnixStream::pair()?;
@@ -138,14 +138,14 @@ pub fn run(arguments: Options) -> Result<(), Box<dyn Error>> {
     // A socket and a lock file for each router: the usual limit of 1024 open files is too low for many.
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
-    fs::create_dir_all(&folder)
-        .map_err(|e| format!("cannot make the netio folder {}: {e}", folder.display()))?;
+    fs::create_dir_all(&directory)
+        .map_err(|e| format!("cannot make the netio directory {}: {e}", directory.display()))?;
     let routers = arguments
         .ids
         .0
         .iter()
         .map(|&id| {
-            let router = Router::boot(&folder, Wiring::of(id, &lines), &role)?;
+            let router = Router::boot(&directory, Wiring::of(id, &lines), &role)?;
             match &keepalives {
                 Some(keepalives) => router.with_keepalives(keepalives),
                 None => Ok(router),

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 /// How a router uses keepalives.
 #[derive(Clone, Debug)]
 pub struct Keepalives {
-    /// The folder of the sockets, `/tmp/netl1<uid>`. Made if it is not there.
-    pub folder: PathBuf,
+    /// The directory of the sockets, `/tmp/netl1<uid>`. Made if it is not there.
+    pub directory: PathBuf,
     /// How often an interface that is up sends one.
     pub period: Duration,
     /// An interface that received none for so long goes down.
@@ -27,8 +27,8 @@ pub struct Keepalives {
 impl Keepalives {
     /// With the timers of IOU: one a second, and down after ten.
     #[must_use]
-    pub fn in_folder(folder: PathBuf) -> Self {
-        Self { folder, period: Duration::from_secs(1), timeout: Duration::from_secs(10) }
+    pub fn in_folder(directory: PathBuf) -> Self {
+        Self { directory, period: Duration::from_secs(1), timeout: Duration::from_secs(10) }
     }
 }
 
@@ -65,11 +65,11 @@ pub(super) struct L1 {
 impl L1 {
     pub(super) fn bind(wiring: &Wiring, keepalives: &Keepalives, now: Instant) -> Result<Self, Error> {
         let id = wiring.router();
-        let socket_of = |id| keepalives.folder.join(format!("L1{id}"));
+        let socket_of = |id| keepalives.directory.join(format!("L1{id}"));
         let path = socket_of(id);
         let failed = |source| Error::Bind { path: path.clone(), source };
-        fs::create_dir_all(&keepalives.folder).map_err(failed)?;
-        // The router's lock in the netio folder is held: what is here was left behind.
+        fs::create_dir_all(&keepalives.directory).map_err(failed)?;
+        // The router's lock in the netio directory is held: what is here was left behind.
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(e)),
             _ => {}
@@ -175,10 +175,10 @@ impl Drop for L1 {
     }
 }
 
-/// The folder of keepalives that goes with the netio folder `netio`.
+/// The directory of keepalives that goes with the netio directory `netio`.
 #[must_use]
-pub fn folder_beside(netio: &Path, uid: u32) -> PathBuf {
-    crate::iou::folder::keepalive_path(netio, uid)
+pub fn directory_beside(netio: &Path, uid: u32) -> PathBuf {
+    crate::iou::netio::keepalive_path(netio, uid)
 }
 
 #[cfg(test)]
@@ -188,14 +188,15 @@ mod tests {
 
     #[test]
     fn an_interface_is_down_without_keepalives_and_up_with_the_next() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let lines = [[endpoint(1, 0, 0), endpoint(513, 0, 0)], [endpoint(1, 0, 1), endpoint(513, 0, 1)]];
         let wiring = Wiring::of(endpoint(1, 0, 0).id, lines);
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
-        let peer = UnixDatagram::bind(folder.path().join("L1513")).unwrap();
+        let peer = UnixDatagram::bind(directory.path().join("L1513")).unwrap();
         peer.set_nonblocking(true).unwrap();
-        let mut l1 = L1::bind(&wiring, &Keepalives::in_folder(folder.path().to_path_buf()), start).unwrap();
+        let mut l1 =
+            L1::bind(&wiring, &Keepalives::in_folder(directory.path().to_path_buf()), start).unwrap();
         let heard = || std::iter::from_fn(|| peer.recv(&mut [0; 16]).ok()).count();
 
         assert_eq!(l1.deadline(), start);
@@ -209,7 +210,7 @@ mod tests {
             Header::data(endpoint(2, 0, 0), endpoint(513, 0, 0)).keepalive(),
         ];
         for datagram in wrong.iter().map(|header| header.0).chain([keepalive]) {
-            peer.send_to(&datagram, folder.path().join("L11")).unwrap();
+            peer.send_to(&datagram, directory.path().join("L11")).unwrap();
         }
         l1.read(64, at(5000));
         l1.expire(at(9999));
@@ -222,10 +223,10 @@ mod tests {
         assert_eq!(heard(), 1, "the one that is down is silent");
         l1.expire(at(15_000));
         assert!(!l1.is_up(1));
-        peer.send_to(&keepalive, folder.path().join("L11")).unwrap();
+        peer.send_to(&keepalive, directory.path().join("L11")).unwrap();
         l1.read(64, at(16_000));
         assert!(l1.is_up(1) && !l1.is_up(0));
         drop(l1);
-        assert!(!folder.path().join("L11").exists());
+        assert!(!directory.path().join("L11").exists());
     }
 }

@@ -1,4 +1,4 @@
-//! Simulated routers for the lab and the tests: what IOU is to the netio folder, without an IOU image.
+//! Simulated routers for the lab and the tests: what IOU is to the netio directory, without an IOU image.
 //!
 //! A [`Router`] binds and locks its socket as IOU does, checks every header as strictly as IOU does, and sends one copy
 //! of each frame to every other endpoint on its NETMAP line, by path. Behind its interfaces stands a small IP stack, a
@@ -15,7 +15,7 @@ mod wiring;
 
 pub use addresses::{Addresses, Network};
 pub use counters::Counters;
-pub use keepalives::{Keepalives, LinkChange, folder_beside};
+pub use keepalives::{Keepalives, LinkChange, directory_beside};
 pub use router::{Role, Router};
 pub use wiring::{Refusal, SHORTEST, Wiring};
 
@@ -212,9 +212,10 @@ mod tests {
         Role::Stack { addresses: Addresses { v4, v6: "fd00:10::/64".parse().unwrap() }, mtu: 1500 }
     }
 
-    fn simulation(folder: &Path, lines: &[Vec<Endpoint>], ids: &[u16], role: &Role) -> Simulation {
-        let boot =
-            |id: &u16| Router::boot(folder, Wiring::of(InstanceId::new(*id).unwrap(), lines), role).unwrap();
+    fn simulation(directory: &Path, lines: &[Vec<Endpoint>], ids: &[u16], role: &Role) -> Simulation {
+        let boot = |id: &u16| {
+            Router::boot(directory, Wiring::of(InstanceId::new(*id).unwrap(), lines), role).unwrap()
+        };
         Simulation::new(ids.iter().map(boot).collect()).unwrap()
     }
 
@@ -229,9 +230,9 @@ mod tests {
 
     #[test]
     fn two_routers_ping_each_other() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let lines = [vec![endpoint(1, 0, 1), endpoint(2, 1, 0)]];
-        let mut simulation = simulation(folder.path(), &lines, &[1, 2], &role());
+        let mut simulation = simulation(directory.path(), &lines, &[1, 2], &role());
         for (sequence, target) in ["10.10.0.3", "fd00:10::2"].iter().enumerate() {
             assert!(simulation.ping(0, target.parse().unwrap(), sequence as u16));
             until(&mut simulation, |simulation| simulation.routers[0].pongs() == sequence as u64 + 1);
@@ -247,10 +248,10 @@ mod tests {
 
     #[test]
     fn an_unanswered_ping_is_asked_again_and_the_loop_sleeps_between() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let lines = [vec![endpoint(1, 0, 0), endpoint(9, 0, 0)]];
-        let mut simulation = simulation(folder.path(), &lines, &[1], &role());
-        let forwarder = UnixDatagram::bind(folder.path().join("9")).unwrap();
+        let mut simulation = simulation(directory.path(), &lines, &[1], &role());
+        let forwarder = UnixDatagram::bind(directory.path().join("9")).unwrap();
         forwarder.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         assert!(simulation.ping(0, "10.10.9.9".parse().unwrap(), 1));
         let start = Instant::now();
@@ -269,13 +270,13 @@ mod tests {
 
     #[test]
     fn each_wrong_header_is_counted_and_not_delivered() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let lines =
             [vec![endpoint(1, 0, 1), endpoint(501, 0, 0)], vec![endpoint(1, 1, 0), endpoint(2, 0, 0)]];
-        let mut simulation = simulation(folder.path(), &lines, &[1], &Role::Echo);
-        let forwarder = UnixDatagram::bind(folder.path().join("501")).unwrap();
+        let mut simulation = simulation(directory.path(), &lines, &[1], &Role::Echo);
+        let forwarder = UnixDatagram::bind(directory.path().join("501")).unwrap();
         forwarder.set_nonblocking(true).unwrap();
-        let router = folder.path().join("1");
+        let router = directory.path().join("1");
         let good = datagram(endpoint(1, 0, 1), endpoint(501, 0, 0));
         for (at, value) in [(1, 3), (4, 0x20), (4, 0x01), (5, 0x10), (3, 0xf4), (6, 3)] {
             let mut bad = good.clone();
@@ -307,15 +308,15 @@ mod tests {
 
     #[test]
     fn echo_leaves_other_stations_and_groups_alone() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let lines = [vec![endpoint(1, 0, 0), endpoint(501, 0, 0)]];
-        let mut simulation = simulation(folder.path(), &lines, &[1], &Role::Echo);
+        let mut simulation = simulation(directory.path(), &lines, &[1], &Role::Echo);
         let sender = UnixDatagram::unbound().unwrap();
         let mut frame = datagram(endpoint(1, 0, 0), endpoint(501, 0, 0));
         frame[8..14].copy_from_slice(&[0xff; 6]);
-        sender.send_to(&frame, folder.path().join("1")).unwrap();
+        sender.send_to(&frame, directory.path().join("1")).unwrap();
         frame[8..14].copy_from_slice(&[0xaa, 0xbb, 0xcc, 0, 2, 0]);
-        sender.send_to(&frame, folder.path().join("1")).unwrap();
+        sender.send_to(&frame, directory.path().join("1")).unwrap();
         simulation.poll(Some(Duration::from_secs(5))).unwrap();
         let counters = simulation.routers[0].counters();
         assert_eq!((counters.received, counters.received_bytes), (2, 120));
@@ -324,7 +325,7 @@ mod tests {
 
     #[test]
     fn one_copy_to_every_other_endpoint_and_every_failure_counted() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let line = vec![
             endpoint(2, 0, 0),
             endpoint(1, 0, 0),
@@ -332,15 +333,15 @@ mod tests {
             endpoint(4, 0, 0),
             endpoint(5, 0, 0),
         ];
-        let mut simulation = simulation(folder.path(), &[line], &[1], &Role::Echo);
-        let two = UnixDatagram::bind(folder.path().join("2")).unwrap();
-        let full = UnixDatagram::bind(folder.path().join("3")).unwrap();
-        drop(UnixDatagram::bind(folder.path().join("4")).unwrap());
+        let mut simulation = simulation(directory.path(), &[line], &[1], &Role::Echo);
+        let two = UnixDatagram::bind(directory.path().join("2")).unwrap();
+        let full = UnixDatagram::bind(directory.path().join("3")).unwrap();
+        drop(UnixDatagram::bind(directory.path().join("4")).unwrap());
         let filler = UnixDatagram::unbound().unwrap();
         filler.set_nonblocking(true).unwrap();
-        while filler.send_to(b"x", folder.path().join("3")).is_ok() {}
+        while filler.send_to(b"x", directory.path().join("3")).is_ok() {}
 
-        two.send_to(&datagram(endpoint(1, 0, 0), endpoint(2, 0, 0)), folder.path().join("1")).unwrap();
+        two.send_to(&datagram(endpoint(1, 0, 0), endpoint(2, 0, 0)), directory.path().join("1")).unwrap();
         simulation.poll(Some(Duration::from_secs(5))).unwrap();
         let counters = *simulation.routers[0].counters();
         assert_eq!(
@@ -356,16 +357,16 @@ mod tests {
 
     #[test]
     fn a_sink_counts_and_never_sends() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let lines = [vec![endpoint(1, 0, 0), endpoint(501, 0, 0)]];
-        let mut simulation = simulation(folder.path(), &lines, &[1], &Role::Sink);
+        let mut simulation = simulation(directory.path(), &lines, &[1], &Role::Sink);
         let sender = UnixDatagram::unbound().unwrap();
         let good = datagram(endpoint(1, 0, 0), endpoint(501, 0, 0));
         let mut bad = good.clone();
         bad[1] = 9;
         for _ in 0..3 {
-            sender.send_to(&good, folder.path().join("1")).unwrap();
-            sender.send_to(&bad, folder.path().join("1")).unwrap();
+            sender.send_to(&good, directory.path().join("1")).unwrap();
+            sender.send_to(&bad, directory.path().join("1")).unwrap();
         }
         simulation.poll(Some(Duration::from_secs(5))).unwrap();
         let wanted = Counters { received: 3, received_bytes: 180, wrong_id: 3, ..Counters::default() };
@@ -374,12 +375,12 @@ mod tests {
 
     #[test]
     fn tagged_frames_are_counted_by_the_stack() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let lines = [vec![endpoint(1, 0, 0), endpoint(501, 0, 0)]];
-        let mut simulation = simulation(folder.path(), &lines, &[1], &role());
+        let mut simulation = simulation(directory.path(), &lines, &[1], &role());
         let mut tagged = datagram(endpoint(1, 0, 0), endpoint(501, 0, 0));
         tagged[20..22].copy_from_slice(&[0x81, 0]);
-        UnixDatagram::unbound().unwrap().send_to(&tagged, folder.path().join("1")).unwrap();
+        UnixDatagram::unbound().unwrap().send_to(&tagged, directory.path().join("1")).unwrap();
         simulation.poll(Some(Duration::from_secs(5))).unwrap();
         assert_eq!(
             (simulation.routers[0].counters().received, simulation.routers[0].counters().tagged),
@@ -389,10 +390,11 @@ mod tests {
 
     #[test]
     fn a_router_that_is_not_in_netmap() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let lines = [vec![endpoint(1, 0, 0)]];
-        let booted = Router::boot(folder.path(), Wiring::of(InstanceId::new(2).unwrap(), lines), &Role::Echo);
+        let booted =
+            Router::boot(directory.path(), Wiring::of(InstanceId::new(2).unwrap(), lines), &Role::Echo);
         assert!(matches!(booted, Err(Error::NotWired { .. })));
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

@@ -97,17 +97,17 @@ pub struct Router {
 }
 
 impl Router {
-    /// Boots a router: takes its lock, binds its socket in `folder`, makes its interfaces.
+    /// Boots a router: takes its lock, binds its socket in `directory`, makes its interfaces.
     ///
     /// # Errors
     /// The router has no interface in NETMAP, its id is in use, the socket cannot be bound, its addresses do not fit
     /// their network, or the TAP device cannot be made.
-    pub fn boot(folder: &Path, wiring: Wiring, role: &Role) -> Result<Self, Error> {
+    pub fn boot(directory: &Path, wiring: Wiring, role: &Role) -> Result<Self, Error> {
         let id = wiring.router();
         if wiring.interfaces().is_empty() {
             return Err(Error::NotWired { id });
         }
-        let socket = Socket::bind(folder, id)?;
+        let socket = Socket::bind(directory, id)?;
         let mut ports = Vec::with_capacity(wiring.interfaces().len());
         for (number, (interface, peers)) in wiring.interfaces().iter().enumerate() {
             let own = Endpoint { id, interface: *interface };
@@ -115,7 +115,7 @@ impl Router {
             let peers = peers
                 .iter()
                 .map(|&peer| {
-                    let path = folder.join(peer.id.to_string());
+                    let path = directory.join(peer.id.to_string());
                     let address =
                         SocketAddr::from_pathname(&path).map_err(|source| Error::Bind { path, source })?;
                     Ok(Peer { header: Header::data(peer, own), address })

@@ -1,4 +1,4 @@
-//! A router's socket in the netio folder, as IOU makes it: a lock file, a bound datagram socket with the kernel's
+//! A router's socket in the netio directory, as IOU makes it: a lock file, a bound datagram socket with the kernel's
 //! own queue length, nothing connected.
 
 use super::Error;
@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::{Path, PathBuf};
 
-/// The bound socket `<folder>/<id>` and its lock `<folder>/<id>.lck`. Both files go with it.
+/// The bound socket `<directory>/<id>` and its lock `<directory>/<id>.lck`. Both files go with it.
 #[derive(Debug)]
 pub(super) struct Socket {
     socket: UnixDatagram,
@@ -23,8 +23,8 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn bind(folder: &Path, id: InstanceId) -> Result<Self, Error> {
-        let path = folder.join(id.to_string());
+    pub(super) fn bind(directory: &Path, id: InstanceId) -> Result<Self, Error> {
+        let path = directory.join(id.to_string());
         let lock = Lock::take(&path, geteuid())?;
         let failed = |source| Error::Bind { path: path.clone(), source };
         // Under the lock a file that is there was left behind by a router that was killed.
@@ -78,33 +78,33 @@ mod tests {
 
     #[test]
     fn socket_and_lock_as_iou_leaves_them() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let id = InstanceId::new(7).unwrap();
-        let (path, lock) = (folder.path().join("7"), folder.path().join("7.lck"));
+        let (path, lock) = (directory.path().join("7"), directory.path().join("7.lck"));
         // What a killed router leaves behind.
         drop(UnixDatagram::bind(&path).unwrap());
         fs::write(&lock, "999999999\n and more").unwrap();
 
-        let socket = Socket::bind(folder.path(), id).unwrap();
+        let socket = Socket::bind(directory.path(), id).unwrap();
         assert_eq!(fs::read_to_string(&lock).unwrap(), format!("{}\n", std::process::id()));
         UnixDatagram::unbound().unwrap().send_to(b"x", &path).unwrap();
         assert_eq!(socket.recv(&mut [0; 8]).unwrap(), 1);
         drop(socket);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]
     fn the_lock_is_private() {
-        let folder = tempfile::tempdir().unwrap();
-        let _socket = Socket::bind(folder.path(), InstanceId::new(7).unwrap()).unwrap();
-        assert_eq!(fs::metadata(folder.path().join("7.lck")).unwrap().mode() & 0o777, 0o600);
+        let directory = tempfile::tempdir().unwrap();
+        let _socket = Socket::bind(directory.path(), InstanceId::new(7).unwrap()).unwrap();
+        assert_eq!(fs::metadata(directory.path().join("7.lck")).unwrap().mode() & 0o777, 0o600);
     }
 
     #[test]
     fn files_of_a_successor_stay() {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = Socket::bind(folder.path(), InstanceId::new(7).unwrap()).unwrap();
-        let path = folder.path().join("7");
+        let directory = tempfile::tempdir().unwrap();
+        let socket = Socket::bind(directory.path(), InstanceId::new(7).unwrap()).unwrap();
+        let path = directory.path().join("7");
         fs::remove_file(&path).unwrap();
         let _successor = UnixDatagram::bind(&path).unwrap();
         drop(socket);

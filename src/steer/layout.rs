@@ -19,8 +19,8 @@ pub const MAX_LARGE: usize = CHUNKS * STEER_CHUNK - HEAD;
 /// Workers a NIC can have.
 pub const MAX_WORKERS: usize = 64;
 /// Lanes, a worker's ring on a queue each, that are kept account of.
-pub const MAX_LANES: usize = 512;
-/// Router indices are below this; it stands for a group frame in a stamp (`--exclusive`).
+pub const MAX_CREDITS: usize = 512;
+/// Router indices are below this; it stands for a broadcast or multicast frame in a stamp (`--exclusive`).
 pub const STAMP_GROUP: u16 = u16::MAX;
 /// Bytes in front of a frame that was copied into a ring buffer.
 pub const COPY_HEAD: usize = 16;
@@ -88,9 +88,9 @@ pub enum Count {
     Steered,
     /// Their bytes, as on the wire.
     SteeredBytes,
-    /// Group frames seen.
+    /// Broadcast and multicast frames seen.
     Group,
-    /// Copies of group frames put into ring buffers.
+    /// Copies of broadcast and multicast frames put into ring buffers.
     GroupCopies,
     /// Copies of unknown unicast put into ring buffers.
     UnknownCopies,
@@ -110,7 +110,7 @@ pub enum Count {
     NoRing,
     /// Stations that moved to the wire.
     Moved,
-    /// Group frames redirected to a ring, with `--exclusive`.
+    /// Broadcast and multicast frames redirected to a ring, with `--exclusive`.
     GroupSteered,
 }
 
@@ -120,7 +120,7 @@ pub const COUNTS: usize = Count::GroupSteered as usize + 1;
 /// What a copy in a ring buffer is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CopyKind {
-    /// A group frame, for every port of the LAN.
+    /// A broadcast or multicast frame, for every port of the LAN.
     Group,
     /// A unicast frame to an unknown station, for the port that asked for those.
     Unknown,
@@ -161,14 +161,14 @@ pub fn station_key(station: &Station) -> [u8; 12] {
     key
 }
 
-/// The station in `struct moved`, and whether it was a predicted address. `None` if `record` is not one.
+/// The station in `struct moved`, and whether it was a is_static address. `None` if `record` is not one.
 #[must_use]
 pub fn read_moved(record: &[u8]) -> Option<(Station, bool)> {
     let mac = Mac(*record.first_chunk()?);
     let outer_vid = u16::from_be_bytes(*record.get(6..)?.first_chunk()?);
     let inner_vid = u16::from_be_bytes(*record.get(8..)?.first_chunk()?);
-    let predicted = u32::from_ne_bytes(*record.get(12..)?.first_chunk()?) != 0;
-    Some((Station { mac, outer_vid, inner_vid }, predicted))
+    let is_static = u32::from_ne_bytes(*record.get(12..)?.first_chunk()?) != 0;
+    Some((Station { mac, outer_vid, inner_vid }, is_static))
 }
 
 /// An address as the program compares it: bytes 0-5 as on the wire, 6-7 zero.

@@ -56,12 +56,12 @@ pub struct Options {
     pub workers: usize,
     /// RX queues that the NIC can have.
     pub queues: usize,
-    /// The host does not use this NIC: group frames need not reach it.
+    /// The host does not use this NIC: broadcast and multicast frames need not reach it.
     pub exclusive: bool,
     /// Room for learned stations.
-    pub learned: usize,
-    /// Room for predicted addresses.
-    pub predicted: usize,
+    pub dynamic_entries: usize,
+    /// Room for static_fdb addresses.
+    pub static_entries: usize,
 }
 
 /// The loaded program and its maps.
@@ -75,8 +75,8 @@ pub struct Steering {
 
 /// What is changed and read while the program runs, from any thread.
 pub struct Tables {
-    learned: MapHandle,
-    predicted: MapHandle,
+    dynamic_fdb: MapHandle,
+    static_fdb: MapHandle,
     counters: MapHandle,
     /// The value that is shared with the program.
     pub shared: Shared<SteerShared>,
@@ -105,8 +105,8 @@ impl Steering {
             let name = map.name().to_string_lossy().into_owned();
             let sized = match name.as_str() {
                 "rings" => map.set_max_entries((options.queues * options.workers) as u32),
-                "learned" => map.set_max_entries(options.learned as u32),
-                "predicted" => map.set_max_entries(options.predicted as u32),
+                "dynamic_fdb" => map.set_max_entries(options.dynamic_entries as u32),
+                "static_fdb" => map.set_max_entries(options.static_entries as u32),
                 _ if name.ends_with(".rodata") => {
                     let mut value = [0; 8];
                     value[..4].copy_from_slice(&(options.workers as u32).to_ne_bytes());
@@ -119,7 +119,7 @@ impl Steering {
         }
         let object = open.load().map_err(Error::Load)?;
         let map = |name: &'static str| handle(&object, name);
-        let (rings, learned, predicted) = (map("rings")?, map("learned")?, map("predicted")?);
+        let (rings, dynamic_fdb, static_fdb) = (map("rings")?, map("dynamic_fdb")?, map("static_fdb")?);
         let (counters, directory) = (map("counters_map")?, map("copy_rings")?);
         let shared_map = map("shared_map")?;
         let shared =
@@ -130,7 +130,7 @@ impl Steering {
             enter(&directory, worker, &ring)?;
             copy_rings.push(ring);
         }
-        let tables = Arc::new(Tables { learned, predicted, counters, shared });
+        let tables = Arc::new(Tables { dynamic_fdb, static_fdb, counters, shared });
         // libbpf reads the number of CPUs from a file, once: now, while there is a descriptor for it.
         tables.counts()?;
         Ok(Self { object, rings, directory, copy_rings, tables })
@@ -185,7 +185,7 @@ impl Steering {
         self.copy_rings.first().map_or(Ok(()), |ring| enter(&self.directory, 0, ring))
     }
 
-    /// The ring buffer into which group frames are copied for `worker`.
+    /// The ring buffer into which broadcast and multicast frames are copied for `worker`.
     ///
     /// # Errors
     /// [`Error::Mapping`].
@@ -213,51 +213,51 @@ impl Tables {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn insert_learned(&self, station: &Station, entry: &PortEntry) -> Result<(), Error> {
-        self.shared.any_learned.store(1, Relaxed);
-        self.learned
+    pub fn insert_dynamic(&self, station: &Station, entry: &PortEntry) -> Result<(), Error> {
+        self.shared.any_dynamic.store(1, Relaxed);
+        self.dynamic_fdb
             .update(&station_key(station), &entry.bytes(), MapFlags::ANY)
-            .map_err(|source| Error::Map { map: "learned", source })
+            .map_err(|source| Error::Map { map: "dynamic_fdb", source })
     }
 
     /// `station` is forgotten. That it is gone already is no error.
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn remove_learned(&self, station: &Station) -> Result<(), Error> {
-        forget(self.learned.delete(&station_key(station)))
-            .map_err(|source| Error::Map { map: "learned", source })
+    pub fn remove_dynamic(&self, station: &Station) -> Result<(), Error> {
+        forget(self.dynamic_fdb.delete(&station_key(station)))
+            .map_err(|source| Error::Map { map: "dynamic_fdb", source })
     }
 
     /// Whether `station` has an entry. What cannot be read counts as there.
     #[must_use]
-    pub fn has_learned(&self, station: &Station) -> bool {
-        !matches!(self.learned.lookup(&station_key(station), MapFlags::ANY), Ok(None))
+    pub fn has_dynamic(&self, station: &Station) -> bool {
+        !matches!(self.dynamic_fdb.lookup(&station_key(station), MapFlags::ANY), Ok(None))
     }
 
     /// Whether `mac` has an entry. What cannot be read counts as there.
     #[must_use]
     pub fn has_predicted(&self, mac: Mac) -> bool {
-        !matches!(self.predicted.lookup(&mac_word(mac).to_ne_bytes(), MapFlags::ANY), Ok(None))
+        !matches!(self.static_fdb.lookup(&mac_word(mac).to_ne_bytes(), MapFlags::ANY), Ok(None))
     }
 
     /// `mac` is at `entry`, in any VLAN.
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn insert_predicted(&self, mac: Mac, entry: &PortEntry) -> Result<(), Error> {
-        self.predicted
+    pub fn insert_static(&self, mac: Mac, entry: &PortEntry) -> Result<(), Error> {
+        self.static_fdb
             .update(&mac_word(mac).to_ne_bytes(), &entry.bytes(), MapFlags::ANY)
-            .map_err(|source| Error::Map { map: "predicted", source })
+            .map_err(|source| Error::Map { map: "static_fdb", source })
     }
 
     /// `mac` is forgotten. That it is gone already is no error.
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn remove_predicted(&self, mac: Mac) -> Result<(), Error> {
-        forget(self.predicted.delete(&mac_word(mac).to_ne_bytes()))
-            .map_err(|source| Error::Map { map: "predicted", source })
+    pub fn remove_static(&self, mac: Mac) -> Result<(), Error> {
+        forget(self.static_fdb.delete(&mac_word(mac).to_ne_bytes()))
+            .map_err(|source| Error::Map { map: "static_fdb", source })
     }
 
     /// What the program has counted, by [`Count`].

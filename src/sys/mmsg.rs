@@ -2,7 +2,7 @@
 //!
 //! All arrays are made once; a call touches only the entries it uses.
 
-use af_xdp::{CHUNK, Frame, Packet, Umem};
+use af_xdp::{CHUNK_SIZE, Chunk, Fragment, Umem};
 use rustix::io::Errno;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -32,9 +32,9 @@ struct Name([u8; size_of::<libc::sockaddr_un>()]);
 pub struct Receiver {
     umem: Arc<Umem>,
     /// The first chunk of each message.
-    frames: Vec<Frame>,
+    frames: Vec<Chunk>,
     /// The others, those of a message in a row; none as long as datagrams take one chunk.
-    others: Vec<[Frame; CHUNKS - 1]>,
+    others: Vec<[Chunk; CHUNKS - 1]>,
     offset: usize,
     messages: Box<[libc::mmsghdr]>,
     // What `messages` points to. Never touched but through it and by index; boxed, so it does not move.
@@ -65,7 +65,7 @@ pub struct Received {
 
 impl Receiver {
     /// A receiver that reads one datagram into each of `frames`, `offset` bytes into the chunk.
-    pub fn new(umem: Arc<Umem>, mut frames: Vec<Frame>, offset: usize) -> Self {
+    pub fn new(umem: Arc<Umem>, mut frames: Vec<Chunk>, offset: usize) -> Self {
         let vectors: Box<[_]> = frames.iter_mut().map(|frame| vector(&umem, frame, offset)).collect();
         let controls = vec![Control([0; 32]); frames.len().div_ceil(TIMED)].into_boxed_slice();
         let names = vec![Name([0; _]); frames.len()].into_boxed_slice();
@@ -75,7 +75,7 @@ impl Receiver {
 
     /// From now on a datagram may take [`CHUNKS`] chunks: those it was made with, and as many times `others`. What
     /// was received before is forgotten.
-    pub fn enlarge(&mut self, mut others: Vec<[Frame; CHUNKS - 1]>) {
+    pub fn enlarge(&mut self, mut others: Vec<[Chunk; CHUNKS - 1]>) {
         assert_eq!(others.len(), self.frames.len(), "chunks for each message");
         self.vectors = (self.frames.iter_mut().zip(&mut others))
             .flat_map(|(first, others)| {
@@ -97,7 +97,7 @@ impl Receiver {
     /// The bytes that fit into a datagram's first chunk.
     #[must_use]
     pub const fn first_room(&self) -> usize {
-        CHUNK - self.offset
+        CHUNK_SIZE - self.offset
     }
 
     /// Reads up to `most` datagrams, and no more than there are frames, without waiting; returns how many.
@@ -168,7 +168,7 @@ impl Receiver {
         let others = match self.others.get(n) {
             None => [&[][..]; CHUNKS - 1],
             Some(frames) => frames.each_ref().map(|frame| {
-                let here = rest.min(CHUNK);
+                let here = rest.min(CHUNK_SIZE);
                 rest -= here;
                 &self.umem.chunk(frame)[..here]
             }),
@@ -177,47 +177,47 @@ impl Receiver {
     }
 
     /// Takes datagram `n`'s frame out, the first if it has several, and puts `fresh` in its place for the next call.
-    pub fn replace(&mut self, n: usize, mut fresh: Frame) -> Frame {
+    pub fn replace(&mut self, n: usize, mut fresh: Chunk) -> Chunk {
         // A large receiver has CHUNKS iovecs a message; that of a single-chunk one is the common case.
         let at = if self.others.is_empty() { n } else { n * CHUNKS };
         self.vectors[at] = vector(&self.umem, &mut fresh, self.offset);
         std::mem::replace(&mut self.frames[n], fresh)
     }
 
-    /// Moves the chunks of datagram `n` to `packets`, as packets of one frame, and puts some of `fresh` in their place.
+    /// Moves the chunks of datagram `n` to `fragments`, as fragments of one frame, and puts some of `fresh` in their place.
     ///
     /// # Errors
     /// Nothing is done if there are too few `fresh` ones.
     pub fn take_parts(
         &mut self,
         n: usize,
-        fresh: &mut Vec<Frame>,
-        packets: &mut Vec<Packet>,
+        fresh: &mut Vec<Chunk>,
+        fragments: &mut Vec<Fragment>,
     ) -> Result<(), TooFew> {
         let len = self.received(n).len;
         let mut rest = len.saturating_sub(self.first_room());
-        if fresh.len() < 1 + rest.div_ceil(CHUNK) {
+        if fresh.len() < 1 + rest.div_ceil(CHUNK_SIZE) {
             return Err(TooFew);
         }
         let Some(first) = fresh.pop() else { return Err(TooFew) };
-        let first = Packet::new(self.replace(n, first), self.offset, len - rest);
-        packets.push(if rest > 0 { first.continued() } else { first });
+        let first = Fragment::new(self.replace(n, first), self.offset, len - rest);
+        fragments.push(if rest > 0 { first.continued() } else { first });
         for k in 0..CHUNKS - 1 {
             if rest == 0 {
                 break;
             }
             let Some(mut frame) = fresh.pop() else { return Err(TooFew) };
             self.vectors[n * CHUNKS + 1 + k] = vector(&self.umem, &mut frame, 0);
-            let here = rest.min(CHUNK);
+            let here = rest.min(CHUNK_SIZE);
             rest -= here;
-            let packet = Packet::new(std::mem::replace(&mut self.others[n][k], frame), 0, here);
-            packets.push(if rest > 0 { packet.continued() } else { packet });
+            let fragment = Fragment::new(std::mem::replace(&mut self.others[n][k], frame), 0, here);
+            fragments.push(if rest > 0 { fragment.continued() } else { fragment });
         }
         Ok(())
     }
 
     /// Gives all frames back.
-    pub fn into_frames(self) -> impl Iterator<Item = Frame> {
+    pub fn into_chunks(self) -> impl Iterator<Item = Chunk> {
         self.frames.into_iter().chain(self.others.into_iter().flatten())
     }
 
@@ -238,9 +238,9 @@ impl Receiver {
     }
 }
 
-fn vector(umem: &Umem, frame: &mut Frame, offset: usize) -> libc::iovec {
+fn vector(umem: &Umem, frame: &mut Chunk, offset: usize) -> libc::iovec {
     let room = &mut umem.chunk_mut(frame)[offset..];
-    debug_assert_eq!(room.len(), CHUNK - offset);
+    debug_assert_eq!(room.len(), CHUNK_SIZE - offset);
     libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() }
 }
 
@@ -458,7 +458,7 @@ mod tests {
         let mut receiver = Receiver::new(umem.clone(), free.split_off(60), 56);
         receiver.enlarge((0..4).map(|_| std::array::from_fn(|_| free.pop().unwrap())).collect());
         assert!(receiver.is_large());
-        let most = 4 * CHUNK - 56;
+        let most = 4 * CHUNK_SIZE - 56;
         let mut sender = Sender::new(8);
         for lengths in [[60, 4040, 4041, 8136], [8137, 12232, 12233, most], [most + 1, 0, 9022, 61]] {
             let sent = lengths.map(bytes);
@@ -474,16 +474,16 @@ mod tests {
                 let sent = &sent[..sent.len().min(most)];
                 let (first, others) = receiver.parts_mut(n);
                 assert_eq!([&[&*first], &others[..]].concat().concat(), sent);
-                let mut packets = Vec::new();
-                receiver.take_parts(n, &mut free, &mut packets).unwrap();
-                let (last, before) = packets.split_last().unwrap();
-                assert!(!last.continues() && before.iter().all(Packet::continues));
-                let got: Vec<&[u8]> = packets.iter().map(|packet| umem.data(packet)).collect();
+                let mut fragments = Vec::new();
+                receiver.take_parts(n, &mut free, &mut fragments).unwrap();
+                let (last, before) = fragments.split_last().unwrap();
+                assert!(!last.continues() && before.iter().all(Fragment::continues));
+                let got: Vec<&[u8]> = fragments.iter().map(|fragment| umem.data(fragment)).collect();
                 assert_eq!(got.concat(), sent);
-                free.extend(packets.into_iter().map(Packet::into_frame));
+                free.extend(fragments.into_iter().map(Fragment::into_chunk));
             }
         }
-        assert_eq!(free.len() + receiver.into_frames().count(), 64);
+        assert_eq!(free.len() + receiver.into_chunks().count(), 64);
     }
 
     #[test]
@@ -494,14 +494,14 @@ mod tests {
         receiver.enlarge(vec![std::array::from_fn(|_| free.pop().unwrap())]);
         rustix::net::send(&a, &bytes(15_000), rustix::net::SendFlags::empty()).unwrap();
         assert_eq!(receiver.receive(b.as_fd(), 64), Ok(1));
-        let mut packets = Vec::new();
-        assert_eq!(receiver.take_parts(0, &mut free, &mut packets), Err(TooFew));
-        assert_eq!((free.len(), packets.len()), (3, 0));
+        let mut fragments = Vec::new();
+        assert_eq!(receiver.take_parts(0, &mut free, &mut fragments), Err(TooFew));
+        assert_eq!((free.len(), fragments.len()), (3, 0));
         // It may be read over.
         rustix::net::send(&a, &bytes(12_000), rustix::net::SendFlags::empty()).unwrap();
         assert_eq!(receiver.receive(b.as_fd(), 64), Ok(1));
-        receiver.take_parts(0, &mut free, &mut packets).unwrap();
-        assert_eq!((free.len(), packets.len()), (0, 3));
+        receiver.take_parts(0, &mut free, &mut fragments).unwrap();
+        assert_eq!((free.len(), fragments.len()), (0, 3));
     }
 
     #[test]
@@ -535,7 +535,7 @@ mod tests {
         let mut receiver = receiver(2);
         assert_eq!(receiver.receive(b.as_fd(), 64), Ok(1));
         assert!(receiver.received(0).truncated);
-        assert_eq!(receiver.received(0).len, CHUNK - 56);
+        assert_eq!(receiver.received(0).len, CHUNK_SIZE - 56);
     }
 
     #[test]
@@ -580,16 +580,16 @@ mod tests {
     #[test]
     fn who_sent_it_is_told_every_time() {
         use std::os::unix::net::UnixDatagram;
-        let folder = tempfile::tempdir().unwrap();
-        let ours = UnixDatagram::bind(folder.path().join("513")).unwrap();
-        let long = folder.path().join("1".repeat(106 - folder.path().as_os_str().len()));
+        let directory = tempfile::tempdir().unwrap();
+        let ours = UnixDatagram::bind(directory.path().join("513")).unwrap();
+        let long = directory.path().join("1".repeat(106 - directory.path().as_os_str().len()));
         let mut receiver = receiver(4);
         for _ in 0..2 {
-            for path in [folder.path().join("1"), folder.path().join("1023"), long.clone()] {
+            for path in [directory.path().join("1"), directory.path().join("1023"), long.clone()] {
                 let _ = std::fs::remove_file(&path);
                 let router = UnixDatagram::bind(&path).unwrap();
-                router.send_to(b"x", folder.path().join("513")).unwrap();
-                UnixDatagram::unbound().unwrap().send_to(b"y", folder.path().join("513")).unwrap();
+                router.send_to(b"x", directory.path().join("513")).unwrap();
+                UnixDatagram::unbound().unwrap().send_to(b"y", directory.path().join("513")).unwrap();
                 assert_eq!(receiver.receive(ours.as_fd(), 64), Ok(2));
                 assert_eq!(receiver.sender(0), path.as_os_str().as_encoded_bytes());
                 assert_eq!(receiver.sender(1), b"");

@@ -1,6 +1,6 @@
 //! The value of a one-element mappable BPF array, shared with the XDP program.
 
-use crate::steer::layout::MAX_LANES;
+use crate::steer::layout::MAX_CREDITS;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::io;
 use std::marker::PhantomData;
@@ -67,7 +67,7 @@ impl<T> Drop for Shared<T> {
 pub struct SteerShared {
     /// By router index: `ROUTER_READY`, `ROUTER_PAUSED` or `ROUTER_DOWN`.
     pub router_state: [AtomicU8; 65536],
-    /// By worker: 1 while it sleeps and wants to be woken for group frames.
+    /// By worker: 1 while it sleeps and wants to be woken for broadcast and multicast frames.
     pub asleep: [AtomicU32; 64],
     /// Bit w: worker w has routers on this LAN.
     pub group_workers: AtomicU64,
@@ -79,31 +79,31 @@ pub struct SteerShared {
     pub flood_worker: AtomicU32,
     /// 1: unknown unicast is copied.
     pub flood_unknown: AtomicU32,
-    /// With `--exclusive`: the worker that gets group frames by redirect.
+    /// With `--exclusive`: the worker that gets broadcast and multicast frames by redirect.
     pub group_owner: AtomicU32,
     /// 0: no station was ever learned, so none is looked up.
-    pub any_learned: AtomicU32,
+    pub any_dynamic: AtomicU32,
     /// The largest frame that is steered, bytes.
     pub largest: AtomicU32,
-    /// Chunks that may be on their way in a lane; 0: no limit.
-    pub lane_share: AtomicU32,
+    /// Chunks that may be on their way in a credits; 0: no limit.
+    pub credit_limit: AtomicU32,
     /// What the head takes of the room in a frame's first chunk, bytes: with zero-copy it is in front of it.
-    pub lane_head: AtomicU32,
+    pub credit_head: AtomicU32,
     /// By queue * workers + worker.
-    pub lanes: [SteerLane; MAX_LANES],
+    pub credits: [SteerCredits; MAX_CREDITS],
 }
 
-/// `struct lane` of `bpf/steer.h`: a worker's ring on a queue.
+/// `struct credits` of `bpf/steer.h`: a worker's ring on a queue.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub struct SteerLane {
+pub struct SteerCredits {
     /// Chunks of frames that were redirected; wraps.
     pub steered: AtomicU32,
     /// Those frames; wraps.
     pub frames: AtomicU32,
     unused: [AtomicU32; 14],
     /// Of the chunks, those that have been replaced in the fill ring; wraps.
-    pub taken: AtomicU32,
+    pub returned: AtomicU32,
     unused2: [AtomicU32; 15],
 }
 

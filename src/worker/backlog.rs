@@ -1,7 +1,7 @@
 //! Frames that wait for a router whose socket queue is full. The policy is pure; who sends is `to_routers`.
 //!
 //! Chunks are shared by all routers, so the bound is the dynamic threshold of shared-memory switches (Choudhury
-//! and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998) with alpha = 1: a router
+//! and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Fragment Switches", 1998) with alpha = 1: a router
 //! may hold as many chunks as are free beyond a reserve. However many routers stop reading, some always stay free.
 //! What is held and counted are chunks: a frame that takes several is several items in a row.
 
@@ -16,7 +16,7 @@ pub(super) const fn bound(free: usize, reserve: usize) -> usize {
     free.saturating_sub(reserve)
 }
 
-/// How many of them may be copies of group frames: an eighth, so that a storm leaves the rest to unicast.
+/// How many of them may be copies of broadcast and multicast frames: an eighth, so that a storm leaves the rest to unicast.
 #[must_use]
 pub(super) const fn copy_bound(bound: usize) -> usize {
     bound.div_ceil(8)
@@ -187,7 +187,7 @@ mod tests {
     }
 
     proptest! {
-        /// However many routers are stuck, and in whatever order frames come, the reserve stays free and every
+        /// However many routers are stuck, and in whatever command frames come, the reserve stays free and every
         /// router may hold something.
         #[test]
         fn stuck_routers_never_take_the_reserve(

@@ -13,13 +13,13 @@
 
 mod backlog;
 mod clock;
-mod pace;
+mod coalesce;
 mod poller;
 mod pool;
+mod request_response;
 mod sleep;
 mod to_nics;
 mod to_routers;
-mod turns;
 
 pub(crate) use clock::monotonic;
 pub use pool::Pool;
@@ -29,14 +29,15 @@ use crate::control_frames::Blocked;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;
-use crate::stats::{Fault, Latencies, Loss, WorkerCounts};
+use crate::stats::{DropReason, Fault, Latencies, WorkerCounts};
 use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_GROUP, STEER_CHUNK, Stamp};
 use crate::sys::mmsg::{CHUNKS, Receiver};
 use crate::sys::ringbuf::RingBuffer;
-use af_xdp::{Completion, Fill, Packet, Rx, RxStatistics, Socket};
-use pace::Pace;
+use af_xdp::{Completion, Fill, Fragment, Rx, RxStatistics, Socket};
+use coalesce::Coalescing;
 use poller::{Events, Poller, Token};
-use pool::Stock;
+use pool::ChunkCache;
+use request_response::{Direction, RequestResponse};
 use rustc_hash::FxHashMap;
 use std::io;
 use std::num::NonZeroU64;
@@ -44,23 +45,24 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use to_nics::{DATAGRAM_OFFSET, NicSide, Pseudo, PseudoLink, Reading, Sending, Source, give_up, transmit};
-use to_routers::{Datagram, Delivery, GroupPort, Membership, Origin};
-use turns::{Turns, Way};
+use to_nics::{
+    DATAGRAM_OFFSET, NicEgress, Pseudo, PseudoLink, RouterIngress, Source, TxQueue, close_tx, transmit,
+};
+use to_routers::{Datagram, FloodPort, Membership, Origin, RouterEgress};
 
 /// Frames taken at a time from a socket.
 pub const BATCH: usize = 64;
-/// Frames taken at a time from a ring, before group frames get their turn: the more there are, the longer the runs to
+/// Frames taken at a time from a ring, before broadcast and multicast frames get their turn: the more there are, the longer the runs to
 /// each of many routers.
 const ARRIVALS: usize = 8 * BATCH;
 /// Frames whose memory is fetched ahead of the one that is looked at.
 const AHEAD: usize = 8;
-/// Datagrams with group frames sent before unicast gets its turn again: one group frame is one for each router.
-const GROUP_SENDS: usize = 128;
-/// How long a worker waits for a card that is behind, before it looks again: 64 of the smallest frames take 43 us at
+/// Datagrams with broadcast and multicast frames sent before unicast gets its turn again: one broadcast or multicast frame is one for each router.
+const FLOOD_SENDS: usize = 128;
+/// How long a worker waits for a NIC that is behind, before it looks again: 64 of the smallest frames take 43 us at
 /// 1 Gbit/s.
-const CARD_PAUSE: Duration = Duration::from_micros(50);
-/// How long the cards have at the end for what is in their rings, ns: 2048 frames of 1514 bytes take 25 ms at 1 Gbit/s.
+const NIC_PAUSE: Duration = Duration::from_micros(50);
+/// How long the NICs have at the end for what is in their rings, ns: 2048 frames of 1514 bytes take 25 ms at 1 Gbit/s.
 const LAST_MOMENT: u64 = 500_000_000;
 /// The same when a pseudo socket is closed while others go on.
 const CLOSING: u64 = 10_000_000;
@@ -99,18 +101,18 @@ impl Rings {
         Self(Mutex::new((fill, completion)))
     }
 
-    /// Takes frames that have been sent back into `stock`.
-    fn reap(&self, stock: &mut Stock) {
-        self.lock().1.reap(&mut stock.free);
+    /// Takes frames that have been sent back into `cache`.
+    fn reap(&self, cache: &mut ChunkCache) {
+        self.lock().1.reap(&mut cache.free);
     }
 
     /// Gives the kernel `count` frames to receive into; returns how many it got. Takes back what has been sent.
-    fn refill(&self, stock: &mut Stock, count: usize) -> usize {
+    fn refill(&self, cache: &mut ChunkCache, count: usize) -> usize {
         let mut rings = self.lock();
         let (fill, completion) = &mut *rings;
-        completion.reap(&mut stock.free);
-        stock.fetch(count);
-        let given = fill.push(&mut stock.free, count);
+        completion.reap(&mut cache.free);
+        cache.refill(count);
+        let given = fill.push(&mut cache.free, count);
         fill.wake();
         given
     }
@@ -128,7 +130,7 @@ impl Rings {
 
 /// What the control thread tells a worker.
 #[derive(Debug)]
-pub enum Order {
+pub enum Command {
     /// Frames may take several chunks from now on.
     Large,
     /// The router's socket is this one from now on, or it has none.
@@ -154,21 +156,21 @@ pub enum Order {
         /// The socket.
         socket: OwnedFd,
     },
-    /// The worker is to answer: it has carried out every order before this one.
+    /// The worker is to answer: it has carried out every command before this one.
     Answer(crossbeam::channel::Sender<()>),
-    /// The worker is to report that it is alive, with this number: [`Report::Alive`].
-    Report(u64),
+    /// The worker is to report that it is alive, with this number: [`Event::Alive`].
+    Event(u64),
     /// The worker ends.
     Stop,
 }
 
-/// What another plan means for a worker: [`Order::Plan`].
+/// What another plan means for a worker: [`Command::Plan`].
 #[derive(Debug)]
 pub struct Change {
     lans: Vec<LanPorts>,
     members: Vec<Membership>,
     /// The pseudo instances that it reads, ascending: index in the plan, id, what leads to them.
-    pseudos: Vec<(usize, u16, Ways)>,
+    pseudos: Vec<(usize, u16, LinkTable)>,
     /// Sockets of those that are new.
     sockets: Vec<(usize, OwnedFd)>,
 }
@@ -184,7 +186,7 @@ impl Change {
             lans: (0..plan.lans.len()).map(|lan| LanPorts::new(plan, lan, worker)).collect(),
             members: memberships(plan, worker),
             pseudos: pseudos
-                .map(|(index, pseudo)| (index, pseudo.id.get(), Ways::new(plan, index)))
+                .map(|(index, pseudo)| (index, pseudo.id.get(), LinkTable::new(plan, index)))
                 .collect(),
             sockets,
         }
@@ -195,21 +197,21 @@ impl Change {
 #[derive(Debug)]
 struct LanPorts {
     /// All of them.
-    all: Vec<GroupPort>,
+    all: Vec<FloodPort>,
     /// Where among them the one is that gets unicast to unknown stations.
     flood: Option<usize>,
     /// Those whose router is this worker's.
-    own: Vec<GroupPort>,
+    own: Vec<FloodPort>,
     /// The one of those that gets unicast to unknown stations.
-    own_flood: Option<GroupPort>,
+    own_flood: Option<FloodPort>,
 }
 
 impl LanPorts {
     fn new(plan: &Plan, lan: usize, worker: usize) -> Self {
         let planned = &plan.lans[lan];
-        let all: Vec<GroupPort> = planned.ports.iter().map(|port| group_port(plan, *port)).collect();
+        let all: Vec<FloodPort> = planned.ports.iter().map(|port| flood_port(plan, *port)).collect();
         let flood = planned.flood.and_then(|flood| all.iter().position(|port| port.port == flood));
-        let own = |port: &&GroupPort| plan.routers[port.router].worker == worker;
+        let own = |port: &&FloodPort| plan.routers[port.router].worker == worker;
         Self {
             flood,
             own: all.iter().filter(own).copied().collect(),
@@ -221,12 +223,12 @@ impl LanPorts {
 
 /// What leads to a pseudo instance: its links, and which interface is whose.
 #[derive(Debug)]
-struct Ways {
+struct LinkTable {
     by_interface: Box<[u16; 256]>,
     links: Vec<PseudoLink>,
 }
 
-impl Ways {
+impl LinkTable {
     fn new(plan: &Plan, pseudo: usize) -> Self {
         let mut by_interface = Box::new([0u16; 256]);
         let mut links = Vec::new();
@@ -241,7 +243,7 @@ impl Ways {
 
 /// What a worker tells the control thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Report {
+pub enum Event {
     /// A router's socket is gone.
     RouterGone {
         /// Index in the plan.
@@ -249,43 +251,43 @@ pub enum Report {
         /// Number of the connection.
         connection: u64,
     },
-    /// A worker has carried out [`Order::Report`].
+    /// A worker has carried out [`Command::Event`].
     Alive {
         /// Its number.
         worker: usize,
-        /// The order's number.
+        /// The command's number.
         round: u64,
     },
 }
 
-/// A worker's way to the control thread: a channel, and an eventfd that wakes it.
+/// A worker's direction to the control thread: a channel, and an eventfd that wakes it.
 #[derive(Clone, Debug)]
-pub struct Reports {
+pub struct EventSender {
     /// The channel. Unbounded, for a report is rare and none may be lost.
-    pub channel: crossbeam::channel::Sender<Report>,
+    pub channel: crossbeam::channel::Sender<Event>,
     /// What the control thread waits on.
     pub wake: Arc<OwnedFd>,
 }
 
-impl Reports {
-    fn send(&self, report: Report) {
+impl EventSender {
+    fn send(&self, report: Event) {
         if self.channel.send(report).is_ok() {
             wake(&self.wake);
         }
     }
 }
 
-/// The control thread's way to a worker.
+/// The control thread's direction to a worker.
 #[derive(Clone, Debug)]
-pub struct Orders {
-    channel: crossbeam::channel::Sender<Order>,
+pub struct CommandSender {
+    channel: crossbeam::channel::Sender<Command>,
     wake: Arc<OwnedFd>,
 }
 
-impl Orders {
-    /// Gives the worker an order. One that has ended takes none, which is no error.
-    pub fn give(&self, order: Order) {
-        if self.channel.send(order).is_ok() {
+impl CommandSender {
+    /// Gives the worker an command. One that has ended takes none, which is no error.
+    pub fn send(&self, command: Command) {
+        if self.channel.send(command).is_ok() {
             wake(&self.wake);
         }
     }
@@ -317,16 +319,16 @@ pub struct QueueSocket {
     pub socket: Socket,
     /// What it shares with those of other workers.
     pub rings: Arc<Rings>,
-    /// Number of its lane, for [`SteerShared::lanes`](crate::sys::shared::SteerShared).
-    pub lane: usize,
-    /// Chunks and frames that the XDP program had put into the lane before.
+    /// Number of its credits, for [`SteerShared::credits`](crate::sys::shared::SteerShared).
+    pub credits: usize,
+    /// Chunks and frames that the XDP program had put into the credits before.
     pub steered: (u32, u32),
 }
 
 /// A worker's sockets on a NIC.
 #[derive(Debug)]
 pub struct NicSockets {
-    /// One on each queue. Frames leave by the one that can send, so that their order is kept.
+    /// One on each queue. Frames leave by the one that can send, so that their command is kept.
     pub queues: Vec<QueueSocket>,
     /// They take frames of several chunks.
     pub scatter: bool,
@@ -334,11 +336,11 @@ pub struct NicSockets {
 
 /// A worker's part of a NIC.
 pub struct NicPart {
-    /// The LAN, in the order of the plan.
+    /// The LAN, in the command of the plan.
     pub lan: Arc<Lan>,
     /// Its sockets.
     pub sockets: NicSockets,
-    /// The ring buffer of group frames, and the descriptor to wait on.
+    /// The ring buffer of broadcast and multicast frames, and the descriptor to wait on.
     pub copies: (RingBuffer, OwnedFd),
 }
 
@@ -352,7 +354,7 @@ pub struct Setup {
     pub poll: Poll,
     /// Control frames from routers that are kept off the wire.
     pub blocked: Blocked,
-    /// Its part of each NIC, in the order of the plan's LANs.
+    /// Its part of each NIC, in the command of the plan's LANs.
     pub nics: Vec<NicPart>,
     /// The pseudo sockets it reads: index in the plan, socket.
     pub pseudos: Vec<(usize, OwnedFd)>,
@@ -364,73 +366,73 @@ pub struct Setup {
     pub large: bool,
     /// Its counters.
     pub counts: Arc<WorkerCounts>,
-    /// Its way to the control thread.
-    pub reports: Reports,
+    /// Its direction to the control thread.
+    pub events_to_control: EventSender,
 }
 
 /// What is left of a worker that has ended.
-pub struct Remains {
+pub struct WorkerResult {
     /// Latencies it measured.
     pub latencies: Latencies,
     /// Chunks it held, all of them given to the pool.
     pub chunks: usize,
-    /// The kernel's counts for each of its sockets, and descriptors that made no sense.
+    /// The kernel's counts for each of its sockets, and descriptors that was invalid.
     pub sockets: Vec<(RxStatistics, u64)>,
 }
 
 /// A queue of a NIC, as a place to receive from.
-struct QueueSide {
+struct RxQueue {
     rx: Rx,
     rings: Arc<Rings>,
     /// Frames received and not yet replaced in the fill ring.
-    owed: usize,
-    /// Number of the lane, for [`SteerShared::lanes`](crate::sys::shared::SteerShared).
-    lane: usize,
-    /// Chunks received in all, as the lane counts; those written off are among them.
+    fill_deficit: usize,
+    /// Number of the credits, for [`SteerShared::credits`](crate::sys::shared::SteerShared).
+    credits: usize,
+    /// Chunks received in all, as the credits counts; those written off are among them.
     received: u32,
-    /// Chunks the XDP program had put into the lane when it was last looked at.
+    /// Chunks the XDP program had put into the credits when it was last looked at.
     steered: u32,
-    /// Frames received in all, as the lane counts them.
+    /// Frames received in all, as the credits counts them.
     frames: u32,
 }
 
-impl QueueSide {
-    /// Replaces what is owed in the fill ring, and tells the XDP program that there is so much more room.
-    fn repay(&mut self, lan: &Lan, stock: &mut Stock) {
-        self.owed -= self.rings.refill(stock, self.owed);
-        if let Some(lane) = lan.tables.shared.lanes.get(self.lane) {
-            lane.taken.store(self.received.wrapping_sub(self.owed as u32), Ordering::Release);
+impl RxQueue {
+    /// Replaces what is fill_deficit in the fill ring, and tells the XDP program that there is so much more room.
+    fn refill(&mut self, lan: &Lan, cache: &mut ChunkCache) {
+        self.fill_deficit -= self.rings.refill(cache, self.fill_deficit);
+        if let Some(credits) = lan.tables.shared.credits.get(self.credits) {
+            credits.returned.store(self.received.wrapping_sub(self.fill_deficit as u32), Ordering::Release);
         }
     }
 
-    /// Frames that were put into the lane and have not come since the last look are lost, as when the kernel takes a
-    /// card's rings away: they do not hold their places for ever.
-    fn write_off(&mut self, lan: &Lan) {
-        let Some(lane) = lan.tables.shared.lanes.get(self.lane) else { return };
-        let before = std::mem::replace(&mut self.steered, lane.steered.load(Ordering::Acquire));
-        if before == self.steered && self.owed == 0 && self.rx.is_empty() {
+    /// Frames that were put into the credits and have not come since the last look are lost, as when the kernel takes a
+    /// NIC's rings away: they do not hold their places for ever.
+    fn expire_in_flight(&mut self, lan: &Lan) {
+        let Some(credits) = lan.tables.shared.credits.get(self.credits) else { return };
+        let before = std::mem::replace(&mut self.steered, credits.steered.load(Ordering::Acquire));
+        if before == self.steered && self.fill_deficit == 0 && self.rx.is_empty() {
             self.received = self.steered;
-            lane.taken.store(self.received, Ordering::Release);
+            credits.returned.store(self.received, Ordering::Release);
         }
     }
 
-    /// Frames that were put into the lane, never came, and are not in the kernel's `statistics`: it does not count what
-    /// comes for the socket of a card that was taken away from it.
-    fn vanished(&self, lan: &Lan, statistics: &RxStatistics) -> u64 {
-        let Some(lane) = lan.tables.shared.lanes.get(self.lane) else { return 0 };
-        let missing = lane.frames.load(Ordering::Acquire).wrapping_sub(self.frames).cast_signed();
+    /// Frames that were put into the credits, never came, and are not in the kernel's `statistics`: it does not count what
+    /// comes for the socket of a NIC that was taken away from it.
+    fn unaccounted(&self, lan: &Lan, statistics: &RxStatistics) -> u64 {
+        let Some(credits) = lan.tables.shared.credits.get(self.credits) else { return 0 };
+        let missing = credits.frames.load(Ordering::Acquire).wrapping_sub(self.frames).cast_signed();
         u64::from(missing.max(0).unsigned_abs()).saturating_sub(statistics.dropped + statistics.ring_full)
     }
 }
 
 /// The receiving side of a NIC.
-struct Arrival {
+struct NicIngress {
     lan: Arc<Lan>,
-    queues: Vec<QueueSide>,
+    queues: Vec<RxQueue>,
     copies: RingBuffer,
     /// This worker's ports on the LAN.
-    ports: Vec<GroupPort>,
-    flood: Option<GroupPort>,
+    ports: Vec<FloodPort>,
+    flood: Option<FloodPort>,
 }
 
 /// A worker.
@@ -438,28 +440,28 @@ pub struct Worker {
     index: usize,
     poll: Poll,
     blocked: Blocked,
-    arrivals: Vec<Arrival>,
-    nics: Vec<NicSide>,
+    arrivals: Vec<NicIngress>,
+    nics: Vec<NicEgress>,
     /// By index in the plan; `None`: another worker's, or retired.
     pseudos: Vec<Option<Pseudo>>,
-    delivery: Delivery,
-    stock: Stock,
+    egress: RouterEgress,
+    cache: ChunkCache,
     receiver: Receiver,
-    packets: Vec<Packet>,
+    fragments: Vec<Fragment>,
     /// The chunks of one large frame, kept for its room.
-    parts: Vec<Packet>,
+    parts: Vec<Fragment>,
     poller: Poller,
-    orders: crossbeam::channel::Receiver<Order>,
+    commands: crossbeam::channel::Receiver<Command>,
     wake: Arc<OwnedFd>,
     counts: Arc<WorkerCounts>,
     latencies: Latencies,
-    /// What [`Remains::sockets`] will say of those that are closed.
+    /// What [`WorkerResult::sockets`] will say of those that are closed.
     closed: Vec<(RxStatistics, u64)>,
     next_upkeep: u64,
     /// It was told to [`enlarge`](Self::enlarge), and had too few chunks as yet.
     wants_large: bool,
-    turns: Turns,
-    pace: Pace,
+    request_response: RequestResponse,
+    coalescing: Coalescing,
     /// Frames that arrived for routers in this turn of the loop, and for how many routers.
     moved: usize,
     routers: usize,
@@ -467,24 +469,35 @@ pub struct Worker {
     relieved: usize,
     /// Datagrams read from routers in this turn.
     read: usize,
-    /// A socket was not read in this turn, because a card is behind.
+    /// A socket was not read in this turn, because a NIC is behind.
     held_back: bool,
     /// The XDP programs were told to wake this worker.
     sleeping: bool,
 }
 
 impl Worker {
-    /// Makes a worker, and the way to give it orders.
+    /// Makes a worker, and the direction to give it commands.
     ///
     /// # Errors
     /// What `epoll` and `eventfd` say; too few chunks for its receive batch.
-    pub fn new(setup: Setup) -> io::Result<(Self, Orders)> {
-        let Setup { index, plan, poll, blocked, nics, pseudos, pool, reserve, large, counts, reports } =
-            setup;
+    pub fn new(setup: Setup) -> io::Result<(Self, CommandSender)> {
+        let Setup {
+            index,
+            plan,
+            poll,
+            blocked,
+            nics,
+            pseudos,
+            pool,
+            reserve,
+            large,
+            counts,
+            events_to_control,
+        } = setup;
         let poller = Poller::new()?;
         let wake = eventfd()?;
-        poller.watch(wake.as_fd(), Token::Orders)?;
-        let (send, orders) = crossbeam::channel::unbounded();
+        poller.watch(wake.as_fd(), Token::CommandSender)?;
+        let (send, commands) = crossbeam::channel::unbounded();
         let lans: Vec<Arc<Lan>> = nics.iter().map(|nic| nic.lan.clone()).collect();
 
         let mut arrivals = Vec::new();
@@ -494,32 +507,33 @@ impl Worker {
             let ports = LanPorts::new(&plan, lan_index, index);
             poller.watch_edge(nic.copies.1.as_fd(), Token::Ring)?;
             sockets.push(nic.sockets);
-            arrivals.push(Arrival {
+            arrivals.push(NicIngress {
                 lan: nic.lan.clone(),
                 queues: Vec::new(),
                 copies: nic.copies.0,
                 ports: ports.own,
                 flood: ports.own_flood,
             });
-            sides.push(NicSide::new(nic.lan, ports.all, ports.flood));
+            sides.push(NicEgress::new(nic.lan, ports.all, ports.flood));
         }
 
         let mut own_pseudos: Vec<Option<Pseudo>> = plan.pseudos.iter().map(|_| None).collect();
         for (number, socket) in pseudos {
             poller.watch(socket.as_fd(), Token::Pseudo(number))?;
-            let (id, Ways { by_interface, links }) =
-                (plan.pseudos[number].id.get(), Ways::new(&plan, number));
+            let (id, LinkTable { by_interface, links }) =
+                (plan.pseudos[number].id.get(), LinkTable::new(&plan, number));
             own_pseudos[number] = Some(Pseudo { socket, id, by_interface, links, most: BATCH });
         }
 
-        let mut stock = Stock::new(pool);
-        stock.fetch(BATCH);
-        let keep = stock.free.len().saturating_sub(BATCH);
-        let frames = stock.free.split_off(keep);
+        let mut cache = ChunkCache::new(pool);
+        cache.refill(BATCH);
+        let keep = cache.free.len().saturating_sub(BATCH);
+        let frames = cache.free.split_off(keep);
         if frames.len() < BATCH {
             return Err(io::Error::other("too few chunks for a worker"));
         }
-        let delivery = Delivery::new(memberships(&plan, index), lans, counts.clone(), reserve, reports);
+        let egress =
+            RouterEgress::new(memberships(&plan, index), lans, counts.clone(), reserve, events_to_control);
         let mut worker = Self {
             index,
             poll,
@@ -527,21 +541,21 @@ impl Worker {
             arrivals,
             nics: sides,
             pseudos: own_pseudos,
-            delivery,
-            receiver: Receiver::new(stock.umem().clone(), frames, DATAGRAM_OFFSET),
-            stock,
-            packets: Vec::with_capacity(ARRIVALS + CHUNKS),
+            egress,
+            receiver: Receiver::new(cache.umem().clone(), frames, DATAGRAM_OFFSET),
+            cache,
+            fragments: Vec::with_capacity(ARRIVALS + CHUNKS),
             parts: Vec::with_capacity(CHUNKS),
             poller,
-            orders,
+            commands,
             wake: wake.clone(),
             counts,
             latencies: Latencies::default(),
             closed: Vec::new(),
             next_upkeep: 0,
             wants_large: false,
-            turns: Turns::default(),
-            pace: Pace::default(),
+            request_response: RequestResponse::default(),
+            coalescing: Coalescing::default(),
             moved: 0,
             routers: 0,
             relieved: 0,
@@ -550,12 +564,12 @@ impl Worker {
             sleeping: false,
         };
         for (lan, sockets) in sockets.into_iter().enumerate() {
-            worker.plug(lan, sockets)?;
+            worker.attach(lan, sockets)?;
         }
         if large && !worker.enlarge() {
             return Err(io::Error::other("too few chunks for a worker and large frames"));
         }
-        Ok((worker, Orders { channel: send, wake }))
+        Ok((worker, CommandSender { channel: send, wake }))
     }
 
     /// From now on reads datagrams of several chunks. False if there are too few of those.
@@ -564,19 +578,19 @@ impl Worker {
             return true;
         }
         let needed = BATCH * (CHUNKS - 1);
-        self.stock.fetch(needed);
-        let Some(keep) = self.stock.free.len().checked_sub(needed) else { return false };
-        self.nics.iter_mut().for_each(NicSide::take_large);
-        let mut frames = self.stock.free.drain(keep..);
+        self.cache.refill(needed);
+        let Some(keep) = self.cache.free.len().checked_sub(needed) else { return false };
+        self.nics.iter_mut().for_each(NicEgress::take_large);
+        let mut frames = self.cache.free.drain(keep..);
         let others = std::iter::from_fn(|| Some([frames.next()?, frames.next()?, frames.next()?]));
         self.receiver.enlarge(others.collect());
         true
     }
 
     /// Moves frames until it is told to stop.
-    pub fn run(mut self) -> Remains {
+    pub fn run(mut self) -> WorkerResult {
         let mut events = Events::new();
-        // The kernel's default lets a nap be 50 us longer than asked for. Without it naps are only less exact.
+        // The kernel's default lets a coalesce be 50 us longer than asked for. Without it naps are only less exact.
         let _ = rustix::thread::set_current_timer_slack(TIMER_SLACK);
         while !self.turn(&mut events) {}
         self.end()
@@ -599,7 +613,7 @@ impl Worker {
             match events.token(n) {
                 Token::Ring => {}
                 Token::Router(router) => {
-                    self.relieved += self.delivery.room(router, &mut self.stock, &self.poller);
+                    self.relieved += self.egress.writable(router, &mut self.cache, &self.poller);
                 }
                 Token::Pseudo(pseudo) => {
                     self.read(pseudo);
@@ -608,15 +622,15 @@ impl Worker {
                         self.arrive(nic);
                     }
                 }
-                Token::Orders => {
-                    if self.obey() {
+                Token::CommandSender => {
+                    if self.handle_commands() {
                         return true;
                     }
                 }
             }
         }
         self.upkeep();
-        self.nap();
+        self.coalesce();
         false
     }
 
@@ -627,12 +641,12 @@ impl Worker {
     }
 
     /// In dense traffic, lets some frames gather; in a conversation, and when told to poll busily, does not.
-    fn nap(&mut self) {
+    fn coalesce(&mut self) {
         let (arrived, read) = (std::mem::take(&mut self.moved), std::mem::take(&mut self.read));
         let routers = std::mem::take(&mut self.routers);
-        // The sockets stay readable: without a pause the loop would spin until the card has room.
+        // The sockets stay readable: without a pause the loop would spin until the NIC has room.
         if std::mem::take(&mut self.held_back) && self.poll != Poll::Busy {
-            return clock::sleep(CARD_PAUSE);
+            return clock::sleep(NIC_PAUSE);
         }
         // Where frames wait, most are both: they arrive in one turn, and are taken in a later one.
         let moved = arrived.max(std::mem::take(&mut self.relieved));
@@ -641,14 +655,14 @@ impl Worker {
             return;
         }
         let now = clock::monotonic();
-        if let Some(nap) = self.pace.turn(moved, routers, now)
-            && !self.turns.expects_answer(now)
+        if let Some(coalesce) = self.coalescing.turn(moved, routers, now)
+            && !self.request_response.expects_answer(now)
         {
-            clock::sleep(nap);
+            clock::sleep(coalesce);
         }
     }
 
-    /// Takes what arrived on a NIC to the routers: unicast first, then a bounded share of the group frames, so that
+    /// Takes what arrived on a NIC to the routers: unicast first, then a bounded share of the broadcast and multicast frames, so that
     /// a storm of those delays unicast by little. True if there was anything.
     fn arrive(&mut self, nic: usize) -> bool {
         let unicast = self.receive(nic);
@@ -660,80 +674,80 @@ impl Worker {
         let mut busy = false;
         for queue in 0..self.arrivals[nic].queues.len() {
             let side = &mut self.arrivals[nic].queues[queue];
-            let count = side.rx.receive(&mut self.packets, ARRIVALS);
+            let count = side.rx.receive(&mut self.fragments, ARRIVALS);
             if count == 0 {
                 continue;
             }
             busy = true;
             self.moved += count;
             let mut frames = count as u64;
-            side.owed += count;
+            side.fill_deficit += count;
             side.received = side.received.wrapping_add(count as u32);
             let now = clock::monotonic();
-            self.turns.saw(Way::ToRouter, now);
-            let mut packets = std::mem::take(&mut self.packets);
-            for packet in packets.iter().take(AHEAD) {
-                self.stock.umem().prefetch(packet);
+            self.request_response.saw(Direction::ToRouter, now);
+            let mut fragments = std::mem::take(&mut self.fragments);
+            for fragment in fragments.iter().take(AHEAD) {
+                self.cache.umem().prefetch(fragment);
             }
-            let mut rest = packets.drain(..);
-            while let Some(packet) = rest.next() {
+            let mut rest = fragments.drain(..);
+            while let Some(fragment) = rest.next() {
                 if let Some(ahead) = rest.as_slice().get(AHEAD - 1) {
-                    self.stock.umem().prefetch(ahead);
+                    self.cache.umem().prefetch(ahead);
                 }
-                if packet.continues() {
-                    let (parts, reckoned) = self.sort_large(nic, packet, &mut rest, now);
+                if fragment.continues() {
+                    let (parts, reckoned) = self.sort_large(nic, fragment, &mut rest, now);
                     frames -= parts as u64 - 1;
                     let side = &mut self.arrivals[nic].queues[queue];
                     side.received = side.received.wrapping_sub(parts as u32).wrapping_add(reckoned as u32);
                 } else {
-                    self.sort(nic, packet, now);
+                    self.sort(nic, fragment, now);
                 }
             }
             drop(rest);
-            self.packets = packets;
+            self.fragments = fragments;
             self.counts.entries.from_rings.add(frames);
             let side = &mut self.arrivals[nic].queues[queue];
             side.frames = side.frames.wrapping_add(frames as u32);
-            self.routers = self.routers.max(self.delivery.send_runs(&mut self.stock, &self.poller));
-            let Arrival { lan, queues, .. } = &mut self.arrivals[nic];
-            queues[queue].repay(lan, &mut self.stock);
+            self.routers = self.routers.max(self.egress.send_runs(&mut self.cache, &self.poller));
+            let NicIngress { lan, queues, .. } = &mut self.arrivals[nic];
+            queues[queue].refill(lan, &mut self.cache);
         }
         busy
     }
 
-    /// The stamp in front of a steered packet, unless it makes no sense.
-    fn stamp(&self, packet: &Packet) -> Option<Stamp> {
-        let stamp = Stamp::read(self.stock.umem().data(packet)).filter(|_| packet.len() > HEAD)?;
-        let known = usize::from(stamp.router()) < self.delivery.routers() || stamp.router() == STAMP_GROUP;
+    /// The stamp in front of a steered fragment, unless it is invalid.
+    fn stamp(&self, fragment: &Fragment) -> Option<Stamp> {
+        let stamp = Stamp::read(self.cache.umem().data(fragment)).filter(|_| fragment.len() > HEAD)?;
+        let known = usize::from(stamp.router()) < self.egress.routers() || stamp.router() == STAMP_GROUP;
         known.then_some(stamp)
     }
 
-    /// Puts a steered packet into its router's run.
-    fn sort(&mut self, nic: usize, packet: Packet, now: u64) {
-        let Some(stamp) = self.stamp(&packet) else {
+    /// Puts a steered fragment into its router's run.
+    fn sort(&mut self, nic: usize, fragment: Fragment, now: u64) {
+        let Some(stamp) = self.stamp(&fragment) else {
             self.counts.fault(Fault::BadDescriptor, 1);
-            return self.stock.give(packet.into_frame());
+            return self.cache.put(fragment.into_chunk());
         };
-        let umem = self.stock.umem();
+        let umem = self.cache.umem();
         let time = stamp.time(now);
-        let mut packet = packet.skip(STAMP);
-        checksum::complete(&mut umem.data_mut(&mut packet)[header::LEN..]);
+        let mut fragment = fragment.skip(STAMP);
+        checksum::complete(&mut umem.data_mut(&mut fragment)[header::LEN..]);
         if stamp.router() != STAMP_GROUP {
             let router = usize::from(stamp.router());
-            return self.delivery.queue(router, Datagram { packet, time, origin: Origin::Wire, copy: false });
+            return self.egress.queue(router, Datagram { fragment, time, origin: Origin::Wire, copy: false });
         }
-        self.arrivals[nic].lan.heard(&umem.data(&packet)[header::LEN..], time);
-        // With --exclusive group frames come this way: to each port, each time behind its header.
+        self.arrivals[nic].lan.heard(&umem.data(&fragment)[header::LEN..], time);
+        // With --exclusive broadcast and multicast frames come this direction: to each port, each time behind its header.
         self.counts.entries.group_from_rings.add(1);
         self.counts.entries.spread.add(self.arrivals[nic].ports.len() as u64);
         for port in &self.arrivals[nic].ports {
-            let umem = self.stock.umem().clone();
-            let bytes = umem.data_mut(&mut packet);
+            let umem = self.cache.umem().clone();
+            let bytes = umem.data_mut(&mut fragment);
             bytes[..header::LEN].copy_from_slice(&port.header);
             let parts = [&*bytes];
-            self.delivery.send_shared(port.router, &parts, time, Origin::Wire, &mut self.stock, &self.poller);
+            self.egress.send_shared(port.router, &parts, time, Origin::Wire, &mut self.cache, &self.poller);
         }
-        self.stock.give(packet.into_frame());
+        self.cache.put(fragment.into_chunk());
     }
 
     /// The same for a frame that takes several chunks, of which `first` is the first. Returns how many there are, and how
@@ -742,38 +756,38 @@ impl Worker {
     fn sort_large(
         &mut self,
         nic: usize,
-        first: Packet,
-        rest: &mut impl Iterator<Item = Packet>,
+        first: Fragment,
+        rest: &mut impl Iterator<Item = Fragment>,
         now: u64,
     ) -> (usize, usize) {
         let stamp = self.stamp(&first);
         let mut len = first.len();
         let mut parts = std::mem::take(&mut self.parts);
         parts.push(first.skip(STAMP));
-        while parts.last().is_some_and(Packet::continues) {
+        while parts.last().is_some_and(Fragment::continues) {
             let Some(next) = rest.next() else { break };
             len += next.len();
             parts.push(next);
         }
         let count = parts.len();
-        let in_front =
-            HEAD - HEAD.min(self.arrivals[nic].lan.tables.shared.lane_head.load(Ordering::Relaxed) as usize);
+        let in_front = HEAD
+            - HEAD.min(self.arrivals[nic].lan.tables.shared.credit_head.load(Ordering::Relaxed) as usize);
         let reckoned = len.saturating_sub(in_front).div_ceil(STEER_CHUNK);
-        let umem = self.stock.umem().clone();
+        let umem = self.cache.umem().clone();
         if let Some(stamp) = stamp
             && let [first, others @ ..] = parts.as_mut_slice()
             && others.len() < CHUNKS
         {
             let time = stamp.time(now);
             let mut slices = [&[][..]; CHUNKS];
-            for (slice, packet) in slices[1..].iter_mut().zip(&*others) {
-                *slice = umem.data(packet);
+            for (slice, fragment) in slices[1..].iter_mut().zip(&*others) {
+                *slice = umem.data(fragment);
             }
             checksum::complete_in(&mut umem.data_mut(first)[header::LEN..], &slices[1..count]);
             if stamp.router() != STAMP_GROUP {
                 let router = usize::from(stamp.router());
-                for packet in parts.drain(..) {
-                    self.delivery.queue(router, Datagram { packet, time, origin: Origin::Wire, copy: false });
+                for fragment in parts.drain(..) {
+                    self.egress.queue(router, Datagram { fragment, time, origin: Origin::Wire, copy: false });
                 }
             } else {
                 self.arrivals[nic].lan.heard(&umem.data(first)[header::LEN..], time);
@@ -784,38 +798,31 @@ impl Worker {
                     let mut slices = slices;
                     slices[0] = umem.data(first);
                     let (router, parts) = (port.router, &slices[..count]);
-                    self.delivery.send_shared(
-                        router,
-                        parts,
-                        time,
-                        Origin::Wire,
-                        &mut self.stock,
-                        &self.poller,
-                    );
+                    self.egress.send_shared(router, parts, time, Origin::Wire, &mut self.cache, &self.poller);
                 }
             }
         } else {
             self.counts.fault(Fault::BadDescriptor, 1);
         }
-        parts.drain(..).for_each(|packet| self.stock.give(packet.into_frame()));
+        parts.drain(..).for_each(|fragment| self.cache.put(fragment.into_chunk()));
         self.parts = parts;
         (count, reckoned)
     }
 
-    /// Sends a batch of copied group frames to this worker's routers. True if there was anything.
+    /// Sends a batch of copied broadcast and multicast frames to this worker's routers. True if there was anything.
     fn copies(&mut self, nic: usize) -> bool {
-        let Arrival { lan, copies, ports, flood, .. } = &mut self.arrivals[nic];
-        let count = copies.peek_up_to(GROUP_SENDS / ports.len().max(1));
+        let NicIngress { lan, copies, ports, flood, .. } = &mut self.arrivals[nic];
+        let count = copies.peek_up_to(FLOOD_SENDS / ports.len().max(1));
         if count == 0 {
             return false;
         }
-        self.delivery.send_copies(lan, copies, count, ports, flood.as_ref(), &mut self.stock, &self.poller);
+        self.egress.send_copies(lan, copies, count, ports, flood.as_ref(), &mut self.cache, &self.poller);
         copies.release();
         self.moved += count;
         true
     }
 
-    /// Reads what routers send, unless a card they send to is behind: their queue in the kernel is the better place.
+    /// Reads what routers send, unless a NIC they send to is behind: their queue in the kernel is the better place.
     fn read(&mut self, pseudo: usize) {
         let now = clock::monotonic();
         let Some(links) = self.pseudos.get(pseudo).and_then(Option::as_ref).map(|pseudo| &pseudo.links)
@@ -831,13 +838,13 @@ impl Worker {
 
     fn read_now(&mut self, pseudo: usize, now: u64) {
         let Some(pseudo) = self.pseudos.get_mut(pseudo).and_then(Option::as_mut) else { return };
-        self.turns.saw(Way::FromRouter, now);
-        let mut reading = Reading {
+        self.request_response.saw(Direction::FromRouter, now);
+        let mut reading = RouterIngress {
             nics: &mut self.nics,
             receiver: &mut self.receiver,
             parts: &mut self.parts,
-            delivery: &mut self.delivery,
-            stock: &mut self.stock,
+            egress: &mut self.egress,
+            cache: &mut self.cache,
             poller: &self.poller,
             counts: &self.counts,
             latency: &mut self.latencies.to_nics,
@@ -847,7 +854,7 @@ impl Worker {
         self.read += reading.read(pseudo);
     }
 
-    /// Reads what waits in the socket of a pseudo instance that is to be closed. Cards have until `until` for it.
+    /// Reads what waits in the socket of a pseudo instance that is to be closed. NICs have until `until` for it.
     fn read_out(&mut self, pseudo: usize, until: u64) {
         let start = self.read;
         while self.read < start + LAST_READ {
@@ -867,20 +874,20 @@ impl Worker {
             return Duration::ZERO;
         }
         let now = clock::monotonic();
-        if self.turns.expects_answer(now) {
+        if self.request_response.expects_answer(now) {
             return Duration::ZERO;
         }
-        if let Some(nap) = self.turns.doze(now) {
-            clock::sleep(nap);
+        if let Some(coalesce) = self.request_response.short_sleep(now) {
+            clock::sleep(coalesce);
             return Duration::ZERO;
         }
         self.sleeping = true;
         sleep::announce(self.arrivals.iter().map(|arrival| asleep(&arrival.lan, self.index)));
         if self.frames_wait() {
             Duration::ZERO
-        } else if self.nics.iter().any(|nic| nic.unsent) || self.owes() {
+        } else if self.nics.iter().any(|nic| nic.unsent) || self.has_fill_deficit() {
             RETRY
-        } else if self.delivery.is_waiting() {
+        } else if self.egress.is_waiting() {
             UPKEEP
         } else {
             SLEEP
@@ -902,59 +909,59 @@ impl Worker {
         }
     }
 
-    fn owes(&self) -> bool {
-        self.arrivals.iter().flat_map(|arrival| &arrival.queues).any(|queue| queue.owed > 0)
+    fn has_fill_deficit(&self) -> bool {
+        self.arrivals.iter().flat_map(|arrival| &arrival.queues).any(|queue| queue.fill_deficit > 0)
     }
 
     /// What is due now and then.
     fn upkeep(&mut self) {
-        if self.nics.iter().any(|nic| nic.unsent) || self.owes() {
+        if self.nics.iter().any(|nic| nic.unsent) || self.has_fill_deficit() {
             for nic in &mut self.nics {
-                transmit(nic, &mut self.stock, &self.counts, &mut self.latencies.to_nics);
+                transmit(nic, &mut self.cache, &self.counts, &mut self.latencies.to_nics);
             }
-            for Arrival { lan, queues, .. } in &mut self.arrivals {
-                for queue in queues.iter_mut().filter(|queue| queue.owed > 0) {
-                    queue.repay(lan, &mut self.stock);
+            for NicIngress { lan, queues, .. } in &mut self.arrivals {
+                for queue in queues.iter_mut().filter(|queue| queue.fill_deficit > 0) {
+                    queue.refill(lan, &mut self.cache);
                 }
             }
         }
-        self.stock.balance();
+        self.cache.spill();
         let now = clock::monotonic();
         if now >= self.next_upkeep {
             self.next_upkeep = now + UPKEEP.as_nanos() as u64;
-            if self.delivery.is_waiting() {
-                self.delivery.expire(now, &mut self.stock, &self.poller);
+            if self.egress.is_waiting() {
+                self.egress.expire(now, &mut self.cache, &self.poller);
             }
             self.wants_large = self.wants_large && !self.enlarge();
-            for Arrival { lan, queues, .. } in &mut self.arrivals {
+            for NicIngress { lan, queues, .. } in &mut self.arrivals {
                 for queue in queues {
-                    queue.write_off(lan);
+                    queue.expire_in_flight(lan);
                 }
             }
         }
     }
 
     /// Carries out what the control thread ordered. True if it is to stop.
-    fn obey(&mut self) -> bool {
+    fn handle_commands(&mut self) -> bool {
         woken(&self.wake);
-        while let Ok(order) = self.orders.try_recv() {
-            match order {
-                Order::Router { router, socket } => {
-                    self.delivery.set_socket(router, socket, &mut self.stock, &self.poller);
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Router { router, socket } => {
+                    self.egress.set_socket(router, socket, &mut self.cache, &self.poller);
                 }
-                Order::Nic { lan, sockets } => {
+                Command::Nic { lan, sockets } => {
                     // What has arrived is delivered. Nothing more does: the XDP program was told to pass everything. When
                     // there are sockets again it may be at work before this worker is, and a storm would have no end.
                     while !self.arrivals[lan].queues.is_empty() && self.arrive(lan) {}
-                    self.unplug(lan, true);
-                    if let Some(Err(error)) = sockets.map(|sockets| self.plug(lan, sockets)) {
+                    self.detach(lan, true);
+                    if let Some(Err(error)) = sockets.map(|sockets| self.attach(lan, sockets)) {
                         tracing::error!(
                             "{}: a worker cannot use its sockets: {error}",
                             self.nics[lan].lan.nic
                         );
                     }
                 }
-                Order::Large => {
+                Command::Large => {
                     self.wants_large = !self.enlarge();
                     if self.wants_large {
                         tracing::warn!(
@@ -963,49 +970,49 @@ impl Worker {
                         );
                     }
                 }
-                Order::Plan(change) => self.follow(*change),
-                Order::Pseudo { pseudo, socket } => self.replace(pseudo, socket),
-                Order::Answer(to) => {
+                Command::Plan(change) => self.follow(*change),
+                Command::Pseudo { pseudo, socket } => self.replace(pseudo, socket),
+                Command::Answer(to) => {
                     let _ = to.send(());
                 }
-                Order::Report(round) => {
-                    self.delivery.reports().send(Report::Alive { worker: self.index, round });
+                Command::Event(round) => {
+                    self.egress.events_to_control().send(Event::Alive { worker: self.index, round });
                 }
-                Order::Stop => return true,
+                Command::Stop => return true,
             }
         }
         false
     }
 
     /// Takes `sockets` on NIC `lan` into use.
-    fn plug(&mut self, lan: usize, sockets: NicSockets) -> io::Result<()> {
+    fn attach(&mut self, lan: usize, sockets: NicSockets) -> io::Result<()> {
         let NicSockets { queues, scatter } = sockets;
         for queue in queues {
-            let QueueSocket { socket: Socket { rx, tx }, rings, lane, steered } = queue;
+            let QueueSocket { socket: Socket { rx, tx }, rings, credits, steered } = queue;
             self.poller.watch_edge(rx.as_fd(), Token::Ring)?;
             if let Some(tx) = tx {
                 let large = self.receiver.is_large();
-                self.nics[lan].sending = Some(Sending::new(tx, rings.clone(), scatter, large));
+                self.nics[lan].tx_queue = Some(TxQueue::new(tx, rings.clone(), scatter, large));
             }
             let (steered, frames) = steered;
-            let side = QueueSide { rx, rings, owed: 0, lane, received: steered, steered, frames };
+            let side = RxQueue { rx, rings, fill_deficit: 0, credits, received: steered, steered, frames };
             self.arrivals[lan].queues.push(side);
         }
-        if self.nics[lan].sending.is_none() {
+        if self.nics[lan].tx_queue.is_none() {
             return Err(io::Error::other("a NIC without a queue to send on"));
         }
         Ok(())
     }
 
-    /// Closes the sockets on NIC `lan`, for the card is given up, or this is the end. What they have not sent is lost.
-    fn unplug(&mut self, lan: usize, given_up: bool) {
-        let why = if given_up { Loss::NicDown } else { Loss::NicRefused };
-        give_up(&mut self.nics[lan], why, &mut self.stock, &self.counts);
-        let Arrival { lan, queues, .. } = &mut self.arrivals[lan];
+    /// Closes the sockets on NIC `lan`, for the NIC is given up, or this is the end. What they have not sent is lost.
+    fn detach(&mut self, lan: usize, detached: bool) {
+        let why = if detached { DropReason::NicDown } else { DropReason::NicRefused };
+        close_tx(&mut self.nics[lan], why, &mut self.cache, &self.counts);
+        let NicIngress { lan, queues, .. } = &mut self.arrivals[lan];
         for queue in queues.drain(..) {
             let mut statistics = queue.rx.statistics().unwrap_or_default();
-            if given_up {
-                statistics.dropped += queue.vanished(lan, &statistics);
+            if detached {
+                statistics.dropped += queue.unaccounted(lan, &statistics);
             }
             let mut faults = queue.rx.faults();
             // What a queue's sockets share is counted once.
@@ -1035,9 +1042,9 @@ impl Worker {
             (arrival.ports, arrival.flood) = (ports.own, ports.own_flood);
             side.set_ports(ports.all, ports.flood);
         }
-        self.delivery.follow(members, &mut self.stock, &self.poller);
+        self.egress.follow(members, &mut self.cache, &self.poller);
         let mut sockets: FxHashMap<usize, OwnedFd> = sockets.into_iter().collect();
-        for (index, id, Ways { by_interface, links }) in pseudos {
+        for (index, id, LinkTable { by_interface, links }) in pseudos {
             if self.pseudos.len() <= index {
                 self.pseudos.resize_with(index + 1, || None);
             }
@@ -1063,7 +1070,7 @@ impl Worker {
     }
 
     /// Delivers what has arrived already, and gives everything back.
-    fn end(mut self) -> Remains {
+    fn end(mut self) -> WorkerResult {
         for nic in 0..self.arrivals.len() {
             while self.arrive(nic) {}
         }
@@ -1071,27 +1078,27 @@ impl Worker {
         for pseudo in 0..self.pseudos.len() {
             self.read_out(pseudo, until);
         }
-        self.delivery.drain(&mut self.stock);
+        self.egress.drain(&mut self.cache);
         for lan in 0..self.nics.len() {
-            self.unplug(lan, false);
+            self.detach(lan, false);
         }
-        for frame in self.receiver.into_frames() {
-            self.stock.give(frame);
+        for frame in self.receiver.into_chunks() {
+            self.cache.put(frame);
         }
-        let chunks = self.stock.free.len();
-        self.stock.surrender();
-        self.latencies.to_routers = std::mem::take(&mut self.delivery.latency);
-        Remains { latencies: self.latencies, chunks, sockets: self.closed }
+        let chunks = self.cache.free.len();
+        self.cache.release();
+        self.latencies.to_routers = std::mem::take(&mut self.egress.latency);
+        WorkerResult { latencies: self.latencies, chunks, sockets: self.closed }
     }
 }
 
 impl Worker {
-    /// Lets the cards send what is in their rings, until `until` at most: it goes with the sockets.
+    /// Lets the NICs send what is in their rings, until `until` at most: it goes with the sockets.
     fn finish_sending(&mut self, until: u64) {
         for nic in &mut self.nics {
             while nic.is_sending() && clock::monotonic() < until {
-                transmit(nic, &mut self.stock, &self.counts, &mut self.latencies.to_nics);
-                clock::sleep(CARD_PAUSE);
+                transmit(nic, &mut self.cache, &self.counts, &mut self.latencies.to_nics);
+                clock::sleep(NIC_PAUSE);
             }
         }
     }
@@ -1101,8 +1108,8 @@ fn asleep(lan: &Lan, worker: usize) -> &AtomicU32 {
     &lan.tables.shared.asleep[worker]
 }
 
-fn group_port(plan: &Plan, port: usize) -> GroupPort {
-    GroupPort { port, router: plan.ports[port].router, header: plan.ports[port].to_router.0 }
+fn flood_port(plan: &Plan, port: usize) -> FloodPort {
+    FloodPort { port, router: plan.ports[port].router, header: plan.ports[port].to_router.0 }
 }
 
 /// What `worker` has to do with each router.
@@ -1143,4 +1150,4 @@ pub const fn batch_chunks(large: bool) -> usize {
     if large { BATCH * CHUNKS } else { BATCH }
 }
 
-const _: () = assert!(MAX_STEERED + HEAD + 256 == af_xdp::CHUNK);
+const _: () = assert!(MAX_STEERED + HEAD + 256 == af_xdp::CHUNK_SIZE);

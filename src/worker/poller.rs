@@ -18,15 +18,15 @@ pub(super) enum Token {
     Pseudo(usize),
     /// The router of this index has room.
     Router(usize),
-    /// Orders wait.
-    Orders,
+    /// CommandSender wait.
+    CommandSender,
 }
 
 impl Token {
     fn pack(self) -> EventData {
         EventData::new_u64(match self {
             Self::Ring => 0,
-            Self::Orders => 1 << 32,
+            Self::CommandSender => 1 << 32,
             Self::Pseudo(index) => 2 << 32 | index as u64,
             Self::Router(index) => 3 << 32 | index as u64,
         })
@@ -37,7 +37,7 @@ impl Token {
         let index = (word & 0xffff_ffff) as usize;
         match word >> 32 {
             0 => Self::Ring,
-            1 => Self::Orders,
+            1 => Self::CommandSender,
             2 => Self::Pseudo(index),
             _ => Self::Router(index),
         }
@@ -71,18 +71,18 @@ impl Poller {
         Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)? })
     }
 
-    /// Reports `fd` whenever it is readable.
+    /// EventSender `fd` whenever it is readable.
     pub(super) fn watch(&self, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, fd, token.pack(), EventFlags::IN)?)
     }
 
-    /// Reports `fd` each time it gets readable.
+    /// EventSender `fd` each time it gets readable.
     pub(super) fn watch_edge(&self, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, fd, token.pack(), EventFlags::IN | EventFlags::ET)?)
     }
 
-    /// Reports `fd` each time it gets room. Edge-triggered: a dead peer is always writable.
-    pub(super) fn watch_room(&self, fd: BorrowedFd<'_>, token: Token) {
+    /// EventSender `fd` each time it gets room. Edge-triggered: a dead peer is always writable.
+    pub(super) fn watch_writable(&self, fd: BorrowedFd<'_>, token: Token) {
         // Without the watch the backlog is tried again by the upkeep only: slow, but nothing is stuck.
         if let Err(error) = epoll::add(&self.epoll, fd, token.pack(), EventFlags::OUT | EventFlags::ET) {
             tracing::warn!("epoll cannot watch a router's socket: {error}");
@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn tokens_survive_the_kernel() {
-        for token in [Token::Ring, Token::Orders, Token::Pseudo(0), Token::Pseudo(1023), Token::Router(65534)]
+        for token in
+            [Token::Ring, Token::CommandSender, Token::Pseudo(0), Token::Pseudo(1023), Token::Router(65534)]
         {
             assert_eq!(Token::unpack(token.pack()), token);
         }

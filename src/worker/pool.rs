@@ -1,10 +1,10 @@
-//! Free chunks: a pool for the process, and a stock that each worker keeps at hand.
+//! Free chunks: a pool for the process, and a cache that each worker keeps at hand.
 
-use af_xdp::{Frame, Umem};
+use af_xdp::{Chunk, Umem};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A stock above this gives half of it to the pool...
+/// A cache above this gives half of it to the pool...
 const HIGH: usize = 512;
 /// ...and an empty one takes this many.
 const REFILL: usize = 128;
@@ -13,7 +13,7 @@ const REFILL: usize = 128;
 #[derive(Debug)]
 pub struct Pool {
     umem: Arc<Umem>,
-    free: Mutex<Vec<Frame>>,
+    free: Mutex<Vec<Chunk>>,
     /// How many there are, to be read without the lock.
     count: AtomicUsize,
 }
@@ -21,7 +21,7 @@ pub struct Pool {
 impl Pool {
     /// A pool of `free` chunks of `umem`.
     #[must_use]
-    pub fn new(umem: Arc<Umem>, free: Vec<Frame>) -> Self {
+    pub fn new(umem: Arc<Umem>, free: Vec<Chunk>) -> Self {
         let count = AtomicUsize::new(free.len());
         Self { umem, free: Mutex::new(free), count }
     }
@@ -45,7 +45,7 @@ impl Pool {
     }
 
     /// Moves up to `max` chunks to `to`.
-    pub fn take(&self, to: &mut Vec<Frame>, max: usize) {
+    pub fn take(&self, to: &mut Vec<Chunk>, max: usize) {
         let mut free = self.lock();
         let from = free.len().saturating_sub(max);
         to.extend(free.drain(from..));
@@ -53,13 +53,13 @@ impl Pool {
     }
 
     /// Moves the chunks from index `keep` on out of `from`.
-    pub fn give(&self, from: &mut Vec<Frame>, keep: usize) {
+    pub fn give(&self, from: &mut Vec<Chunk>, keep: usize) {
         let mut free = self.lock();
         free.extend(from.drain(keep.min(from.len())..));
         self.count.store(free.len(), Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Frame>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Chunk>> {
         // Every state of the list is a good one: a thread that panicked in between changes nothing.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -67,14 +67,14 @@ impl Pool {
 
 /// A worker's own free chunks.
 #[derive(Debug)]
-pub(super) struct Stock {
+pub(super) struct ChunkCache {
     pool: Arc<Pool>,
     /// The chunks; rings take from it and reap into it directly.
-    pub(super) free: Vec<Frame>,
+    pub(super) free: Vec<Chunk>,
 }
 
-impl Stock {
-    /// An empty stock beside `pool`.
+impl ChunkCache {
+    /// An empty cache beside `pool`.
     #[must_use]
     pub(super) fn new(pool: Arc<Pool>) -> Self {
         let free = Vec::with_capacity(pool.umem().chunks());
@@ -88,7 +88,7 @@ impl Stock {
     }
 
     /// A free chunk, if the process has one.
-    pub(super) fn take(&mut self) -> Option<Frame> {
+    pub(super) fn take(&mut self) -> Option<Chunk> {
         if self.free.is_empty() {
             self.pool.take(&mut self.free, REFILL);
         }
@@ -96,7 +96,7 @@ impl Stock {
     }
 
     /// Makes sure of `count` chunks at hand, as far as the process has them.
-    pub(super) fn fetch(&mut self, count: usize) {
+    pub(super) fn refill(&mut self, count: usize) {
         let missing = count.saturating_sub(self.free.len());
         if missing > 0 {
             self.pool.take(&mut self.free, missing + REFILL);
@@ -104,7 +104,7 @@ impl Stock {
     }
 
     /// Puts a chunk back.
-    pub(super) fn give(&mut self, frame: Frame) {
+    pub(super) fn put(&mut self, frame: Chunk) {
         self.free.push(frame);
     }
 
@@ -115,12 +115,12 @@ impl Stock {
     }
 
     /// Gives the pool everything.
-    pub(super) fn surrender(&mut self) {
+    pub(super) fn release(&mut self) {
         self.pool.give(&mut self.free, 0);
     }
 
-    /// Gives the pool what is more than a stock needs.
-    pub(super) fn balance(&mut self) {
+    /// Gives the pool what is more than a cache needs.
+    pub(super) fn spill(&mut self) {
         if self.free.len() > HIGH {
             self.pool.give(&mut self.free, HIGH / 2);
         }
@@ -135,7 +135,7 @@ mod tests {
     fn chunks_go_round_between_stocks() {
         let (umem, frames) = Umem::new(2000).unwrap();
         let pool = Arc::new(Pool::new(Arc::new(umem), frames));
-        let (mut a, mut b) = (Stock::new(pool.clone()), Stock::new(pool.clone()));
+        let (mut a, mut b) = (ChunkCache::new(pool.clone()), ChunkCache::new(pool.clone()));
         let mut held = Vec::new();
         while let Some(frame) = a.take() {
             held.push(frame);
@@ -143,11 +143,11 @@ mod tests {
         assert_eq!((held.len(), a.available()), (2000, 0));
         assert!(b.take().is_none());
         for frame in held {
-            a.give(frame);
+            a.put(frame);
         }
-        a.balance();
+        a.spill();
         assert_eq!((a.free.len(), pool.len()), (256, 1744));
-        b.fetch(300);
+        b.refill(300);
         assert!(b.free.len() >= 300);
         assert_eq!(a.free.len() + b.free.len() + pool.len(), 2000);
     }

@@ -1,4 +1,4 @@
-//! Going to sleep without missing what arrives just then. crates/af_xdp/src/model.rs tries this in every order.
+//! Going to sleep without missing what arrives just then. crates/af_xdp/src/model.rs tries this in every command.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU32, Ordering, fence};

@@ -1,9 +1,9 @@
 //! From the routers: datagrams straight into UMEM chunks, checked, and on to a NIC or another router.
 
 use super::poller::Poller;
-use super::pool::Stock;
-use super::to_routers::{Datagram, Delivery, GroupPort, Origin};
-use super::{BATCH, GROUP_SENDS, Rings, batch_chunks, clock};
+use super::pool::ChunkCache;
+use super::to_routers::{Datagram, FloodPort, Origin, RouterEgress};
+use super::{BATCH, FLOOD_SENDS, Rings, batch_chunks, clock};
 use crate::control_frames::{self, Blocked, Protocol};
 use crate::ethernet::{self, View};
 use crate::fdb::{Learned, Refusal, Station, StationMap};
@@ -11,10 +11,10 @@ use crate::iou::InstanceId;
 use crate::iou::header::{self, Header, TYPE_DATA};
 use crate::lan::{Lan, explain};
 use crate::plan::{Plan, Port, Router};
-use crate::ration::Ration;
-use crate::stats::{self, Fault, Latency, Loss, WorkerCounts};
+use crate::rate_limiter::RateLimiter;
+use crate::stats::{self, DropReason, Fault, Latency, WorkerCounts};
 use crate::sys::mmsg::{CHUNKS, Receiver, TooFew};
-use af_xdp::{Kick, Packet, RingFull, Tx};
+use af_xdp::{Fragment, Kick, RingFull, Tx};
 use rustc_hash::FxHashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -31,7 +31,7 @@ const SOURCE_GOOD_FOR: u64 = 1_000_000_000;
 const REMEMBERED: usize = 4096;
 /// Kicks in a row that may bring nothing before what is left stays for the next turn.
 const IDLE_KICKS: usize = 64;
-/// How long routers wait for a card that takes nothing, ns; then what they send is thrown away and counted.
+/// How long routers wait for a NIC that takes nothing, ns; then what they send is thrown away and counted.
 const PATIENCE: u64 = 1_000_000_000;
 
 /// One of our pseudo instances: a socket that routers send to.
@@ -42,7 +42,7 @@ pub(super) struct Pseudo {
     /// By destination interface: index into `links`, plus one.
     pub(super) by_interface: Box<[u16; 256]>,
     pub(super) links: Vec<PseudoLink>,
-    /// Datagrams read at a time: [`BATCH`], and fewer while they are group frames for many routers.
+    /// Datagrams read at a time: [`BATCH`], and fewer while they are broadcast and multicast frames for many routers.
     pub(super) most: usize,
 }
 
@@ -64,10 +64,10 @@ pub(super) struct Source {
     /// The whole header of a data frame from it, as one word.
     pub(super) word: u64,
     /// Ports that hear it without us, ascending.
-    pub(super) neighbours: Vec<usize>,
-    /// The path of its socket, and how much of it is the folder.
+    pub(super) split_horizon: Vec<usize>,
+    /// The path of its socket, and how much of it is the directory.
     path: Box<[u8]>,
-    folder: usize,
+    directory: usize,
     checked: Checked,
     /// That it speaks as somebody else was said.
     reported: bool,
@@ -84,38 +84,38 @@ struct Checked {
 
 impl Source {
     pub(super) fn new(plan: &Plan, port: usize) -> Self {
-        let Port { router, from_router, neighbours, .. } = &plan.ports[port];
+        let Port { router, from_router, split_horizon, .. } = &plan.ports[port];
         let Router { lab, id, .. } = plan.routers[*router];
         let socket = plan.labs[lab].netio.join(id.to_string());
         let checked = Checked { station: None, generation: 0, until: 0, spoofed: false };
         let path: Box<[u8]> = socket.as_os_str().as_encoded_bytes().into();
-        let folder = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        let directory = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
         Self {
             port,
             router: *router as u16,
             word: from_router.word(),
-            neighbours: neighbours.clone(),
+            split_horizon: split_horizon.clone(),
             path,
-            folder,
+            directory,
             checked,
             reported: false,
         }
     }
 
     /// Whether a sender bound to `path` may speak for this router: anybody but who is bound to another instance's
-    /// path in the folder. Routers look at headers alone, and whoever relays for one need not be bound, or not here.
+    /// path in the directory. Routers look at headers alone, and whoever relays for one need not be bound, or not here.
     fn may_be_sent_by(&self, path: &[u8]) -> bool {
         if *path == *self.path || path.is_empty() {
             return true;
         }
-        let name = path.strip_prefix(&self.path[..self.folder]);
+        let name = path.strip_prefix(&self.path[..self.directory]);
         let id = name.and_then(|name| std::str::from_utf8(name).ok()).and_then(|name| name.parse().ok());
         id.and_then(InstanceId::new).is_none()
     }
 }
 
-/// A worker's way out of a NIC.
-pub(super) struct Sending {
+/// A worker's direction out of a NIC.
+pub(super) struct TxQueue {
     pub(super) tx: Tx,
     /// It takes frames of several chunks.
     scatter: bool,
@@ -125,7 +125,7 @@ pub(super) struct Sending {
     pub(super) rings: Arc<Rings>,
 }
 
-impl Sending {
+impl TxQueue {
     /// By `tx`, with `scatter` also frames of several chunks; datagrams may be such now if `large`.
     pub(super) fn new(tx: Tx, rings: Arc<Rings>, scatter: bool, large: bool) -> Self {
         Self { batch: places(&tx, scatter && large), tx, scatter, rings }
@@ -133,12 +133,12 @@ impl Sending {
 }
 
 /// A NIC, as a place to send to.
-pub(super) struct NicSide {
+pub(super) struct NicEgress {
     pub(super) lan: Arc<Lan>,
     /// `None` while the NIC is not there.
-    pub(super) sending: Option<Sending>,
+    pub(super) tx_queue: Option<TxQueue>,
     /// All ports of the LAN.
-    pub(super) ports: Vec<GroupPort>,
+    pub(super) ports: Vec<FloodPort>,
     /// Where in `ports` a port of the plan is.
     pub(super) port_at: FxHashMap<u32, usize>,
     pub(super) flood: Option<usize>,
@@ -153,7 +153,7 @@ pub(super) struct NicSide {
     pushed: (u64, u64),
     refused: u64,
     /// What the kernel says when it does not send may come with every batch.
-    complaints: Ration,
+    kick_errors: RateLimiter,
 }
 
 /// A worker's memory of where stations are.
@@ -162,12 +162,12 @@ struct Remembered {
     places: StationMap<Option<u32>>,
 }
 
-impl NicSide {
+impl NicEgress {
     /// Without sockets as yet.
-    pub(super) fn new(lan: Arc<Lan>, ports: Vec<GroupPort>, flood: Option<usize>) -> Self {
+    pub(super) fn new(lan: Arc<Lan>, ports: Vec<FloodPort>, flood: Option<usize>) -> Self {
         let mut side = Self {
             lan,
-            sending: None,
+            tx_queue: None,
             ports: Vec::new(),
             port_at: FxHashMap::default(),
             flood: None,
@@ -180,7 +180,7 @@ impl NicSide {
             behind_since: 0,
             pushed: (0, 0),
             refused: 0,
-            complaints: Ration::default(),
+            kick_errors: RateLimiter::default(),
         };
         side.set_ports(ports, flood);
         side
@@ -188,32 +188,32 @@ impl NicSide {
 
     /// Datagrams may take several chunks from now on.
     pub(super) fn take_large(&mut self) {
-        if let Some(sending) = &mut self.sending {
-            sending.batch = places(&sending.tx, sending.scatter);
+        if let Some(tx_queue) = &mut self.tx_queue {
+            tx_queue.batch = places(&tx_queue.tx, tx_queue.scatter);
         }
     }
 
     /// The LAN has these ports from now on.
-    pub(super) fn set_ports(&mut self, ports: Vec<GroupPort>, flood: Option<usize>) {
+    pub(super) fn set_ports(&mut self, ports: Vec<FloodPort>, flood: Option<usize>) {
         self.port_at = ports.iter().enumerate().map(|(at, port)| (port.port as u32, at)).collect();
         (self.ports, self.flood) = (ports, flood);
     }
 
-    /// True if the card is slower than the routers: what they send waits in their sockets rather than be thrown away.
+    /// True if the NIC is slower than the routers: what they send waits in their sockets rather than be thrown away.
     pub(super) fn is_behind(&self, now: u64) -> bool {
         self.unsent && self.lan.up.load(Relaxed) && now < self.behind_since + PATIENCE
     }
 
     /// True if something of the TX ring is still to be sent; [`transmit`] then goes on with it.
     pub(super) fn is_sending(&mut self) -> bool {
-        self.unsent |= self.sending.as_mut().is_some_and(|sending| sending.tx.pending() > 0);
+        self.unsent |= self.tx_queue.as_mut().is_some_and(|tx_queue| tx_queue.tx.pending() > 0);
         self.unsent && self.lan.up.load(Relaxed)
     }
 
-    fn push(&mut self, packet: Packet) -> Result<(), RingFull> {
-        match &mut self.sending {
-            Some(sending) => sending.tx.push(packet),
-            None => Err(RingFull(packet)),
+    fn push(&mut self, fragment: Fragment) -> Result<(), RingFull> {
+        match &mut self.tx_queue {
+            Some(tx_queue) => tx_queue.tx.push(fragment),
+            None => Err(RingFull(fragment)),
         }
     }
 
@@ -239,27 +239,27 @@ impl NicSide {
     }
 }
 
-/// What a frame from a router meets on its way; one a worker.
-pub(super) struct Reading<'a> {
-    pub(super) nics: &'a mut [NicSide],
+/// What a frame from a router meets on its direction; one a worker.
+pub(super) struct RouterIngress<'a> {
+    pub(super) nics: &'a mut [NicEgress],
     pub(super) receiver: &'a mut Receiver,
     /// The chunks of one large frame; empty in between.
-    pub(super) parts: &'a mut Vec<Packet>,
-    pub(super) delivery: &'a mut Delivery,
-    pub(super) stock: &'a mut Stock,
+    pub(super) parts: &'a mut Vec<Fragment>,
+    pub(super) egress: &'a mut RouterEgress,
+    pub(super) cache: &'a mut ChunkCache,
     pub(super) poller: &'a Poller,
     pub(super) counts: &'a WorkerCounts,
     pub(super) latency: &'a mut Latency,
     /// Control frames that are kept off the wire.
     pub(super) blocked: Blocked,
-    /// Copies made of the group frames of a batch.
+    /// Copies made of the broadcast and multicast frames of a batch.
     pub(super) copies: usize,
 }
 
-impl Reading<'_> {
+impl RouterIngress<'_> {
     /// Reads what waits in the socket of `pseudo`, a few batches of it. Returns how many datagrams that were.
     ///
-    /// A group frame is work for every router of the LAN: a router that floods them takes no more of a turn than one
+    /// A broadcast or multicast frame is work for every router of the LAN: a router that floods them takes no more of a turn than one
     /// that floods unicast.
     pub(super) fn read(&mut self, pseudo: &mut Pseudo) -> usize {
         let (mut read, mut copies) = (0, 0);
@@ -268,35 +268,35 @@ impl Reading<'_> {
             let Ok(count) = self.receiver.receive(pseudo.socket.as_fd(), most) else { break };
             read += count;
             self.counts.entries.read.add(count as u64);
-            self.stock.fetch(count);
+            self.cache.refill(count);
             let now = clock::monotonic();
             self.copies = 0;
             for n in 0..count {
                 if let Err(why) = self.forward(pseudo, n, now) {
-                    self.counts.lose(stats::Origin::Router, why, 1);
+                    self.counts.count_drop(stats::Origin::Router, why, 1);
                 }
             }
-            self.delivery.send_runs(self.stock, self.poller);
+            self.egress.send_runs(self.cache, self.poller);
             for nic in &mut *self.nics {
-                transmit(nic, self.stock, self.counts, self.latency);
+                transmit(nic, self.cache, self.counts, self.latency);
             }
-            pseudo.most = if self.copies > GROUP_SENDS {
-                (most * GROUP_SENDS / self.copies).max(1)
+            pseudo.most = if self.copies > FLOOD_SENDS {
+                (most * FLOOD_SENDS / self.copies).max(1)
             } else {
                 BATCH.min(most * 2)
             };
             copies += self.copies;
-            if count < most || copies >= GROUP_SENDS || self.nics.iter().any(|nic| nic.unsent) {
+            if count < most || copies >= FLOOD_SENDS || self.nics.iter().any(|nic| nic.unsent) {
                 break;
             }
         }
         read
     }
 
-    fn forward(&mut self, pseudo: &mut Pseudo, n: usize, now: u64) -> Result<(), Loss> {
+    fn forward(&mut self, pseudo: &mut Pseudo, n: usize, now: u64) -> Result<(), DropReason> {
         let received = self.receiver.received(n);
         if received.truncated {
-            return Err(Loss::TooLong);
+            return Err(DropReason::TooLong);
         }
         let len = received.len;
         // A datagram that takes several chunks has its headers in the first.
@@ -305,13 +305,13 @@ impl Reading<'_> {
         let (Some(header), Some(view)) =
             (Header::read(datagram), datagram.get(header::LEN..).and_then(View::read))
         else {
-            return Err(Loss::Short);
+            return Err(DropReason::Short);
         };
         let (link, source) = check(pseudo, header)?;
         let link = &mut pseudo.links[link];
         let source = &mut link.sources[source];
         if !source.may_be_sent_by(self.receiver.sender(n)) {
-            return Err(Loss::WrongSender);
+            return Err(DropReason::WrongSender);
         }
         let nic = &mut self.nics[link.nic];
         let bytes = self.receiver.bytes_mut(n);
@@ -325,39 +325,40 @@ impl Reading<'_> {
             let (first, others) = self.receiver.parts_mut(n);
             for port in &nic.ports {
                 replicas +=
-                    replicate(port, source, first, &others, now, self.delivery, self.stock, self.poller);
+                    replicate(port, source, first, &others, now, self.egress, self.cache, self.poller);
             }
             self.counts.entries.replicas.add(replicas);
         } else {
             match nic.place_of(&view.destination) {
-                Some(port) if source.neighbours.binary_search(&(port as usize)).is_ok() => {
-                    self.counts.neighbour.add(1);
+                Some(port) if source.split_horizon.binary_search(&(port as usize)).is_ok() => {
+                    self.counts.split_horizon.add(1);
                     return Ok(());
                 }
                 Some(port) => {
                     // A port that is not known here came with a change of the NETMAP just now: its router is not there.
-                    let port = nic.port_at.get(&port).map(|at| nic.ports[*at]).ok_or(Loss::RouterDown)?;
+                    let port =
+                        nic.port_at.get(&port).map(|at| nic.ports[*at]).ok_or(DropReason::RouterDown)?;
                     bytes[..header::LEN].copy_from_slice(&port.header);
                     let origin = Origin::Router(source.router);
-                    let datagram = |packet| Datagram { packet, time: now, origin, copy: false };
+                    let datagram = |fragment| Datagram { fragment, time: now, origin, copy: false };
                     if is_large {
-                        take_parts(self.receiver, n, self.stock, self.parts)?;
-                        for packet in self.parts.drain(..) {
-                            self.delivery.queue(port.router, datagram(packet));
+                        take_parts(self.receiver, n, self.cache, self.parts)?;
+                        for fragment in self.parts.drain(..) {
+                            self.egress.queue(port.router, datagram(fragment));
                         }
                         return Ok(());
                     }
-                    let fresh = self.stock.take().ok_or(Loss::NoChunk)?;
-                    let packet = Packet::new(self.receiver.replace(n, fresh), DATAGRAM_OFFSET, len);
-                    self.delivery.queue(port.router, datagram(packet));
+                    let fresh = self.cache.take().ok_or(DropReason::NoChunk)?;
+                    let fragment = Fragment::new(self.receiver.replace(n, fresh), DATAGRAM_OFFSET, len);
+                    self.egress.queue(port.router, datagram(fragment));
                     return Ok(());
                 }
                 None => {
                     if let Some(port) = nic.flood.map(|at| nic.ports[at]) {
                         let (first, others) = self.receiver.parts_mut(n);
-                        let (delivery, stock) = (&mut *self.delivery, &mut *self.stock);
+                        let (egress, cache) = (&mut *self.egress, &mut *self.cache);
                         let replicas =
-                            replicate(&port, source, first, &others, now, delivery, stock, self.poller);
+                            replicate(&port, source, first, &others, now, egress, cache, self.poller);
                         self.counts.entries.replicas.add(replicas);
                     }
                 }
@@ -365,24 +366,24 @@ impl Reading<'_> {
         }
 
         let mut frame_len = len - header::LEN;
-        if !nic.lan.up.load(Relaxed) || nic.sending.is_none() {
-            return Err(Loss::NicDown);
+        if !nic.lan.up.load(Relaxed) || nic.tx_queue.is_none() {
+            return Err(DropReason::NicDown);
         }
         let bytes = self.receiver.bytes_mut(n);
         if control_frames::may_be(view.destination.mac.0)
             && let Some(protocol) = control_frames::protocol(&bytes[header::LEN..here], view.tags)
         {
             if self.blocked.has(protocol) {
-                return Err(Loss::Blocked);
+                return Err(DropReason::Blocked);
             }
             if protocol == Protocol::Stp {
                 nic.lan.warn_of_spanning_tree(source.port as u32);
             }
         }
         let most = ethernet::HEADER + view.tags + nic.lan.mtu.load(Relaxed) as usize;
-        // A network card's MTU is for what is behind tags and labels: that it can send them, too, is for its driver to say.
+        // A NIC's MTU is for what is behind tags and labels: that it can send them, too, is for its driver to say.
         if frame_len > most && frame_len > most + ethernet::labels(&bytes[header::LEN..here], view.tags) {
-            return Err(Loss::AboveMtu);
+            return Err(DropReason::AboveMtu);
         }
         if is_large {
             return self.send_large(link.nic, n, frame_len);
@@ -391,20 +392,20 @@ impl Reading<'_> {
             bytes[len..header::LEN + ethernet::SHORTEST].fill(0);
             frame_len = ethernet::SHORTEST;
         }
-        let fresh = self.stock.take().ok_or(Loss::NoChunk)?;
+        let fresh = self.cache.take().ok_or(DropReason::NoChunk)?;
         let frame = self.receiver.replace(n, fresh);
-        let mut packet = Packet::new(frame, DATAGRAM_OFFSET + header::LEN, frame_len);
+        let mut fragment = Fragment::new(frame, DATAGRAM_OFFSET + header::LEN, frame_len);
         for last in [false, true] {
-            match nic.push(packet) {
+            match nic.push(fragment) {
                 Ok(()) => break,
                 Err(RingFull(back)) if last => {
-                    self.stock.give(back.into_frame());
-                    return Err(Loss::NicRefused);
+                    self.cache.put(back.into_chunk());
+                    return Err(DropReason::NicRefused);
                 }
                 Err(RingFull(back)) => {
-                    packet = back;
+                    fragment = back;
                     self.counts.fault(Fault::TxRingFull, 1);
-                    transmit(nic, self.stock, self.counts, self.latency);
+                    transmit(nic, self.cache, self.counts, self.latency);
                 }
             }
         }
@@ -414,32 +415,32 @@ impl Reading<'_> {
 
     /// Sends the frame of `frame_len` bytes in datagram `n`, which takes several chunks, to a NIC.
     #[cold]
-    fn send_large(&mut self, nic: usize, n: usize, frame_len: usize) -> Result<(), Loss> {
+    fn send_large(&mut self, nic: usize, n: usize, frame_len: usize) -> Result<(), DropReason> {
         let nic = &mut self.nics[nic];
-        if !nic.sending.as_ref().is_some_and(|sending| sending.scatter) {
-            return Err(Loss::TooLong);
+        if !nic.tx_queue.as_ref().is_some_and(|tx_queue| tx_queue.scatter) {
+            return Err(DropReason::TooLong);
         }
-        take_parts(self.receiver, n, self.stock, self.parts)?;
+        take_parts(self.receiver, n, self.cache, self.parts)?;
         if let Some(first) = self.parts.first_mut() {
             first.advance(header::LEN);
         }
         for last in [false, true] {
-            if nic.sending.as_mut().is_some_and(|sending| sending.tx.push_frame(self.parts)) {
+            if nic.tx_queue.as_mut().is_some_and(|tx_queue| tx_queue.tx.push_frame(self.parts)) {
                 break;
             }
             if last {
-                self.parts.drain(..).for_each(|packet| self.stock.give(packet.into_frame()));
-                return Err(Loss::NicRefused);
+                self.parts.drain(..).for_each(|fragment| self.cache.put(fragment.into_chunk()));
+                return Err(DropReason::NicRefused);
             }
             self.counts.fault(Fault::TxRingFull, 1);
-            transmit(nic, self.stock, self.counts, self.latency);
+            transmit(nic, self.cache, self.counts, self.latency);
         }
         nic.pushed(frame_len, self.receiver.received(n).time);
         Ok(())
     }
 }
 
-/// See [`Sending::batch`].
+/// See [`TxQueue::batch`].
 fn places(tx: &Tx, large: bool) -> usize {
     batch_chunks(large).min(tx.size())
 }
@@ -448,26 +449,26 @@ fn places(tx: &Tx, large: bool) -> usize {
 fn take_parts(
     receiver: &mut Receiver,
     n: usize,
-    stock: &mut Stock,
-    parts: &mut Vec<Packet>,
-) -> Result<(), Loss> {
-    stock.fetch(CHUNKS);
-    receiver.take_parts(n, &mut stock.free, parts).map_err(|TooFew| Loss::NoChunk)
+    cache: &mut ChunkCache,
+    parts: &mut Vec<Fragment>,
+) -> Result<(), DropReason> {
+    cache.refill(CHUNKS);
+    receiver.take_parts(n, &mut cache.free, parts).map_err(|TooFew| DropReason::NoChunk)
 }
 
 /// Sends a datagram to `port` as well, unless `source` reaches that by itself. Returns how many that makes.
 #[expect(clippy::too_many_arguments, reason = "a datagram, its ends, and what a worker has one of")]
 fn replicate(
-    port: &GroupPort,
+    port: &FloodPort,
     source: &Source,
     first: &mut [u8],
     others: &[&[u8]; CHUNKS - 1],
     now: u64,
-    delivery: &mut Delivery,
-    stock: &mut Stock,
+    egress: &mut RouterEgress,
+    cache: &mut ChunkCache,
     poller: &Poller,
 ) -> u64 {
-    if source.neighbours.binary_search(&port.port).is_ok() {
+    if source.split_horizon.binary_search(&port.port).is_ok() {
         return 0;
     }
     first[..header::LEN].copy_from_slice(&port.header);
@@ -475,12 +476,12 @@ fn replicate(
     let parts = [&*first, a, b, c];
     // Most fit into one chunk.
     let parts = if a.is_empty() { &parts[..1] } else { &parts };
-    delivery.send_shared(port.router, parts, now, Origin::Router(source.router), stock, poller);
+    egress.send_shared(port.router, parts, now, Origin::Router(source.router), cache, poller);
     1
 }
 
 /// The link and the source that `header` names, by index, or what is wrong with it.
-fn check(pseudo: &Pseudo, header: Header) -> Result<(usize, usize), Loss> {
+fn check(pseudo: &Pseudo, header: Header) -> Result<(usize, usize), DropReason> {
     let word = header.word();
     let link = usize::from(pseudo.by_interface[usize::from(header.destination_interface().0)]);
     let known = link.checked_sub(1).map(|link| &pseudo.links[link].sources);
@@ -488,22 +489,22 @@ fn check(pseudo: &Pseudo, header: Header) -> Result<(usize, usize), Loss> {
         return Ok((link - 1, source));
     }
     Err(if header.destination_id() != pseudo.id {
-        Loss::WrongId
+        DropReason::WrongId
     } else if header.message_type() != TYPE_DATA {
-        Loss::WrongType
+        DropReason::WrongType
     } else if known.is_none() {
-        Loss::WrongInterface
+        DropReason::WrongInterface
     } else {
-        Loss::WrongSource
+        DropReason::WrongSource
     })
 }
 
 /// Learns where `station` is, unless this port said so a moment ago.
-fn learn(lan: &Lan, source: &mut Source, station: Station, frame: &[u8], now: u64) -> Result<(), Loss> {
+fn learn(lan: &Lan, source: &mut Source, station: Station, frame: &[u8], now: u64) -> Result<(), DropReason> {
     let generation = lan.generation();
     let Checked { station: known, generation: then, until, spoofed } = source.checked;
     if known == Some(station) && then == generation && now < until {
-        return if spoofed { Err(Loss::Spoofed) } else { Ok(()) };
+        return if spoofed { Err(DropReason::Spoofed) } else { Ok(()) };
     }
     let port = source.port as u32;
     let mut spoofed = false;
@@ -538,15 +539,20 @@ fn learn(lan: &Lan, source: &mut Source, station: Station, frame: &[u8], now: u6
     }
     let until = now + SOURCE_GOOD_FOR;
     source.checked = Checked { station: Some(station), generation: lan.generation(), until, spoofed };
-    if spoofed { Err(Loss::Spoofed) } else { Ok(()) }
+    if spoofed { Err(DropReason::Spoofed) } else { Ok(()) }
 }
 
 /// Hands what was pushed to the kernel: one kick, more only where it takes no more at a time.
-pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCounts, latency: &mut Latency) {
+pub(super) fn transmit(
+    nic: &mut NicEgress,
+    cache: &mut ChunkCache,
+    counts: &WorkerCounts,
+    latency: &mut Latency,
+) {
     if !nic.unsent {
         return;
     }
-    let Some(Sending { tx, batch, rings, .. }) = &mut nic.sending else { return };
+    let Some(TxQueue { tx, batch, rings, .. }) = &mut nic.tx_queue else { return };
     tx.publish();
     if !nic.times.is_empty() {
         let now = clock::realtime();
@@ -557,22 +563,22 @@ pub(super) fn transmit(nic: &mut NicSide, stock: &mut Stock, counts: &WorkerCoun
     for _ in 0..IDLE_KICKS {
         match tx.kick() {
             Ok(Kick::Taken) => {
-                // With zero-copy the card takes them in its own time, and may be behind as well.
+                // With zero-copy the NIC takes them in its own time, and may be behind as well.
                 nic.unsent = tx.room(*batch) < *batch;
                 break;
             }
-            Ok(Kick::Again) => rings.reap(stock),
+            Ok(Kick::Again) => rings.reap(cache),
             Ok(Kick::Dropped) => nic.refused += 1,
             Ok(Kick::Down) => break,
             Err(error) => {
-                if let Some(withheld) = nic.complaints.ask(clock::monotonic()) {
-                    tracing::warn!("{}: cannot send: {error} ({withheld} times before it)", nic.lan.nic);
+                if let Some(suppressed) = nic.kick_errors.ask(clock::monotonic()) {
+                    tracing::warn!("{}: cannot send: {error} ({suppressed} times before it)", nic.lan.nic);
                 }
                 break;
             }
         }
     }
-    rings.reap(stock);
+    rings.reap(cache);
     if !nic.unsent {
         nic.behind_since = 0;
         settle(nic, counts, 0);
@@ -590,22 +596,22 @@ fn age(time: u64, now: u64) -> u64 {
 
 /// Counts what was put into the TX ring, now that all but `left` frames have been taken. Which frames the driver threw
 /// away it does not tell: their bytes go by the mean.
-fn settle(nic: &mut NicSide, counts: &WorkerCounts, left: u64) {
+fn settle(nic: &mut NicEgress, counts: &WorkerCounts, left: u64) {
     let (frames, bytes) = std::mem::take(&mut nic.pushed);
     let refused = std::mem::take(&mut nic.refused).min(frames - left);
     let sent = frames - left - refused;
-    counts.lose(stats::Origin::Router, Loss::NicRefused, refused as usize);
+    counts.count_drop(stats::Origin::Router, DropReason::NicRefused, refused as usize);
     counts.to_nics.add(sent, bytes * sent / frames.max(1));
 }
 
-/// Closes the way out. What is left in the TX ring the NIC has not taken: it is lost for the reason `why`.
-pub(super) fn give_up(nic: &mut NicSide, why: Loss, stock: &mut Stock, counts: &WorkerCounts) {
-    let Some(Sending { mut tx, rings, .. }) = nic.sending.take() else { return };
-    rings.reap(stock);
+/// Closes the direction out. What is left in the TX ring the NIC has not taken: it is lost for the reason `why`.
+pub(super) fn close_tx(nic: &mut NicEgress, why: DropReason, cache: &mut ChunkCache, counts: &WorkerCounts) {
+    let Some(TxQueue { mut tx, rings, .. }) = nic.tx_queue.take() else { return };
+    rings.reap(cache);
     nic.behind_since = 0;
     if std::mem::take(&mut nic.unsent) {
         let left = (tx.pending() as u64).min(nic.pushed.0);
-        counts.lose(stats::Origin::Router, why, left as usize);
+        counts.count_drop(stats::Origin::Router, why, left as usize);
         settle(nic, counts, left);
     }
 }
@@ -627,7 +633,7 @@ mod tests {
         assert_eq!((places(&tx, false), places(&tx, true)), (BATCH, BATCH * CHUNKS));
         let mut parts = Vec::new();
         let mut push = |tx: &mut Tx| {
-            parts.extend(free.drain(..CHUNKS).map(|frame| Packet::new(frame, 0, 4000)));
+            parts.extend(free.drain(..CHUNKS).map(|frame| Fragment::new(frame, 0, 4000)));
             tx.push_frame(&mut parts)
         };
         while tx.room(places(&tx, true)) >= places(&tx, true) {

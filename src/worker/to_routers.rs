@@ -1,17 +1,17 @@
-//! Towards the routers: runs of frames to one socket, group frames to many, backlogs of those that do not read.
+//! Towards the routers: runs of frames to one socket, broadcast and multicast frames to many, backlogs of those that do not read.
 
 use super::backlog::{Backlog, Pause, Waiting, between_bound, bound, copy_bound, source_bound};
 use super::poller::{Poller, Token};
-use super::pool::Stock;
-use super::{BATCH, Report, Reports, clock};
+use super::pool::ChunkCache;
+use super::{BATCH, Event, EventSender, clock};
 use crate::checksum;
 use crate::iou::header;
 use crate::lan::Lan;
-use crate::stats::{self, Fault, Latency, Loss, WorkerCounts};
+use crate::stats::{self, DropReason, Fault, Latency, WorkerCounts};
 use crate::steer::layout::{Copied, CopyKind, RouterState};
 use crate::sys::mmsg::{CHUNKS, Sender, Sent};
 use crate::sys::ringbuf::RingBuffer;
-use af_xdp::{CHUNK, Packet, Umem};
+use af_xdp::{CHUNK_SIZE, Fragment, Umem};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::ops::Range;
@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// Datagrams tried at once when a full router has room: somewhat more than fit into a queue of the default length.
-const ROOM: usize = 16;
+const WRITABLE_BATCH: usize = 16;
 
 /// Where a frame for a router came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,10 +40,10 @@ impl From<Origin> for stats::Origin {
 }
 
 /// A datagram for a router: header and frame in a chunk of UMEM. One that takes several chunks is as many of these in a
-/// row, whose packets [continue](Packet::continues). Small, for thousands go through the backlogs and the cache.
+/// row, whose fragments [continue](Fragment::continues). Small, for thousands go through the backlogs and the cache.
 #[derive(Debug)]
 pub(super) struct Datagram {
-    pub(super) packet: Packet,
+    pub(super) fragment: Fragment,
     /// When its frame arrived: `CLOCK_MONOTONIC`, ns.
     pub(super) time: u64,
     pub(super) origin: Origin,
@@ -67,18 +67,18 @@ impl Datagram {
 
     /// A part for the sender, and whether the datagram goes on in the next.
     fn part<'a>(&'a self, umem: &'a Umem) -> (&'a [u8], bool) {
-        (umem.data(&self.packet), self.packet.continues())
+        (umem.data(&self.fragment), self.fragment.continues())
     }
 
     /// 1 for the last chunk of a frame, 0 for those before: as many frames are counted as end.
     fn frames(&self) -> usize {
-        usize::from(!self.packet.continues())
+        usize::from(!self.fragment.continues())
     }
 }
 
-/// A router's interface, as a destination of group frames.
+/// A router's interface, as a destination of broadcast and multicast frames.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct GroupPort {
+pub(super) struct FloodPort {
     /// Index in the plan.
     pub(super) port: usize,
     /// The router.
@@ -87,7 +87,7 @@ pub(super) struct GroupPort {
     pub(super) header: [u8; header::LEN],
 }
 
-/// See [`Side::from`].
+/// See [`RouterQueue::from`].
 const SOURCES: usize = 64;
 
 /// What one router has in another's backlog, in chunks.
@@ -98,7 +98,7 @@ struct Held {
 }
 
 /// What this worker keeps of a router.
-struct Side {
+struct RouterQueue {
     /// The connected socket; `None` while the router has none.
     socket: Option<OwnedFd>,
     /// Number of the connection.
@@ -119,7 +119,7 @@ struct Side {
     lans: Vec<usize>,
 }
 
-impl Side {
+impl RouterQueue {
     fn new(router: Membership) -> Self {
         Self {
             socket: None,
@@ -143,7 +143,7 @@ impl Side {
         }
     }
 
-    /// Whether the shares of `bound` leave room for a frame of this kind and so many chunks: copies of group frames, and
+    /// Whether the shares of `bound` leave room for a frame of this kind and so many chunks: copies of broadcast and multicast frames, and
     /// unicast from other routers, have a share each, and a router a share of either.
     fn has_room(&self, origin: Origin, copy: bool, chunks: usize, bound: usize) -> bool {
         let Origin::Router(from) = origin else {
@@ -164,8 +164,8 @@ impl Side {
     }
 }
 
-/// The group frames among a batch of copies. Records of a ring buffer are read-only: those with a checksum to be
-/// completed are copied first. There are few: UDP to a group, such as DHCP's, from a neighbour of our own host.
+/// The broadcast and multicast frames among a batch of copies. Records of a ring buffer are read-only: those with a checksum to be
+/// completed are copied first. There are few: UDP to a group, such as DHCP's, from a split_horizon of our own host.
 #[derive(Default)]
 struct Batch {
     /// Which record, and where its copy is.
@@ -202,7 +202,7 @@ impl Batch {
         }
     }
 
-    /// Frame `n` as it is to be sent.
+    /// Chunk `n` as it is to be sent.
     fn get<'a>(&'a self, copies: &'a RingBuffer, n: usize) -> Option<Copied<'a>> {
         let (record, copy) = &self.frames[n];
         let copied = Copied::read(copies.record(*record))?;
@@ -214,9 +214,9 @@ impl Batch {
 }
 
 /// Sends to the routers. One a worker.
-pub(super) struct Delivery {
-    sides: Vec<Side>,
-    /// Routers with a run, in order of their first datagram.
+pub(super) struct RouterEgress {
+    sides: Vec<RouterQueue>,
+    /// Routers with a run, in command of their first datagram.
     touched: Vec<usize>,
     /// Routers with a backlog.
     waiting: Vec<usize>,
@@ -225,7 +225,7 @@ pub(super) struct Delivery {
     counts: Arc<WorkerCounts>,
     /// Chunks that no backlog may take.
     reserve: usize,
-    reports: Reports,
+    events_to_control: EventSender,
     /// Kept for its room.
     batch: Batch,
     /// The chunks of one datagram, kept for its room.
@@ -244,15 +244,15 @@ pub(super) struct Membership {
     pub(super) lans: Vec<usize>,
 }
 
-impl Delivery {
+impl RouterEgress {
     pub(super) fn new(
         routers: Vec<Membership>,
         lans: Vec<Arc<Lan>>,
         counts: Arc<WorkerCounts>,
         reserve: usize,
-        reports: Reports,
+        events_to_control: EventSender,
     ) -> Self {
-        let sides: Vec<Side> = routers.into_iter().map(Side::new).collect();
+        let sides: Vec<RouterQueue> = routers.into_iter().map(RouterQueue::new).collect();
         Self {
             touched: Vec::with_capacity(sides.len()),
             waiting: Vec::with_capacity(sides.len()),
@@ -263,14 +263,14 @@ impl Delivery {
             lans,
             counts,
             reserve,
-            reports,
+            events_to_control,
             latency: Latency::default(),
         }
     }
 
-    /// This worker's way to the control thread.
-    pub(super) fn reports(&self) -> &Reports {
-        &self.reports
+    /// This worker's direction to the control thread.
+    pub(super) fn events_to_control(&self) -> &EventSender {
+        &self.events_to_control
     }
 
     /// Number of routers in the plan.
@@ -288,27 +288,27 @@ impl Delivery {
     }
 
     /// Sends all runs: a `send` for a single datagram, a `sendmmsg` for more. Returns how many there were.
-    pub(super) fn send_runs(&mut self, stock: &mut Stock, poller: &Poller) -> usize {
+    pub(super) fn send_runs(&mut self, cache: &mut ChunkCache, poller: &Poller) -> usize {
         let runs = self.touched.len();
         for n in 0..runs {
-            self.send_run(self.touched[n], stock, poller);
+            self.send_run(self.touched[n], cache, poller);
         }
         self.touched.clear();
         runs
     }
 
-    fn send_run(&mut self, router: usize, stock: &mut Stock, poller: &Poller) {
+    fn send_run(&mut self, router: usize, cache: &mut ChunkCache, poller: &Poller) {
         let side = &mut self.sides[router];
         let mut run = std::mem::take(&mut side.run);
         let mut sent = 0;
         let mut refused = None;
         if let Some(socket) = side.ready() {
-            (sent, refused) = send_all(&mut self.sender, socket, &run, stock.umem());
+            (sent, refused) = send_all(&mut self.sender, socket, &run, cache.umem());
         }
         if sent > 0 {
             let now = clock::monotonic();
             for datagram in run.drain(..sent) {
-                self.delivered(datagram, now, stock);
+                self.delivered(datagram, now, cache);
             }
         }
         let mut rest = run.drain(..);
@@ -318,8 +318,8 @@ impl Delivery {
             // Only the first is to blame: the others get their chance through the backlog.
             for datagram in rest.by_ref() {
                 let frames = datagram.frames();
-                self.counts.lose(datagram.origin, Loss::SendFailed, frames);
-                stock.give(datagram.packet.into_frame());
+                self.counts.count_drop(datagram.origin, DropReason::SendFailed, frames);
+                cache.put(datagram.fragment.into_chunk());
                 if frames > 0 {
                     break;
                 }
@@ -330,14 +330,14 @@ impl Delivery {
             let frames = datagram.frames();
             parts.push(datagram);
             if frames > 0 {
-                self.hold(router, &mut parts, stock, poller);
+                self.hold(router, &mut parts, cache, poller);
             }
         }
         self.parts = parts;
         self.sides[router].run = run;
     }
 
-    /// Sends the group frames among the `count` records of `copies` to each of `ports`, and frames to unknown
+    /// Sends the broadcast and multicast frames among the `count` records of `copies` to each of `ports`, and frames to unknown
     /// stations to `flood`.
     #[expect(
         clippy::too_many_arguments,
@@ -348,9 +348,9 @@ impl Delivery {
         lan: &Lan,
         copies: &RingBuffer,
         count: usize,
-        ports: &[GroupPort],
-        flood: Option<&GroupPort>,
-        stock: &mut Stock,
+        ports: &[FloodPort],
+        flood: Option<&FloodPort>,
+        cache: &mut ChunkCache,
         poller: &Poller,
     ) {
         let mut batch = std::mem::take(&mut self.batch);
@@ -362,7 +362,7 @@ impl Delivery {
                 }
             }
             batch.remember(copies, lan);
-            self.send_group(copies, &batch, port, stock, poller);
+            self.send_flooded(copies, &batch, port, cache, poller);
         }
         let unknown = if flood.is_some() { batch.len() } else { 0 };
         batch.clear();
@@ -373,23 +373,23 @@ impl Delivery {
         }
         batch.remember(copies, lan);
         for port in ports {
-            self.send_group(copies, &batch, port, stock, poller);
+            self.send_flooded(copies, &batch, port, cache, poller);
         }
-        let senseless = count - unknown - batch.len();
-        if senseless > 0 {
-            self.counts.fault(Fault::BadDescriptor, senseless);
+        let invalid = count - unknown - batch.len();
+        if invalid > 0 {
+            self.counts.fault(Fault::BadDescriptor, invalid);
         }
         self.counts.entries.copies.add(count as u64);
-        self.counts.entries.spread.add((unknown + batch.len() * ports.len() + senseless) as u64);
+        self.counts.entries.spread.add((unknown + batch.len() * ports.len() + invalid) as u64);
         self.batch = batch;
     }
 
-    fn send_group(
+    fn send_flooded(
         &mut self,
         copies: &RingBuffer,
         batch: &Batch,
-        port: &GroupPort,
-        stock: &mut Stock,
+        port: &FloodPort,
+        cache: &mut ChunkCache,
         poller: &Poller,
     ) {
         if batch.len() == 0 {
@@ -413,16 +413,16 @@ impl Delivery {
         if let Some(errno) = refused
             && !self.refused(port.router, errno)
         {
-            self.counts.lose(Origin::Wire, Loss::SendFailed, 1);
+            self.counts.count_drop(Origin::Wire, DropReason::SendFailed, 1);
             sent += 1;
         }
         for copied in (sent..batch.len()).filter_map(copied) {
             let parts = [&port.header[..], copied.frame];
-            self.hold_copy(port.router, &parts, copied.time, Origin::Wire, stock, poller);
+            self.hold_copy(port.router, &parts, copied.time, Origin::Wire, cache, poller);
         }
     }
 
-    /// Sends a datagram whose chunks are needed further, at once or by way of a copy in the backlog. Its header is in the
+    /// Sends a datagram whose chunks are needed further, at once or by direction of a copy in the backlog. Its header is in the
     /// first of its `parts`.
     pub(super) fn send_shared(
         &mut self,
@@ -430,7 +430,7 @@ impl Delivery {
         parts: &[&[u8]],
         time: u64,
         origin: Origin,
-        stock: &mut Stock,
+        cache: &mut ChunkCache,
         poller: &Poller,
     ) {
         if let Some(socket) = self.sides[router].ready() {
@@ -450,12 +450,12 @@ impl Delivery {
                 Err(Errno::AGAIN) => {}
                 Err(errno) => {
                     if !self.refused(router, errno) {
-                        return self.counts.lose(origin, Loss::SendFailed, 1);
+                        return self.counts.count_drop(origin, DropReason::SendFailed, 1);
                     }
                 }
             }
         }
-        self.hold_copy(router, parts, time, origin, stock, poller);
+        self.hold_copy(router, parts, time, origin, cache, poller);
     }
 
     /// Puts a copy of a datagram that cannot be kept where it is into the backlog.
@@ -465,54 +465,54 @@ impl Delivery {
         parts: &[&[u8]],
         time: u64,
         origin: Origin,
-        stock: &mut Stock,
+        cache: &mut ChunkCache,
         poller: &Poller,
     ) {
         let side = &self.sides[router];
-        let chunks = parts.iter().map(|part| part.len()).sum::<usize>().div_ceil(CHUNK);
+        let chunks = parts.iter().map(|part| part.len()).sum::<usize>().div_ceil(CHUNK_SIZE);
         let why = if side.socket.is_none() {
-            Loss::RouterDown
-        } else if !side.has_room(origin, true, chunks, bound(stock.available(), self.reserve)) {
-            if origin == Origin::Wire { Loss::GroupSurplus } else { Loss::RouterFull }
+            DropReason::RouterDown
+        } else if !side.has_room(origin, true, chunks, bound(cache.available(), self.reserve)) {
+            if origin == Origin::Wire { DropReason::GroupSurplus } else { DropReason::RouterFull }
         } else {
             let mut copied = std::mem::take(&mut self.parts);
-            let whole = copy(parts, chunks, stock, |packet| {
-                copied.push(Datagram { packet, time, origin, copy: true });
+            let whole = copy(parts, chunks, cache, |fragment| {
+                copied.push(Datagram { fragment, time, origin, copy: true });
             });
             if whole {
-                self.hold(router, &mut copied, stock, poller);
+                self.hold(router, &mut copied, cache, poller);
             } else {
-                self.counts.lose(origin, Loss::RouterFull, 1);
-                copied.drain(..).for_each(|datagram| stock.give(datagram.packet.into_frame()));
+                self.counts.count_drop(origin, DropReason::RouterFull, 1);
+                copied.drain(..).for_each(|datagram| cache.put(datagram.fragment.into_chunk()));
             }
             self.parts = copied;
             return;
         };
-        self.counts.lose(origin, why, 1);
+        self.counts.count_drop(origin, why, 1);
     }
 
     /// Moves one datagram, the chunks of which are `parts`, into the backlog, or drops it: the bound, or no socket.
-    fn hold(&mut self, router: usize, parts: &mut Vec<Datagram>, stock: &mut Stock, poller: &Poller) {
+    fn hold(&mut self, router: usize, parts: &mut Vec<Datagram>, cache: &mut ChunkCache, poller: &Poller) {
         let Some(first) = parts.first() else { return };
         let (copy, between, origin, chunks) = (first.copy, first.is_between(), first.origin, parts.len());
-        let mut bound = bound(stock.available(), self.reserve);
+        let mut bound = bound(cache.available(), self.reserve);
         let side = &mut self.sides[router];
         let room = side.has_room(origin, copy, chunks, bound);
         let why = match &side.socket {
-            None => Some(Loss::RouterDown),
-            Some(_) if !room || !side.backlog.has_room(chunks, bound) => Some(Loss::RouterFull),
+            None => Some(DropReason::RouterDown),
+            Some(_) if !room || !side.backlog.has_room(chunks, bound) => Some(DropReason::RouterFull),
             Some(socket) => {
                 if side.backlog.is_empty() {
                     // Watched only while there is a backlog: the kernel would wake us for every datagram a router reads.
                     self.waiting.push(router);
-                    poller.watch_room(socket.as_fd(), Token::Router(router));
+                    poller.watch_writable(socket.as_fd(), Token::Router(router));
                 }
                 None
             }
         };
         if let Some(why) = why {
-            self.counts.lose(origin, why, 1);
-            parts.drain(..).for_each(|datagram| stock.give(datagram.packet.into_frame()));
+            self.counts.count_drop(origin, why, 1);
+            parts.drain(..).for_each(|datagram| cache.put(datagram.fragment.into_chunk()));
             if room {
                 // What has no room for this one is full, though a chunk or two may be left.
                 bound = bound.min(side.backlog.len());
@@ -531,7 +531,7 @@ impl Delivery {
     }
 
     /// A router that was full has room: sends what waits. Returns how many chunks that were.
-    pub(super) fn room(&mut self, router: usize, stock: &mut Stock, poller: &Poller) -> usize {
+    pub(super) fn writable(&mut self, router: usize, cache: &mut ChunkCache, poller: &Poller) -> usize {
         let mut sent = 0;
         loop {
             let side = &mut self.sides[router];
@@ -539,17 +539,17 @@ impl Delivery {
             if side.backlog.is_empty() {
                 break;
             }
-            for datagram in side.backlog.iter().take(ROOM) {
-                stock.umem().prefetch(&datagram.packet);
+            for datagram in side.backlog.iter().take(WRITABLE_BATCH) {
+                cache.umem().prefetch(&datagram.fragment);
             }
-            let waiting = side.backlog.iter().map(|datagram| datagram.part(stock.umem()));
-            match self.sender.send(socket.as_fd(), ROOM, waiting) {
+            let waiting = side.backlog.iter().map(|datagram| datagram.part(cache.umem()));
+            match self.sender.send(socket.as_fd(), WRITABLE_BATCH, waiting) {
                 Ok(Sent { parts, all }) => {
                     sent += parts;
                     let now = clock::monotonic();
                     for _ in 0..parts {
                         let Some(datagram) = self.pop(router) else { break };
-                        self.delivered(datagram, now, stock);
+                        self.delivered(datagram, now, cache);
                     }
                     if !all {
                         break; // full again; whatever else it was shows at the next try
@@ -562,8 +562,8 @@ impl Delivery {
                     }
                     while let Some(datagram) = self.pop(router) {
                         let frames = datagram.frames();
-                        self.counts.lose(datagram.origin, Loss::SendFailed, frames);
-                        stock.give(datagram.packet.into_frame());
+                        self.counts.count_drop(datagram.origin, DropReason::SendFailed, frames);
+                        cache.put(datagram.fragment.into_chunk());
                         if frames > 0 {
                             break;
                         }
@@ -571,20 +571,20 @@ impl Delivery {
                 }
             }
         }
-        self.settle(router, stock, poller);
+        self.settle(router, cache, poller);
         sent
     }
 
     /// Throws away what waited too long, and tries to send the rest.
-    pub(super) fn expire(&mut self, now: u64, stock: &mut Stock, poller: &Poller) {
+    pub(super) fn expire(&mut self, now: u64, cache: &mut ChunkCache, poller: &Poller) {
         for n in (0..self.waiting.len()).rev() {
             let router = self.waiting[n];
             // The chunks of a datagram have the same age.
             while let Some(datagram) = self.pop_stale(router, now) {
-                self.counts.lose(datagram.origin, Loss::Stale, datagram.frames());
-                stock.give(datagram.packet.into_frame());
+                self.counts.count_drop(datagram.origin, DropReason::Stale, datagram.frames());
+                cache.put(datagram.fragment.into_chunk());
             }
-            self.room(router, stock, poller);
+            self.writable(router, cache, poller);
         }
     }
 
@@ -623,7 +623,7 @@ impl Delivery {
         &mut self,
         router: usize,
         socket: Option<(OwnedFd, u64)>,
-        stock: &mut Stock,
+        cache: &mut ChunkCache,
         poller: &Poller,
     ) {
         let side = &mut self.sides[router];
@@ -632,7 +632,7 @@ impl Delivery {
                 poller.forget(old.as_fd());
             }
             if let Some((new, _)) = &socket {
-                poller.watch_room(new.as_fd(), Token::Router(router));
+                poller.watch_writable(new.as_fd(), Token::Router(router));
             }
         }
         (side.socket, side.connection) =
@@ -641,23 +641,23 @@ impl Delivery {
         side.backlog.forget_pause();
         let state = if side.socket.is_some() { RouterState::Ready } else { RouterState::Down };
         self.tell(router, state);
-        self.room(router, stock, poller);
+        self.writable(router, cache, poller);
     }
 
     /// Goes over to another plan: new routers come, without a socket as yet; those that are retired lose theirs, and what
     /// waits for them is given back.
-    pub(super) fn follow(&mut self, routers: Vec<Membership>, stock: &mut Stock, poller: &Poller) {
+    pub(super) fn follow(&mut self, routers: Vec<Membership>, cache: &mut ChunkCache, poller: &Poller) {
         for (router, member) in routers.into_iter().enumerate() {
             let live = member.live;
             match self.sides.get_mut(router) {
                 Some(side) => (side.owned, side.lans) = (member.owned, member.lans),
-                None => self.sides.push(Side::new(member)),
+                None => self.sides.push(RouterQueue::new(member)),
             }
             if live {
                 // It may be on another LAN than before.
                 self.tell(router, self.sides[router].state());
             } else if self.sides[router].socket.is_some() {
-                self.set_socket(router, None, stock, poller);
+                self.set_socket(router, None, cache, poller);
             }
         }
         let routers = self.sides.len();
@@ -666,15 +666,15 @@ impl Delivery {
     }
 
     /// Takes all datagrams back, at the end.
-    pub(super) fn drain(&mut self, stock: &mut Stock) {
+    pub(super) fn drain(&mut self, cache: &mut ChunkCache) {
         for router in 0..self.sides.len() {
             for datagram in self.sides[router].run.drain(..) {
-                self.counts.lose(datagram.origin, Loss::Stopped, datagram.frames());
-                stock.give(datagram.packet.into_frame());
+                self.counts.count_drop(datagram.origin, DropReason::Stopped, datagram.frames());
+                cache.put(datagram.fragment.into_chunk());
             }
             while let Some(datagram) = self.pop(router) {
-                self.counts.lose(datagram.origin, Loss::Stopped, datagram.frames());
-                stock.give(datagram.packet.into_frame());
+                self.counts.count_drop(datagram.origin, DropReason::Stopped, datagram.frames());
+                cache.put(datagram.fragment.into_chunk());
             }
         }
     }
@@ -694,17 +694,18 @@ impl Delivery {
         if gone {
             self.sides[router].socket = None;
             self.tell(router, RouterState::Down);
-            self.reports.send(Report::RouterGone { router, connection: self.sides[router].connection });
+            self.events_to_control
+                .send(Event::RouterGone { router, connection: self.sides[router].connection });
         }
         gone
     }
 
     /// After the backlog shrank or the socket went: what follows for the poller and the XDP program.
-    fn settle(&mut self, router: usize, stock: &mut Stock, poller: &Poller) {
+    fn settle(&mut self, router: usize, cache: &mut ChunkCache, poller: &Poller) {
         if self.sides[router].socket.is_none() {
             while let Some(datagram) = self.pop(router) {
-                self.counts.lose(datagram.origin, Loss::RouterDown, datagram.frames());
-                stock.give(datagram.packet.into_frame());
+                self.counts.count_drop(datagram.origin, DropReason::RouterDown, datagram.frames());
+                cache.put(datagram.fragment.into_chunk());
             }
         }
         let side = &self.sides[router];
@@ -714,7 +715,7 @@ impl Delivery {
             }
             self.waiting.retain(|other| *other != router);
         }
-        self.pause(router, bound(stock.available(), self.reserve));
+        self.pause(router, bound(cache.available(), self.reserve));
     }
 
     fn pause(&mut self, router: usize, bound: usize) {
@@ -736,10 +737,10 @@ impl Delivery {
         }
     }
 
-    fn delivered(&mut self, datagram: Datagram, now: u64, stock: &mut Stock) {
-        let Datagram { packet, time, origin, .. } = datagram;
-        let bytes = packet.len() as u64;
-        if packet.continues() {
+    fn delivered(&mut self, datagram: Datagram, now: u64, cache: &mut ChunkCache) {
+        let Datagram { fragment, time, origin, .. } = datagram;
+        let bytes = fragment.len() as u64;
+        if fragment.continues() {
             match origin {
                 Origin::Wire => self.counts.to_routers.add(0, bytes),
                 Origin::Router(_) => self.counts.between.add(0, bytes),
@@ -748,7 +749,7 @@ impl Delivery {
             // The last chunk may hold less than the header, which was in the first: the sum is right.
             self.count(bytes.wrapping_sub(header::LEN as u64), time, origin, now);
         }
-        stock.give(packet.into_frame());
+        cache.put(fragment.into_chunk());
     }
 
     fn count(&mut self, bytes: u64, time: u64, origin: Origin, now: u64) {
@@ -772,26 +773,26 @@ fn taken(result: Result<usize, Errno>) -> (usize, Option<Errno>) {
     }
 }
 
-/// Copies `parts`, one after the other, into `chunks` chunks, each of which goes to `each` as a packet of one frame.
+/// Copies `parts`, one after the other, into `chunks` chunks, each of which goes to `each` as a fragment of one frame.
 /// False if there were too few of them.
-fn copy(parts: &[&[u8]], chunks: usize, stock: &mut Stock, mut each: impl FnMut(Packet)) -> bool {
+fn copy(parts: &[&[u8]], chunks: usize, cache: &mut ChunkCache, mut each: impl FnMut(Fragment)) -> bool {
     let mut rest = parts.iter().copied();
     let mut part = rest.next().unwrap_or_default();
     for n in 1..=chunks {
-        let Some(mut frame) = stock.take() else { return false };
-        let chunk = stock.umem().chunk_mut(&mut frame);
+        let Some(mut frame) = cache.take() else { return false };
+        let chunk = cache.umem().chunk_mut(&mut frame);
         let mut len = 0;
-        while len < CHUNK {
+        while len < CHUNK_SIZE {
             if part.is_empty() {
                 let Some(next) = rest.next() else { break };
                 part = next;
             }
-            let (here, after) = part.split_at(part.len().min(CHUNK - len));
+            let (here, after) = part.split_at(part.len().min(CHUNK_SIZE - len));
             chunk[len..len + here.len()].copy_from_slice(here);
             (len, part) = (len + here.len(), after);
         }
-        let packet = Packet::new(frame, 0, len);
-        each(if n < chunks { packet.continued() } else { packet });
+        let fragment = Fragment::new(frame, 0, len);
+        each(if n < chunks { fragment.continued() } else { fragment });
     }
     true
 }
@@ -804,7 +805,7 @@ fn send_all(
     umem: &Umem,
 ) -> (usize, Option<Errno>) {
     if let [one] = run {
-        return taken(send_one(socket, umem.data(&one.packet)).map(|()| 1));
+        return taken(send_one(socket, umem.data(&one.fragment)).map(|()| 1));
     }
     let mut sent = 0;
     while sent < run.len() {

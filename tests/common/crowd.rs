@@ -154,7 +154,7 @@ pub fn waiting_time(process: &Process) -> u64 {
     tasks.filter_map(wait).sum()
 }
 
-/// A group frame or one for the router, its number, and when it was read.
+/// A broadcast or multicast frame or one for the router, its number, and when it was read.
 #[derive(Clone, Copy, Debug)]
 pub struct Got {
     /// When.

@@ -1,9 +1,9 @@
-//! A scene for end-to-end tests: a host and a wire in namespaces of their own, a veth pair as the network card, a
-//! netio folder, and the real `iou-fast` as a process.
+//! A scene for end-to-end tests: a host and a wire in namespaces of their own, a veth pair as the NIC, a
+//! netio directory, and the real `iou-fast` as a process.
 //!
 //! ```text
 //!   namespace "wire"                     namespace "host"
-//!   Station on eth0 ──── veth pair ──── eth0 ◄─ iou-fast ─► netio folder ◄─► Router, iou-fast sim
+//!   Station on eth0 ──── veth pair ──── eth0 ◄─ iou-fast ─► netio directory ◄─► Router, iou-fast sim
 //! ```
 
 #![allow(dead_code, unreachable_pub, reason = "a module of each test program, which uses a part of it")]
@@ -24,23 +24,23 @@ use testbed::{Bin, Namespace, Process, Signal, Station, VethOptions, veth};
 /// some thirty times slower.
 pub const SOON: Duration = Duration::from_secs(if cfg!(feature = "vm") { 60 } else { 10 });
 
-/// Namespaces, network cards and a lab's folder. Everything goes when it is dropped.
+/// Namespaces, NICs and a lab's directory. Everything goes when it is dropped.
 pub struct Scene {
     /// Where `iou-fast` runs.
     pub host: Namespace,
     /// Where the other ends of the veth pairs are, under the same names.
     pub wire: Namespace,
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Scene {
-    /// One network card, eth0, with an MTU of 1500.
+    /// One NIC, eth0, with an MTU of 1500.
     pub fn new() -> Self {
-        Self::with_cards(&["eth0"], &VethOptions::default())
+        Self::with_nics(&["eth0"], &VethOptions::default())
     }
 
-    /// The given network cards, all alike.
-    pub fn with_cards(names: &[&str], options: &VethOptions) -> Self {
+    /// The given NICs, all alike.
+    pub fn with_nics(names: &[&str], options: &VethOptions) -> Self {
         testbed::require_root().unwrap();
         let (host, wire) = (Namespace::new("host").unwrap(), Namespace::new("wire").unwrap());
         for name in names {
@@ -49,29 +49,29 @@ impl Scene {
         Self::between(host, wire)
     }
 
-    /// With the network cards that are in `host` and `wire` already.
+    /// With the NICs that are in `host` and `wire` already.
     pub fn between(host: Namespace, wire: Namespace) -> Self {
-        // Memory-backed: an ext4 folder takes milliseconds for a socket file.
-        let folder = tempfile::Builder::new().prefix("iouf").tempdir_in("/dev/shm").unwrap();
+        // Memory-backed: an ext4 directory takes milliseconds for a socket file.
+        let directory = tempfile::Builder::new().prefix("iouf").tempdir_in("/dev/shm").unwrap();
         // For other users too, some of whom run routers.
-        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        std::fs::create_dir(folder.path().join("netio")).unwrap();
-        Self { host, wire, folder }
+        std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::create_dir(directory.path().join("netio")).unwrap();
+        Self { host, wire, directory }
     }
 
     /// Where the routers' sockets are.
     pub fn netio(&self) -> PathBuf {
-        self.folder.path().join("netio")
+        self.directory.path().join("netio")
     }
 
     /// The NETMAP's path.
     pub fn netmap_file(&self) -> PathBuf {
-        self.folder.path().join("NETMAP")
+        self.directory.path().join("NETMAP")
     }
 
-    /// The scene's folder, for other files.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
+    /// The scene's directory, for other files.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Writes the NETMAP.
@@ -79,7 +79,7 @@ impl Scene {
         std::fs::write(self.netmap_file(), text).unwrap();
     }
 
-    /// `iou-fast` with this scene's NETMAP and folder, and `arguments`.
+    /// `iou-fast` with this scene's NETMAP and directory, and `arguments`.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.host.command(Bin::find("iou-fast").unwrap());
         command
@@ -88,7 +88,7 @@ impl Scene {
             .arg("--netio-dir")
             .arg(self.netio())
             .arg("--state-dir")
-            .arg(self.folder.path().join("state"))
+            .arg(self.directory.path().join("state"))
             .args(if arguments.contains(&"--uid") { &[][..] } else { &["--uid", "0"] })
             .args(arguments)
             .env_remove("SUDO_UID");
@@ -144,11 +144,11 @@ impl Running {
         let summary = Summary::read(&self.process.stdout());
         let (found, all) = summary.chunks;
         assert!(all > 0 && found == all, "{found} of {all} chunks\n{}", self.process.dump());
-        assert!(summary.text.ends_with("\nbooks: balanced\n"), "{}", self.process.dump());
+        assert!(summary.text.ends_with("\naccounting: balanced\n"), "{}", self.process.dump());
         summary
     }
 
-    /// The BPF links that it has on card number `index`. Other namespaces have cards of the same number.
+    /// The BPF links that it has on NIC number `index`. Other namespaces have NICs of the same number.
     pub fn xdp_links(&self, index: u32) -> Vec<u32> {
         let mut ids = Vec::new();
         for descriptor in std::fs::read_dir(format!("/proc/{}/fdinfo", self.process.pid())).unwrap() {
@@ -215,7 +215,7 @@ impl Summary {
             let Some((name, rest)) = line.split_once(": ") else { continue };
             match name {
                 "to routers" => summary.to_routers = pair(rest),
-                "to network cards" => summary.to_nics = pair(rest),
+                "to NICs" => summary.to_nics = pair(rest),
                 "between routers" => summary.between = pair(rest),
                 "dropped" => summary.dropped = list(rest),
                 "faults" => summary.faults = list(rest),
@@ -369,7 +369,7 @@ pub fn is_test_frame(frame: &[u8]) -> bool {
     [12, 16, 20].iter().any(|at| frame.get(*at..at + 2) == Some(&ethertype))
 }
 
-/// A UDP datagram without checksum. A network card chooses the queue by addresses and ports.
+/// A UDP datagram without checksum. A NIC chooses the queue by addresses and ports.
 pub fn udp(to: [u8; 6], from: [u8; 6], source_port: u16, number: u32) -> Vec<u8> {
     let mut ip = vec![0x45, 0, 0, 60, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
     let sum: u32 = ip.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
@@ -391,14 +391,14 @@ pub fn udp_number(frame: &[u8]) -> Option<(u16, u32)> {
 }
 
 impl Scene {
-    /// Network cards on which the kernel itself says nothing, so that every frame can be counted.
+    /// NICs on which the kernel itself says nothing, so that every frame can be counted.
     pub fn silent(names: &[&str], options: &VethOptions) -> Self {
-        let scene = Self::with_cards(names, options);
+        let scene = Self::with_nics(names, options);
         scene.silence(names);
         scene
     }
 
-    /// Has the kernel say nothing by itself on these network cards.
+    /// Has the kernel say nothing by itself on these NICs.
     pub fn silence(&self, names: &[&str]) {
         for name in names {
             for namespace in [&self.host, &self.wire] {
@@ -407,9 +407,9 @@ impl Scene {
         }
     }
 
-    /// The number of one of the host's cards.
-    pub fn index(&self, card: &str) -> u32 {
-        let text = self.host.run("cat", [format!("/sys/class/net/{card}/ifindex")]).unwrap().stdout;
+    /// The number of one of the host's NICs.
+    pub fn index(&self, nic: &str) -> u32 {
+        let text = self.host.run("cat", [format!("/sys/class/net/{nic}/ifindex")]).unwrap().stdout;
         String::from_utf8(text).unwrap().trim().parse().unwrap()
     }
 

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::Relaxed;
 use testbed::Process;
 
-/// The tables of its first network card.
+/// The tables of its first NIC.
 pub struct Tables {
     /// The value that both change.
     pub shared: Shared<SteerShared>,

@@ -25,7 +25,7 @@ pub fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> T + Send) -> T {
 }
 
 impl Scene {
-    /// The netio folder becomes that of user `uid`.
+    /// The netio directory becomes that of user `uid`.
     pub fn give_netio(&self, uid: u32) {
         chown(self.netio(), Some(uid), Some(uid)).unwrap();
     }

@@ -2,12 +2,12 @@
 
 use super::flow::{End, Flow};
 use super::script::Random;
-use super::{CARDS, MAX_QUEUES, ROUTERS, Soak, noise, wiring};
+use super::{MAX_QUEUES, NICS, ROUTERS, Soak, noise, wiring};
 use std::fs;
 use std::time::Duration;
 use testbed::{Process, Router, Signal};
 
-/// Something that goes wrong for a while. Cards are named by their index in [`CARDS`], routers by their id.
+/// Something that goes wrong for a while. NICs are named by their index in [`CARDS`], routers by their id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Fault {
     /// A router ends, and starts again.
@@ -24,27 +24,27 @@ pub(crate) enum Fault {
     Killed,
     /// A clean end of iou-fast, and another start.
     Ended,
-    /// Another iou-fast is started on one of its cards.
+    /// Another iou-fast is started on one of its NICs.
     SecondOnCard(usize),
     /// Another iou-fast is started with its pseudo ids.
     SecondOnIds,
     /// SIGHUP: the NETMAP is to be read again.
     Hangup,
-    /// A card is down.
-    CardDown(usize),
-    /// A card has no carrier.
+    /// A NIC is down.
+    NicDown(usize),
+    /// A NIC has no carrier.
     NoCarrier(usize),
-    /// A card's MTU is smaller.
+    /// A NIC's MTU is smaller.
     SmallMtu(usize),
-    /// A card is removed; later there is another one of its name.
-    CardRemoved(usize),
-    /// A card has another name.
-    CardRenamed(usize),
-    /// A card gets a queue more.
+    /// A NIC is removed; later there is another one of its name.
+    NicRemoved(usize),
+    /// A NIC has another name.
+    NicRenamed(usize),
+    /// A NIC gets a queue more.
     MoreQueues(usize),
     /// An offload that iou-fast turned off is turned on.
     OffloadOn(usize),
-    /// Somebody takes the XDP program off a card.
+    /// Somebody takes the XDP program off a NIC.
     ProgramDetached(usize),
     /// The NETMAP has a link more.
     NetmapChanged,
@@ -54,7 +54,7 @@ pub(crate) enum Fault {
     FileRemoved(u16),
     /// Only the lock of that socket's id is removed.
     LockRemoved(u16),
-    /// The netio folder is removed with all that is in it, and made again; routers start again later.
+    /// The netio directory is removed with all that is in it, and made again; routers start again later.
     FolderRemoved,
     /// The disk is full when the socket that a router sends to is to be made again.
     DiskFull(u16),
@@ -75,17 +75,17 @@ pub(crate) enum Fault {
 }
 
 use Fault::{
-    AllRestart, BadDatagrams, CardDown, CardRemoved, CardRenamed, DiskFull, Ended, FileRemoved,
-    FolderRemoved, Hangup, Killed, LockRemoved, MoreQueues, NetmapChanged, NetmapFaulty, NoCarrier,
-    NoDescriptors, OffloadOn, ProgramDetached, RouterHangs, RouterReplaced, RouterRestarts, RouterStorms,
-    SecondOnCard, SecondOnIds, SmallMtu, Starved, Stopped, Storm, StrangersBehind, StrangersOnTheWire,
+    AllRestart, BadDatagrams, DiskFull, Ended, FileRemoved, FolderRemoved, Hangup, Killed, LockRemoved,
+    MoreQueues, NetmapChanged, NetmapFaulty, NicDown, NicRemoved, NicRenamed, NoCarrier, NoDescriptors,
+    OffloadOn, ProgramDetached, RouterHangs, RouterReplaced, RouterRestarts, RouterStorms, SecondOnCard,
+    SecondOnIds, SmallMtu, Starved, Stopped, Storm, StrangersBehind, StrangersOnTheWire,
 };
 
 impl Fault {
-    /// One of each kind, its router or card drawn; without those that end iou-fast, if it is not to end.
+    /// One of each kind, its router or NIC drawn; without those that end iou-fast, if it is not to end.
     pub(crate) fn kinds(random: &mut Random, with_ends: bool) -> Vec<Self> {
         let router = |random: &mut Random| 1 + random.below(ROUTERS.into()) as u16;
-        let card = |random: &mut Random| random.below(CARDS.len() as u64) as usize;
+        let nic = |random: &mut Random| random.below(NICS.len() as u64) as usize;
         let mut kinds = vec![AllRestart, Stopped, SecondOnIds, Hangup, NetmapChanged, NetmapFaulty];
         kinds.push(FolderRemoved);
         let of_routers = [
@@ -101,20 +101,20 @@ impl Fault {
             BadDatagrams,
         ];
         kinds.extend(of_routers.map(|kind: fn(u16) -> Self| kind(router(random))));
-        let of_cards = [
+        let of_nics = [
             SecondOnCard,
-            CardDown,
+            NicDown,
             NoCarrier,
             SmallMtu,
-            CardRemoved,
-            CardRenamed,
+            NicRemoved,
+            NicRenamed,
             MoreQueues,
             OffloadOn,
             ProgramDetached,
             StrangersOnTheWire,
             Storm,
         ];
-        kinds.extend(of_cards.map(|kind: fn(usize) -> Self| kind(card(random))));
+        kinds.extend(of_nics.map(|kind: fn(usize) -> Self| kind(nic(random))));
         if with_ends {
             kinds.extend([Killed, Ended]);
         }
@@ -127,9 +127,9 @@ impl Fault {
             RouterRestarts(_) | RouterReplaced(_) | AllRestart | Killed | Ended => random.below(500),
             RouterHangs(_) => 200 + random.below(2500),
             Stopped => 20 + random.below(400),
-            CardRemoved(_) | CardRenamed(_) => 100 + random.below(1500),
+            NicRemoved(_) | NicRenamed(_) => 100 + random.below(1500),
             NetmapChanged => 600 + random.below(900),
-            CardDown(_) | NoCarrier(_) => 50 + random.below(1000),
+            NicDown(_) | NoCarrier(_) => 50 + random.below(1000),
             // What shows when it is over has come by then, mostly.
             SecondOnCard(_) | SecondOnIds | Hangup => 200 + random.below(200),
             DiskFull(_) | NoDescriptors(_) => 400 + random.below(600),
@@ -152,14 +152,11 @@ impl Fault {
         let either = |one: fn(Self) -> bool, another: fn(Self) -> bool| {
             one(self) && another(other) || one(other) && another(self)
         };
-        // Without its card it cannot start; what was changed under the one before is nothing new to the next.
-        let changes_card = |fault| {
-            matches!(
-                fault,
-                CardRemoved(_) | CardRenamed(_) | MoreQueues(_) | OffloadOn(_) | ProgramDetached(_)
-            )
+        // Without its NIC it cannot start; what was changed under the one before is nothing new to the next.
+        let changes_nic = |fault| {
+            matches!(fault, NicRemoved(_) | NicRenamed(_) | MoreQueues(_) | OffloadOn(_) | ProgramDetached(_))
         };
-        if self.is_alone() || other.is_alone() || either(Self::is_end, changes_card) {
+        if self.is_alone() || other.is_alone() || either(Self::is_end, changes_nic) {
             return true;
         }
         // Stopped, it follows nothing, and that it follows is waited for.
@@ -183,37 +180,25 @@ impl Fault {
             Stopped | Killed | Ended | SecondOnIds | Hangup | NetmapChanged | NetmapFaulty => {
                 Concern::Process
             }
-            SecondOnCard(card)
-            | CardDown(card)
-            | NoCarrier(card)
-            | SmallMtu(card)
-            | CardRemoved(card)
-            | CardRenamed(card)
-            | MoreQueues(card)
-            | OffloadOn(card)
-            | ProgramDetached(card) => Concern::Card(card),
-            StrangersOnTheWire(card) | Storm(card) => Concern::Wire(card),
+            SecondOnCard(nic) | NicDown(nic) | NoCarrier(nic) | SmallMtu(nic) | NicRemoved(nic)
+            | NicRenamed(nic) | MoreQueues(nic) | OffloadOn(nic) | ProgramDetached(nic) => Concern::Nic(nic),
+            StrangersOnTheWire(nic) | Storm(nic) => Concern::Wire(nic),
         }
     }
 
-    /// The card that may not carry because of it.
-    pub(crate) fn card(self) -> Option<usize> {
+    /// The NIC that may not carry because of it.
+    pub(crate) fn nic(self) -> Option<usize> {
         match self {
-            CardDown(card)
-            | NoCarrier(card)
-            | SmallMtu(card)
-            | CardRemoved(card)
-            | CardRenamed(card)
-            | MoreQueues(card)
-            | ProgramDetached(card) => Some(card),
+            NicDown(nic) | NoCarrier(nic) | SmallMtu(nic) | NicRemoved(nic) | NicRenamed(nic)
+            | MoreQueues(nic) | ProgramDetached(nic) => Some(nic),
             _ => None,
         }
     }
 
     /// Whether it may cost frames of `flow` on their way to `to`.
     pub(crate) fn may_cost(self, flow: Flow, to: End) -> bool {
-        if let Some(card) = self.card() {
-            return [flow.from, to].contains(&End::Wire(card));
+        if let Some(nic) = self.nic() {
+            return [flow.from, to].contains(&End::Wire(nic));
         }
         match self {
             RouterRestarts(id) | RouterReplaced(id) | RouterHangs(id) | NoDescriptors(id) => {
@@ -228,7 +213,7 @@ impl Fault {
 
     /// Whether iou-fast counts what it costs: not what never came to it, nor what it had when it was killed.
     pub(crate) fn is_counted(self) -> bool {
-        !self.is_end() && self.card().is_none()
+        !self.is_end() && self.nic().is_none()
     }
 
     /// It begins.
@@ -247,22 +232,22 @@ impl Fault {
             Stopped => soak.signal(Signal::STOP),
             Killed => soak.kill_iou_fast(),
             Ended => soak.stop_iou_fast(),
-            SecondOnCard(card) => soak.start_second(&["-i", CARDS[card], "-p", "700"]),
+            SecondOnCard(nic) => soak.start_second(&["-i", NICS[nic], "-p", "700"]),
             SecondOnIds => {
-                soak.start_second(&["-i", CARDS[1], "-p", &super::common::crowd::pseudo_ids(ROUTERS)])
+                soak.start_second(&["-i", NICS[1], "-p", &super::common::crowd::pseudo_ids(ROUTERS)])
             }
             Hangup => {
                 soak.mark(READ_AGAIN);
                 soak.signal(Signal::HUP);
             }
-            CardDown(card) => soak.host(&format!("link set {} down", CARDS[card])),
-            NoCarrier(card) => soak.wire(&format!("link set {} down", CARDS[card])),
-            SmallMtu(card) => soak.host(&format!("link set {} mtu 800", CARDS[card])),
-            CardRemoved(card) => soak.remove_card(card),
-            CardRenamed(card) => soak.rename(CARDS[card], &other_name(card)),
-            MoreQueues(card) => soak.add_queue(card),
-            OffloadOn(card) => soak.ethtool(card, ["-K", CARDS[card], "rxvlan", "on"]),
-            ProgramDetached(card) => soak.detach_program(card),
+            NicDown(nic) => soak.host(&format!("link set {} down", NICS[nic])),
+            NoCarrier(nic) => soak.wire(&format!("link set {} down", NICS[nic])),
+            SmallMtu(nic) => soak.host(&format!("link set {} mtu 800", NICS[nic])),
+            NicRemoved(nic) => soak.remove_nic(nic),
+            NicRenamed(nic) => soak.rename(NICS[nic], &other_name(nic)),
+            MoreQueues(nic) => soak.add_queue(nic),
+            OffloadOn(nic) => soak.ethtool(nic, ["-K", NICS[nic], "rxvlan", "on"]),
+            ProgramDetached(nic) => soak.detach_program(nic),
             NetmapChanged => {
                 soak.guest = Some(Router::new(&soak.scene.netio(), GUEST).unwrap());
                 soak.netmap(&format!("{GUEST}:0/0 {}:0/1\n", 512 + ROUTERS));
@@ -299,17 +284,17 @@ impl Fault {
     pub(crate) fn go_on(self, soak: &mut Soak) {
         const AT_ONCE: u64 = 24;
         match self {
-            // What is for a card that is down is lost, and so it may be.
-            StrangersOnTheWire(card) => (0..AT_ONCE).for_each(|n| {
+            // What is for a NIC that is down is lost, and so it may be.
+            StrangersOnTheWire(nic) => (0..AT_ONCE).for_each(|n| {
                 let (to, from) = (soak.stranger(), soak.stranger());
-                drop(soak.stations[card].send(&noise(to, from, 64, n)));
+                drop(soak.stations[nic].send(&noise(to, from, 64, n)));
             }),
             StrangersBehind(id) => (0..AT_ONCE).for_each(|n| {
                 let frame = noise(super::STATION, soak.stranger(), 64, n);
                 soak.try_send(id, &frame);
             }),
-            Storm(card) => {
-                (0..AT_ONCE).for_each(|_| soak.send(Flow { from: End::Wire(card), to: None }, 64));
+            Storm(nic) => {
+                (0..AT_ONCE).for_each(|_| soak.send(Flow { from: End::Wire(nic), to: None }, 64));
             }
             RouterStorms(id) => {
                 (0..AT_ONCE).for_each(|_| soak.send(Flow { from: End::Router(id), to: None }, 64));
@@ -343,15 +328,15 @@ impl Fault {
             NetmapFaulty => soak.netmap(""),
             Stopped => soak.signal(Signal::CONT),
             Killed | Ended => soak.start_iou_fast(),
-            SecondOnCard(card) => soak.end_second(&format!("{} is held by iou-fast, pid", CARDS[card])),
+            SecondOnCard(nic) => soak.end_second(&format!("{} is held by iou-fast, pid", NICS[nic])),
             SecondOnIds => soak.end_second(".lck is held by process"),
             Hangup => soak.wait_until_said(READ_AGAIN),
-            CardDown(card) => soak.host(&format!("link set {} up", CARDS[card])),
-            NoCarrier(card) => soak.wire(&format!("link set {} up", CARDS[card])),
-            SmallMtu(card) => soak.host(&format!("link set {} mtu 1500", CARDS[card])),
-            CardRemoved(card) => soak.make_card(card),
-            CardRenamed(card) => soak.rename(&other_name(card), CARDS[card]),
-            MoreQueues(card) => soak.use_queues(card),
+            NicDown(nic) => soak.host(&format!("link set {} up", NICS[nic])),
+            NoCarrier(nic) => soak.wire(&format!("link set {} up", NICS[nic])),
+            SmallMtu(nic) => soak.host(&format!("link set {} mtu 1500", NICS[nic])),
+            NicRemoved(nic) => soak.make_nic(nic),
+            NicRenamed(nic) => soak.rename(&other_name(nic), NICS[nic]),
+            MoreQueues(nic) => soak.use_queues(nic),
             DiskFull(_) => {
                 soak.wait_until_said(NO_SPACE);
                 soak.empty_disk();
@@ -390,7 +375,7 @@ enum Concern {
     Router(u16),
     Routers,
     Process,
-    Card(usize),
+    Nic(usize),
     Wire(usize),
 }
 
@@ -402,9 +387,9 @@ fn mac_of(id: u16) -> [u8; 6] {
     super::router_mac(id, 0, 0)
 }
 
-/// The name of a card that is renamed.
-fn other_name(card: usize) -> String {
-    format!("other{card}")
+/// The name of a NIC that is renamed.
+fn other_name(nic: usize) -> String {
+    format!("other{nic}")
 }
 
 impl Soak {
@@ -424,8 +409,8 @@ impl Soak {
         self.scene.wire.ip(command).unwrap();
     }
 
-    fn ethtool<const N: usize>(&self, card: usize, arguments: [&str; N]) {
-        debug_assert_eq!(arguments[1], CARDS[card]);
+    fn ethtool<const N: usize>(&self, nic: usize, arguments: [&str; N]) {
+        debug_assert_eq!(arguments[1], NICS[nic]);
         self.scene.host.run("ethtool", arguments).unwrap();
     }
 
@@ -493,32 +478,32 @@ impl Soak {
         assert!(said.contains(&format!("{wanted} {first}")), "not held by {first}?\n{said}");
     }
 
-    /// A card gets a queue more, which gets no frames as yet. One that has all already is swapped for one that has few.
-    fn add_queue(&mut self, card: usize) {
-        if self.queues[card] == MAX_QUEUES {
-            self.remove_card(card);
-            self.make_card(card);
+    /// A NIC gets a queue more, which gets no frames as yet. One that has all already is swapped for one that has few.
+    fn add_queue(&mut self, nic: usize) {
+        if self.queues[nic] == MAX_QUEUES {
+            self.remove_nic(nic);
+            self.make_nic(nic);
         }
-        self.queues[card] += 1;
-        self.mark(&self.taken_with(card));
-        self.ethtool(card, ["-L", CARDS[card], "rx", &self.queues[card].to_string()]);
+        self.queues[nic] += 1;
+        self.mark(&self.taken_with(nic));
+        self.ethtool(nic, ["-L", NICS[nic], "rx", &self.queues[nic].to_string()]);
     }
 
-    /// When iou-fast has sockets on all queues of a card, frames come on all of them.
-    fn use_queues(&mut self, card: usize) {
-        self.wait_until_said(&self.taken_with(card));
+    /// When iou-fast has sockets on all queues of a NIC, frames come on all of them.
+    fn use_queues(&mut self, nic: usize) {
+        self.wait_until_said(&self.taken_with(nic));
         // What is on its way on the old queues is not to be overtaken.
         let end = std::time::Instant::now() + Duration::from_millis(200);
-        while self.ledger.is_under_way(card) && std::time::Instant::now() < end {
+        while self.ledger.is_under_way(nic) && std::time::Instant::now() < end {
             self.receive();
         }
-        let queues = self.queues[card].to_string();
-        self.scene.wire.run("ethtool", ["-L", CARDS[card], "tx", &queues]).unwrap();
+        let queues = self.queues[nic].to_string();
+        self.scene.wire.run("ethtool", ["-L", NICS[nic], "tx", &queues]).unwrap();
     }
 
-    /// What iou-fast says when it has taken a card with the queues that it has.
-    fn taken_with(&self, card: usize) -> String {
-        format!("{}: native XDP, copy, {} queues; forwarding goes on", CARDS[card], self.queues[card])
+    /// What iou-fast says when it has taken a NIC with the queues that it has.
+    fn taken_with(&self, nic: usize) -> String {
+        format!("{}: native XDP, copy, {} queues; forwarding goes on", NICS[nic], self.queues[nic])
     }
 
     fn rename(&mut self, from: &str, to: &str) {
@@ -527,9 +512,9 @@ impl Soak {
         self.host(&format!("link set {to} up"));
     }
 
-    fn detach_program(&mut self, card: usize) {
+    fn detach_program(&mut self, nic: usize) {
         let Some(running) = &self.iou_fast else { return };
-        for link in running.xdp_links(self.scene.index(CARDS[card])) {
+        for link in running.xdp_links(self.scene.index(NICS[nic])) {
             testbed::run("bpftool", ["link", "detach", "id", &link.to_string()]).unwrap();
         }
     }
@@ -548,7 +533,7 @@ impl Soak {
     }
 
     fn filler(&self) -> std::path::PathBuf {
-        self.scene.folder().join("filler")
+        self.scene.directory().join("filler")
     }
 
     /// iou-fast may open nothing more.
@@ -600,10 +585,10 @@ impl Soak {
 }
 
 #[test]
-fn what_is_wrong_with_one_card_costs_the_other_nothing() {
+fn what_is_wrong_with_one_nic_costs_the_other_nothing() {
     let to = |from, to| Flow { from, to: Some(to) };
     let (wires, routers) = ([0, 1].map(End::Wire), [1, ROUTERS].map(End::Router));
-    for fault in [CardDown(1), CardRemoved(1), CardRenamed(1), MoreQueues(1), ProgramDetached(1)] {
+    for fault in [NicDown(1), NicRemoved(1), NicRenamed(1), MoreQueues(1), ProgramDetached(1)] {
         assert!(!fault.may_cost(to(wires[0], routers[0]), routers[0]), "{fault:?}");
         assert!(!fault.may_cost(to(routers[0], wires[0]), wires[0]), "{fault:?}");
         assert!(fault.may_cost(to(wires[1], routers[1]), routers[1]), "{fault:?}");

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::{CARDS, ROUTERS, card_of};
+use super::{NICS, ROUTERS, nic_of};
 
 /// In a frame's number: nobody counts it.
 pub(crate) const NOISE: u64 = 1 << 63;
@@ -19,7 +19,7 @@ const WIRE: u64 = 200;
 /// Who sends, or receives.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum End {
-    /// The station on the wire of a card.
+    /// The station on the wire of a NIC.
     Wire(usize),
     Router(u16),
 }
@@ -27,23 +27,23 @@ pub(crate) enum End {
 impl End {
     fn number(self) -> u64 {
         match self {
-            Self::Wire(card) => WIRE + card as u64,
+            Self::Wire(nic) => WIRE + nic as u64,
             Self::Router(id) => id.into(),
         }
     }
 
     fn of(number: u64) -> Self {
         match number.checked_sub(WIRE) {
-            Some(card) => Self::Wire(card as usize),
+            Some(nic) => Self::Wire(nic as usize),
             None => Self::Router(number as u16),
         }
     }
 
-    /// The card on whose LAN it is.
-    pub(crate) fn card(self) -> usize {
+    /// The NIC on whose LAN it is.
+    pub(crate) fn nic(self) -> usize {
         match self {
-            Self::Wire(card) => card,
-            Self::Router(id) => card_of(id),
+            Self::Wire(nic) => nic,
+            Self::Router(id) => nic_of(id),
         }
     }
 
@@ -52,10 +52,10 @@ impl End {
     }
 }
 
-/// Everybody on the LAN of a card.
-pub(crate) fn all_on(card: usize) -> impl Iterator<Item = End> {
-    let all = (0..CARDS.len()).map(End::Wire).chain((1..=ROUTERS).map(End::Router));
-    all.filter(move |end| end.card() == card)
+/// Everybody on the LAN of a NIC.
+pub(crate) fn all_on(nic: usize) -> impl Iterator<Item = End> {
+    let all = (0..NICS.len()).map(End::Wire).chain((1..=ROUTERS).map(End::Router));
+    all.filter(move |end| end.nic() == nic)
 }
 
 /// Frames from one to another on the same LAN, or to everybody there. Their order is kept.
@@ -83,7 +83,7 @@ impl Flow {
     }
 
     fn receivers(self) -> impl Iterator<Item = End> {
-        all_on(self.from.card()).filter(move |end| self.to.map_or(*end != self.from, |to| *end == to))
+        all_on(self.from.nic()).filter(move |end| self.to.map_or(*end != self.from, |to| *end == to))
     }
 }
 
@@ -149,9 +149,9 @@ impl Ledger {
         })
     }
 
-    /// Something is under way from the wire of `card`.
-    pub(crate) fn is_under_way(&self, card: usize) -> bool {
-        self.streams.iter().any(|((flow, _), stream)| flow.from == End::Wire(card) && !stream.sent.is_empty())
+    /// Something is under way from the wire of `NIC`.
+    pub(crate) fn is_under_way(&self, nic: usize) -> bool {
+        self.streams.iter().any(|((flow, _), stream)| flow.from == End::Wire(nic) && !stream.sent.is_empty())
     }
 
     /// What has not arrived.
@@ -184,8 +184,8 @@ fn a_ledger_knows_what_is_missing_doubled_or_late() {
     let number = ledger.next(group);
     ledger.sent(group, number);
     assert_eq!(Flow::of(number), Some((group, 1)));
-    // The wire, and all other routers on that card.
-    assert_eq!(ledger.outstanding().count(), 1 + usize::from(ROUTERS) / CARDS.len());
+    // The wire, and all other routers on that NIC.
+    assert_eq!(ledger.outstanding().count(), 1 + usize::from(ROUTERS) / NICS.len());
     assert!(ledger.is_under_way(1) && !ledger.is_under_way(0));
     assert_eq!(Flow::of(NOISE | 5), None);
 }

@@ -1,7 +1,7 @@
 //! From a start of iou-fast to its end: what is missing of its time, and what it has counted.
 
 use super::common::Summary;
-use super::{CARDS, ON_A_CARD};
+use super::{NICS, ON_A_CARD};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
@@ -22,7 +22,7 @@ const REASONS: [&str; 8] = [
 /// The same of what goes wrong in rings.
 const FAULTS: [&str; 4] = ["fill-ring-empty", "rx-ring-full", "rx-dropped", "no-ring"];
 
-/// Routers on a card that a worker has at most, of two.
+/// Routers on a NIC that a worker has at most, of two.
 const OF_A_WORKER: u64 = ON_A_CARD.div_ceil(2);
 
 /// How many frames to routers it has counted as lost. One copy that found no room is one for all routers of a worker.
@@ -69,7 +69,7 @@ impl Life {
         *self.counted.insert(counted(summary))
     }
 
-    /// What is missing is among what it counted, or never reached its card.
+    /// What is missing is among what it counted, or never reached its NIC.
     pub(crate) fn check(&self) {
         let Some(counted) = self.counted else { return };
         let wire = self.lost_on_the_wire * ON_A_CARD;
@@ -82,39 +82,39 @@ impl Life {
     }
 }
 
-/// What the far ends of the cards threw away while nothing was wrong with the cards.
+/// What the far ends of the NICs threw away while nothing was wrong with the NICs.
 pub(crate) struct WireLosses {
     /// The wire's `/proc/net/dev`.
     file: File,
-    before: [u64; CARDS.len()],
-    undisturbed: [u64; CARDS.len()],
+    before: [u64; NICS.len()],
+    undisturbed: [u64; NICS.len()],
 }
 
 impl WireLosses {
     pub(crate) fn of(wire: &Namespace) -> Self {
         let file = wire.enter(|| File::open("/proc/thread-self/net/dev").unwrap()).unwrap();
-        let mut this = Self { file, before: [0; CARDS.len()], undisturbed: [0; CARDS.len()] };
+        let mut this = Self { file, before: [0; NICS.len()], undisturbed: [0; NICS.len()] };
         this.look(|_| true);
         this
     }
 
-    /// Reads what was thrown away since the last time. Where a card is `disturbed`, it is explained.
+    /// Reads what was thrown away since the last time. Where a NIC is `disturbed`, it is explained.
     pub(crate) fn look(&mut self, disturbed: impl Fn(usize) -> bool) {
         let mut text = [0; 4096];
         let len = self.file.read_at(&mut text, 0).unwrap();
         let text = String::from_utf8_lossy(&text[..len]);
-        for (card, name) in CARDS.iter().enumerate() {
-            // A card that was removed took its counter along.
+        for (nic, name) in NICS.iter().enumerate() {
+            // A NIC that was removed took its counter along.
             let now = dropped(&text, name).unwrap_or(0);
-            if !disturbed(card) {
-                self.undisturbed[card] += now.saturating_sub(self.before[card]);
+            if !disturbed(nic) {
+                self.undisturbed[nic] += now.saturating_sub(self.before[nic]);
             }
-            self.before[card] = now;
+            self.before[nic] = now;
         }
     }
 
-    pub(crate) const fn undisturbed(&self, card: usize) -> u64 {
-        self.undisturbed[card]
+    pub(crate) const fn undisturbed(&self, nic: usize) -> u64 {
+        self.undisturbed[nic]
     }
 
     pub(crate) fn total(&self) -> u64 {
@@ -133,7 +133,7 @@ fn only_what_a_numbered_frame_can_be_lost_for_is_counted() {
     let text = "dropped: router-full 1, router-down 20, group-surplus 2, too-long 1000, wrong-id 1000, above-mtu 1000, \
                 nic-down 1000, spoofed 1000\nfaults: no-ring 300, tx-ring-full 1000, lost-wakeup 1000\n";
     assert_eq!(counted(&Summary::read(text)), 1 + 20 + 2 * OF_A_WORKER + 300);
-    let reasons = iou_fast::stats::Loss::ALL.iter().map(|why| why.text());
+    let reasons = iou_fast::stats::DropReason::ALL.iter().map(|why| why.text());
     assert_eq!(reasons.filter(|why| REASONS.contains(why)).count(), REASONS.len());
     let faults = iou_fast::stats::Fault::ALL.iter().map(|what| what.text());
     assert_eq!(faults.filter(|what| FAULTS.contains(what)).count(), FAULTS.len());

@@ -23,12 +23,12 @@ use std::time::{Duration, Instant};
 use testbed::{Process, Router, Station, Tag, VethOptions, veth, wait_until};
 
 /// Each is a LAN of its own.
-pub(crate) const CARDS: [&str; 2] = ["eth0", "eth1"];
-/// Routers of the lab, 1 to this, as many on each card.
+pub(crate) const NICS: [&str; 2] = ["eth0", "eth1"];
+/// Routers of the lab, 1 to this, as many on each NIC.
 pub(crate) const ROUTERS: u16 = 10;
-/// Routers on a card.
-pub(crate) const ON_A_CARD: u64 = ROUTERS as u64 / CARDS.len() as u64;
-/// RX queues that a card can have; it has one at first.
+/// Routers on a NIC.
+pub(crate) const ON_A_CARD: u64 = ROUTERS as u64 / NICS.len() as u64;
+/// RX queues that a NIC can have; it has one at first.
 pub(crate) const MAX_QUEUES: u32 = 4;
 /// The station on each wire.
 const STATION: [u8; 6] = [2, 0, 0, 0, 0, 9];
@@ -53,8 +53,8 @@ const GROWTH: u64 = 8 << 20;
 /// Files that the disk takes.
 const FILES: u32 = 300;
 
-/// The card on whose LAN a router is. Its neighbours in number are there, too: on each card both workers have routers.
-pub(crate) const fn card_of(id: u16) -> usize {
+/// The NIC on whose LAN a router is. Its split_horizon in number are there, too: on each NIC both workers have routers.
+pub(crate) const fn nic_of(id: u16) -> usize {
     (id as usize - 1) / ON_A_CARD as usize
 }
 
@@ -78,7 +78,7 @@ struct Size {
     memory: u64,
     descriptors: usize,
     /// With more queues it has more of both.
-    queues: [u32; CARDS.len()],
+    queues: [u32; NICS.len()],
 }
 
 /// Everything. Its processes go before the scene.
@@ -86,9 +86,9 @@ pub(crate) struct Soak {
     iou_fast: Option<Running>,
     /// Another iou-fast, which is to be refused.
     second: Option<Process>,
-    stations: [Station; CARDS.len()],
-    /// RX queues that each card has.
-    queues: [u32; CARDS.len()],
+    stations: [Station; NICS.len()],
+    /// RX queues that each NIC has.
+    queues: [u32; NICS.len()],
     losses: WireLosses,
     members: Vec<Member>,
     /// The router on the link that comes and goes, while it is there.
@@ -108,8 +108,8 @@ pub(crate) struct Soak {
     /// When the last fault ended, or the machine was busy.
     disturbed: Instant,
     tick: u64,
-    /// How many of the missing ones are put down to frames that never reached the card.
-    wire_excused: [u64; CARDS.len()],
+    /// How many of the missing ones are put down to frames that never reached the NIC.
+    wire_excused: [u64; NICS.len()],
     /// Of each iou-fast that has been started.
     lives: Vec<Life>,
     missing: u64,
@@ -123,16 +123,16 @@ pub(crate) struct Soak {
     scene: Scene,
 }
 
-/// A small disk for the scene's folder.
+/// A small disk for the scene's directory.
 struct Disk(PathBuf);
 
 impl Disk {
     fn new(scene: &Scene) -> Self {
         let options = format!("nr_inodes={FILES},size=16m,mode=755");
-        let folder = scene.folder().to_owned();
-        testbed::run("mount", ["-t", "tmpfs", "-o", &options, "none", folder.to_str().unwrap()]).unwrap();
+        let directory = scene.directory().to_owned();
+        testbed::run("mount", ["-t", "tmpfs", "-o", &options, "none", directory.to_str().unwrap()]).unwrap();
         std::fs::create_dir(scene.netio()).unwrap();
-        Self(folder)
+        Self(directory)
     }
 }
 
@@ -177,7 +177,7 @@ impl Soak {
         let scene = Scene::silent(&none, &VethOptions::default());
         let disk = Disk::new(&scene);
         scene.netmap(&wiring(""));
-        (0..CARDS.len()).for_each(|card| make_cable(&scene, card));
+        (0..NICS.len()).for_each(|nic| make_cable(&scene, nic));
         let open = |id| Member {
             router: Some(Router::new(&scene.netio(), id).unwrap()),
             hanging: Vec::new(),
@@ -188,8 +188,8 @@ impl Soak {
         let mut soak = Self {
             iou_fast: None,
             second: None,
-            stations: CARDS.map(|card| Station::new(&scene.wire, card).unwrap()),
-            queues: [1; CARDS.len()],
+            stations: NICS.map(|nic| Station::new(&scene.wire, nic).unwrap()),
+            queues: [1; NICS.len()],
             losses: WireLosses::of(&scene.wire),
             members,
             guest: None,
@@ -203,7 +203,7 @@ impl Soak {
             looked: start,
             disturbed: start,
             tick: 0,
-            wire_excused: [0; CARDS.len()],
+            wire_excused: [0; NICS.len()],
             lives: Vec::new(),
             missing: 0,
             size: None,
@@ -217,14 +217,14 @@ impl Soak {
     }
 
     fn start_iou_fast(&mut self) {
-        let ids = |card| {
-            let ids = (1..=ROUTERS).filter(|id| card_of(*id) == card);
+        let ids = |nic| {
+            let ids = (1..=ROUTERS).filter(|id| nic_of(*id) == nic);
             ids.map(|id| (512 + id).to_string()).collect::<Vec<_>>().join(",")
         };
-        let first = format!("{}={}", CARDS[0], ids(0));
+        let first = format!("{}={}", NICS[0], ids(0));
         let pseudo = common::crowd::pseudo_ids(ROUTERS);
         let from = Instant::now();
-        let arguments = ["-i", &first, "-i", CARDS[1], "-p", &pseudo, "--cpus", "0,1"];
+        let arguments = ["-i", &first, "-i", NICS[1], "-p", &pseudo, "--cpus", "0,1"];
         self.iou_fast = Some(self.scene.start(&arguments));
         self.lives.push(Life::new(from, self.losses.total()));
         self.size = None;
@@ -242,7 +242,7 @@ impl Soak {
             list.iter().map(|(why, count)| format!(" {why} {count}")).collect::<String>()
         };
         self.log.say(&format!(
-            "stopped: {} to routers, {} to the cards, {} between; dropped{}; faults{}; {counted} may be missing",
+            "stopped: {} to routers, {} to the NICs, {} between; dropped{}; faults{}; {counted} may be missing",
             summary.to_routers.0,
             summary.to_nics.0,
             summary.between.0,
@@ -259,9 +259,9 @@ impl Soak {
 
     /// No XDP program and no promiscuous mode.
     fn nothing_is_left(&self) {
-        for card in CARDS {
+        for nic in NICS {
             let shown = || {
-                let link = self.scene.host.ip(&format!("-d link show dev {card}")).unwrap().stdout;
+                let link = self.scene.host.ip(&format!("-d link show dev {nic}")).unwrap().stdout;
                 String::from_utf8_lossy(&link).into_owned()
             };
             let clean = wait_until(SOON, || {
@@ -281,15 +281,15 @@ impl Soak {
             self.look_at_the_machine();
         }
         for id in 1..=ROUTERS {
-            let (wire, router) = (End::Wire(card_of(id)), End::Router(id));
+            let (wire, router) = (End::Wire(nic_of(id)), End::Router(id));
             self.send_any(Flow { from: wire, to: Some(router) });
             self.send_any(Flow { from: router, to: Some(wire) });
-            let other = self.neighbour(id);
+            let other = self.split_horizon(id);
             self.send_any(Flow { from: router, to: Some(End::Router(other)) });
         }
         if self.tick.is_multiple_of(GROUP_EVERY) {
-            for card in 0..CARDS.len() {
-                self.send_any(Flow { from: End::Wire(card), to: None });
+            for nic in 0..NICS.len() {
+                self.send_any(Flow { from: End::Wire(nic), to: None });
             }
             let id = 1 + self.random.below(ROUTERS.into()) as u16;
             self.send_any(Flow { from: End::Router(id), to: None });
@@ -300,8 +300,8 @@ impl Soak {
         }
     }
 
-    /// Another router on the same card.
-    fn neighbour(&mut self, id: u16) -> u16 {
+    /// Another router on the same NIC.
+    fn split_horizon(&mut self, id: u16) -> u16 {
         let all = ON_A_CARD as u16;
         let (first, own) = ((id - 1) / all * all, (id - 1) % all);
         first + 1 + (own + 1 + self.random.below(ON_A_CARD - 1) as u16) % all
@@ -328,12 +328,12 @@ impl Soak {
         }
     }
 
-    /// What the far ends threw away while their cards were all right.
+    /// What the far ends threw away while their NICs were all right.
     fn look_at_the_wires(&mut self) {
         let now = Instant::now();
         let windows = &self.windows;
-        let disturbed = |card: usize| {
-            let of_it = windows.iter().filter(|window| window.fault.card() == Some(card));
+        let disturbed = |nic: usize| {
+            let of_it = windows.iter().filter(|window| window.fault.nic() == Some(nic));
             of_it.into_iter().any(|window| window.to.is_none_or(|end| now < end + AFTER))
         };
         self.losses.look(disturbed);
@@ -355,8 +355,8 @@ impl Soak {
         let to = flow.to.map_or(if number.is_multiple_of(2) { BROADCAST } else { OSPF }, mac);
         let frame = tagged(to, mac(flow.from), tags(flow), len, number);
         let sent = match flow.from {
-            // While the card is down there is nobody to take it.
-            End::Wire(card) => self.stations[card].send(&frame).is_ok(),
+            // While the NIC is down there is nobody to take it.
+            End::Wire(nic) => self.stations[nic].send(&frame).is_ok(),
             End::Router(id) => self.try_send(id, &frame),
         };
         if sent {
@@ -378,15 +378,15 @@ impl Soak {
             self.log.say(&format!("nobody read for {since:?}"));
             self.starved(self.received);
         }
-        (0..CARDS.len()).for_each(|card| self.listen(card));
+        (0..NICS.len()).for_each(|nic| self.listen(nic));
         (1..=ROUTERS).for_each(|id| self.read(id));
         self.received = Instant::now();
     }
 
     /// Reads what has arrived on a wire.
-    fn listen(&mut self, card: usize) {
-        while let Some(frame) = self.stations[card].recv(Duration::ZERO) {
-            self.heard(End::Wire(card), &frame);
+    fn listen(&mut self, nic: usize) {
+        while let Some(frame) = self.stations[nic].recv(Duration::ZERO) {
+            self.heard(End::Wire(nic), &frame);
         }
     }
 
@@ -442,11 +442,11 @@ impl Soak {
             }
             return;
         }
-        if let End::Wire(card) = flow.from {
+        if let End::Wire(nic) = flow.from {
             self.look_at_the_wires();
             // One for many is missing at each.
-            self.wire_excused[card] += 1;
-            if self.wire_excused[card] <= self.losses.undisturbed(card) * ON_A_CARD {
+            self.wire_excused[nic] += 1;
+            if self.wire_excused[nic] <= self.losses.undisturbed(nic) * ON_A_CARD {
                 return;
             }
         }
@@ -498,11 +498,11 @@ impl Soak {
             let holder = std::fs::read_to_string(&lock).unwrap_or_else(|error| error.to_string());
             assert_eq!(holder.trim(), running.process.pid().to_string(), "{}", lock.display());
         }
-        for card in CARDS {
-            let features = self.scene.host.run("ethtool", ["-k", card]).unwrap().stdout;
+        for nic in NICS {
+            let features = self.scene.host.run("ethtool", ["-k", nic]).unwrap().stdout;
             let off = String::from_utf8_lossy(&features).contains("rx-vlan-offload: off");
             let left_on = running.process.stderr().contains("is turned on again and again");
-            assert!(off || left_on, "{card}: rx-vlan-offload is on\n{}", self.dump());
+            assert!(off || left_on, "{nic}: rx-vlan-offload is on\n{}", self.dump());
         }
         let now = Instant::now();
         self.windows.retain(|window| window.to.is_none_or(|end| now < end + Duration::from_secs(20)));
@@ -576,7 +576,7 @@ fn take(router: &mut Router) -> Vec<testbed::Datagram> {
     std::iter::from_fn(|| router.recv(Duration::ZERO)).collect()
 }
 
-/// The tags of a flow's frames. All alike: with several queues a card keeps the order of those alone.
+/// The tags of a flow's frames. All alike: with several queues a NIC keeps the order of those alone.
 fn tags(flow: Flow) -> &'static [Tag] {
     if flow.is_tagged() { &[TAG] } else { &[] }
 }
@@ -586,12 +586,12 @@ fn noise(to: [u8; 6], from: [u8; 6], len: usize, number: u64) -> Vec<u8> {
     common::plain(to, from, len, NOISE | number & 0xffff_ffff)
 }
 
-/// A new cable, whose ends are called as the card. The near one has one queue of those that it can have before it has its
+/// A new cable, whose ends are called as the NIC. The near one has one queue of those that it can have before it has its
 /// name, by which iou-fast finds it.
-fn make_cable(scene: &Scene, card: usize) {
-    let name = CARDS[card];
+fn make_cable(scene: &Scene, nic: usize) {
+    let name = NICS[nic];
     let options = VethOptions { queues_rx: MAX_QUEUES, queues_tx: MAX_QUEUES, ..VethOptions::default() };
-    let new = format!("new{card}");
+    let new = format!("new{nic}");
     veth((&scene.wire, name), (&scene.host, &new), &options).unwrap();
     scene.wire.run("ethtool", ["-L", name, "tx", "1"]).unwrap();
     scene.host.run("ethtool", ["-L", &new, "rx", "1"]).unwrap();
@@ -604,17 +604,17 @@ fn make_cable(scene: &Scene, card: usize) {
 
 impl Soak {
     /// Removes both ends of a cable.
-    fn remove_card(&mut self, card: usize) {
-        self.listen(card);
-        self.scene.host.ip(&format!("link del {}", CARDS[card])).unwrap();
+    fn remove_nic(&mut self, nic: usize) {
+        self.listen(nic);
+        self.scene.host.ip(&format!("link del {}", NICS[nic])).unwrap();
     }
 
     /// A new one.
-    fn make_card(&mut self, card: usize) {
+    fn make_nic(&mut self, nic: usize) {
         self.receive();
-        make_cable(&self.scene, card);
-        self.queues[card] = 1;
-        self.stations[card] = Station::new(&self.scene.wire, CARDS[card]).unwrap();
+        make_cable(&self.scene, nic);
+        self.queues[nic] = 1;
+        self.stations[nic] = Station::new(&self.scene.wire, NICS[nic]).unwrap();
     }
 }
 

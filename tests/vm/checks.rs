@@ -26,12 +26,12 @@ const ZERO_COPY: &[Check] = checks![
     zero_copy_is_got,
     frames_of_every_size_arrive_whole_both_ways,
     bursts_arrive_whole_both_ways,
-    a_burst_waits_for_the_card,
+    a_burst_waits_for_the_nic,
     the_host_keeps_its_network,
     a_burst_just_before_the_end_arrives,
     killed_it_starts_again_at_once,
     the_clock_is_set_and_nothing_stops,
-    the_card_goes_down_and_up,
+    the_nic_goes_down_and_up,
     copy_mode_on_demand,
     a_vlan_sub_interface_carries_routers,
     two_queues_serve_two_workers,
@@ -42,7 +42,7 @@ const ZERO_COPY: &[Check] = checks![
 const OLDEST: &[Check] = checks![
     frames_of_every_size_arrive_whole_both_ways,
     bursts_arrive_whole_both_ways,
-    a_burst_waits_for_the_card,
+    a_burst_waits_for_the_nic,
     the_host_keeps_its_network,
     a_burst_just_before_the_end_arrives,
     killed_it_starts_again_at_once,
@@ -213,7 +213,7 @@ fn frames_of_every_size_arrive_whole_both_ways() {
     assert_eq!((summary.to_routers.0, summary.to_nics.0), (to_router, from_router), "{}", summary.text);
 }
 
-/// More at once than the card's own rings hold, 256 in QEMU.
+/// More at once than the NIC's own rings hold, 256 in QEMU.
 fn bursts_arrive_whole_both_ways() {
     const FRAMES: u64 = 1000;
     let mut line = Line::new(Pair::Hub);
@@ -229,10 +229,10 @@ fn bursts_arrive_whole_both_ways() {
         }
         heard.push(count(&mut line.station));
     }
-    let card = line.scene.host.run("ethtool", ["-S", "eth0"]).unwrap().stdout;
-    let card = String::from_utf8_lossy(&card);
+    let nic = line.scene.host.run("ethtool", ["-S", "eth0"]).unwrap().stdout;
+    let nic = String::from_utf8_lossy(&nic);
     let summary = iou_fast.stop();
-    assert_eq!(heard, [FRAMES; 6], "{}{card}", summary.text);
+    assert_eq!(heard, [FRAMES; 6], "{}{nic}", summary.text);
     summary.assert_clean();
 }
 
@@ -247,8 +247,8 @@ fn count(listener: &mut impl Listener) -> u64 {
     count
 }
 
-/// What waits in the socket comes faster than the card sends, and its ring holds less.
-fn a_burst_waits_for_the_card() {
+/// What waits in the socket comes faster than the NIC sends, and its ring holds less.
+fn a_burst_waits_for_the_nic() {
     let crowd = Crowd::new();
     let mut iou_fast = crowd.line.start_native();
     let frames = crowd.burst(&mut iou_fast, 220);
@@ -274,7 +274,7 @@ fn the_host_keeps_its_network() {
     iou_fast.stop();
 }
 
-/// The card takes frames out of our memory in its own time, also those of the last moment.
+/// The NIC takes frames out of our memory in its own time, also those of the last moment.
 fn a_burst_just_before_the_end_arrives() {
     let mut crowd = Crowd::new();
     for _ in 0..3 {
@@ -338,7 +338,7 @@ fn the_clock_is_set_and_nothing_stops() {
     assert_eq!(summary.to_nics.0, 4 * 4 + 3, "{}", summary.text);
 }
 
-fn the_card_goes_down_and_up() {
+fn the_nic_goes_down_and_up() {
     let mut line = Line::new(Pair::Hub);
     let mut iou_fast = line.start_native();
     for _ in 0..3 {
@@ -386,9 +386,9 @@ fn a_vlan_sub_interface_carries_routers() {
     let iou_fast = line.scene.start(&["-i", "eth0.10"]);
     let said = iou_fast.process.stdout();
     assert!(said.contains("eth0.10: generic XDP, copy, 1 queue"), "{}", iou_fast.process.dump());
-    // What merges frames is GRO of the card below; that the VLAN shows it as well is of no account.
+    // What merges frames is GRO of the NIC below; that the VLAN shows it as well is of no account.
     let said = iou_fast.process.stderr();
-    let named = |card| said.contains(&format!("`ethtool -K {card} rx-gro off"));
+    let named = |nic| said.contains(&format!("`ethtool -K {nic} rx-gro off"));
     assert!(named("eth0") && !named("eth0.10"), "{said}");
     let mac = router_mac(ROUTER, 0, 0);
     for (number, len) in [60, 64, 500, 1514].into_iter().enumerate() {
@@ -416,7 +416,7 @@ fn a_vlan_sub_interface_carries_routers() {
     assert_eq!((summary.to_routers.0, summary.to_nics.0), (8, 8), "{}", summary.text);
 }
 
-/// Routers that answer pings through a card with two queues, a worker on either CPU.
+/// Routers that answer pings through a NIC with two queues, a worker on either CPU.
 fn two_queues_serve_two_workers() {
     const ROUTERS: u16 = 12;
     let scene = scene(Pair::Bridge);

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   guest:  namespace "wire"                          namespace "host"
-//!           Station on eth0 (virtio-net) ─┐        ┌─ eth0 (virtio-net) ◄─ iou-fast ─► netio folder ◄─► Router, iou-fast sim
+//!           Station on eth0 (virtio-net) ─┐        ┌─ eth0 (virtio-net) ◄─ iou-fast ─► netio directory ◄─► Router, iou-fast sim
 //!   QEMU:                                 └── hub ─┘
 //! ```
 //!

@@ -1,4 +1,4 @@
-//! The guest: what an init does at the start and at the end, and the network cards that QEMU has given it.
+//! The guest: what an init does at the start and at the end, and the NICs that QEMU has given it.
 
 use crate::common::Scene;
 use rustix::fs::Mode;
@@ -12,20 +12,20 @@ use std::process::ExitCode;
 use std::time::Duration;
 use testbed::{Namespace, run, wait_until};
 
-/// How long the kernel may take to find a network card, or to take one back out of a namespace that has gone.
-const CARD: Duration = Duration::from_secs(60);
+/// How long the kernel may take to find a NIC, or to take one back out of a namespace that has gone.
+const NIC: Duration = Duration::from_secs(60);
 
-/// Two network cards on one wire.
+/// Two NICs on one wire.
 #[derive(Clone, Copy)]
 pub(crate) enum Pair {
     /// One queue each; QEMU's hub is the wire.
     Hub,
-    /// The card of `iou-fast` has as many queues as the guest CPUs; a bridge of the host is the wire.
+    /// The NIC of `iou-fast` has as many queues as the guest CPUs; a bridge of the host is the wire.
     Bridge,
 }
 
 impl Pair {
-    /// The variable of the kernel's command line that names their addresses, the card of `iou-fast` first.
+    /// The variable of the kernel's command line that names their addresses, the NIC of `iou-fast` first.
     fn variable(self) -> &'static str {
         match self {
             Self::Hub => "IOU_VM_HUB",
@@ -79,17 +79,17 @@ pub(crate) fn set_clock(seconds: i64) {
     clock_settime(ClockId::Realtime, time).unwrap();
 }
 
-/// A scene whose network card is one of QEMU's, and its wire's end the other; the kernel itself says nothing on either.
+/// A scene whose NIC is one of QEMU's, and its wire's end the other; the kernel itself says nothing on either.
 pub(crate) fn scene(pair: Pair) -> Scene {
     let addresses = std::env::var(pair.variable()).unwrap();
-    let (card, other) = addresses.split_once(',').unwrap();
+    let (nic, other) = addresses.split_once(',').unwrap();
     let (host, wire) = (Namespace::new("host").unwrap(), Namespace::new("wire").unwrap());
-    for (namespace, address) in [(&host, card), (&wire, other)] {
+    for (namespace, address) in [(&host, nic), (&wire, other)] {
         namespace.sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
         let name = interface(address);
         run("ip", ["link", "set", "dev", &name, "netns", namespace.name(), "name", "eth0"]).unwrap();
         namespace.ip("link set eth0 up").unwrap();
-        let up = wait_until(CARD, || {
+        let up = wait_until(NIC, || {
             let state = namespace.ip("-o link show dev eth0").unwrap().stdout;
             String::from_utf8_lossy(&state).contains("LOWER_UP")
         });
@@ -105,12 +105,12 @@ pub(crate) fn scene(pair: Pair) -> Scene {
 fn interface(address: &str) -> String {
     let mut found = None;
     let has = |path: &Path| fs::read_to_string(path.join("address")).is_ok_and(|text| text.trim() == address);
-    let _ = wait_until(CARD, || {
+    let _ = wait_until(NIC, || {
         let mut interfaces =
             fs::read_dir("/sys/class/net").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
         found = interfaces.find(|path| has(path));
         found.is_some()
     });
-    let path = found.unwrap_or_else(|| panic!("no network card {address}"));
+    let path = found.unwrap_or_else(|| panic!("no NIC {address}"));
     path.file_name().unwrap().to_str().unwrap().to_owned()
 }

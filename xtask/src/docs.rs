@@ -73,7 +73,7 @@ fn without_code(line: &str) -> String {
 
 /// All pages of the repository by path, other than what is in `.git` and `target`.
 fn pages(root: &Path) -> BTreeMap<PathBuf, Page> {
-    let tree = |folder: &str| fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
+    let tree = |directory: &str| fs::read_dir(root.join(directory)).into_iter().flatten().flatten();
     let files = ["", "docs", "docs/decisions"].into_iter().flat_map(tree).map(|entry| entry.path());
     let pages = files.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
     pages

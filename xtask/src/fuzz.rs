@@ -52,7 +52,8 @@ pub(crate) fn rustc() {
     let mut command = Command::new(arguments.next().unwrap_or("rustc".into()));
     command.args(arguments);
     let is = |name: &str| std::env::var_os(name);
-    let ours = is("CARGO_MANIFEST_DIR").is_some_and(|folder| Path::new(&folder).starts_with(workspace()));
+    let ours =
+        is("CARGO_MANIFEST_DIR").is_some_and(|directory| Path::new(&directory).starts_with(workspace()));
     let built_to_run_now = is("CARGO_CRATE_NAME").is_some_and(|name| name == "build_script_build");
     if ours && !built_to_run_now {
         // -Z needs a nightly compiler or this, which every compiler has.
@@ -63,7 +64,7 @@ pub(crate) fn rustc() {
     std::process::exit(1);
 }
 
-/// The workspace's folder, also where cargo says that another package is compiled.
+/// The workspace's directory, also where cargo says that another package is compiled.
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
 }
@@ -124,7 +125,7 @@ pub(crate) fn check(seconds: u32, root: bool, seed: Option<u32>) -> Result<Vec<(
 /// The command that builds one target or all.
 pub(crate) fn build(target: Option<&str>) -> Result<Command> {
     let mut command = shell::cargo(&["build", "--manifest-path", "fuzz/Cargo.toml", "--target-dir"]);
-    command.arg(folder());
+    command.arg(directory());
     match target {
         Some(target) => {
             let known = targets()?;
@@ -148,8 +149,8 @@ pub(crate) fn build(target: Option<&str>) -> Result<Command> {
 
 /// The names of all targets.
 fn targets() -> Result<Vec<String>> {
-    let folder = workspace().join("fuzz/fuzz_targets");
-    let entries = fs::read_dir(&folder).map_err(|source| start("fuzz/fuzz_targets", source))?;
+    let directory = workspace().join("fuzz/fuzz_targets");
+    let entries = fs::read_dir(&directory).map_err(|source| start("fuzz/fuzz_targets", source))?;
     let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
     let mut names: Vec<String> =
         files.filter_map(|file| Some(file.file_stem()?.to_str()?.to_owned())).collect();
@@ -158,7 +159,7 @@ fn targets() -> Result<Vec<String>> {
 }
 
 /// Where the targets are built; what they are built of differs from all else.
-fn folder() -> PathBuf {
+fn directory() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| workspace().join("target"), PathBuf::from)
         .join("fuzz")
@@ -166,7 +167,7 @@ fn folder() -> PathBuf {
 
 /// A target, as root where it needs to be.
 fn as_needed(target: &str) -> Command {
-    let program = folder().join("debug").join(target);
+    let program = directory().join("debug").join(target);
     let mut command = if ROOT.contains(&target) {
         shell::as_root(&program.to_string_lossy())
     } else {
@@ -177,12 +178,12 @@ fn as_needed(target: &str) -> Command {
     command
 }
 
-/// Runs `target` over its corpus, and then goes on from there. What is new goes under the target folder.
+/// Runs `target` over its corpus, and then goes on from there. What is new goes under the target directory.
 fn fuzz(target: &str, seconds: u32) -> Result<Command> {
-    let found = folder().join("corpus").join(target);
+    let found = directory().join("corpus").join(target);
     let artifacts = workspace().join("fuzz/artifacts").join(target);
-    for folder in [&found, &artifacts] {
-        fs::create_dir_all(folder).map_err(|source| start(target, source))?;
+    for directory in [&found, &artifacts] {
+        fs::create_dir_all(directory).map_err(|source| start(target, source))?;
     }
     let mut command = as_needed(target);
     let mut prefix = OsString::from("-artifact_prefix=");
@@ -193,7 +194,7 @@ fn fuzz(target: &str, seconds: u32) -> Result<Command> {
 }
 
 fn log_path(target: &str) -> PathBuf {
-    folder().join(format!("{target}.log"))
+    directory().join(format!("{target}.log"))
 }
 
 fn log(target: &str) -> Result<fs::File> {

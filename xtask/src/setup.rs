@@ -51,8 +51,8 @@ const NEEDS: &[Need] = &[
     need(For::Lab, &["libelf-dev"], None, "libbpf reads the XDP program with it"),
     need(For::Lab, &["zlib1g-dev"], None, "libelf needs it"),
     need(For::Lab, &["clang"], Some("clang"), "compiles the XDP program"),
-    need(For::Lab, &["iproute2"], Some("ip"), "makes namespaces and virtual network cards"),
-    need(For::Lab, &["ethtool"], Some("ethtool"), "sets what a network card does by itself"),
+    need(For::Lab, &["iproute2"], Some("ip"), "makes namespaces and virtual NICs"),
+    need(For::Lab, &["ethtool"], Some("ethtool"), "sets what a NIC does by itself"),
     need(For::Lab, &["tcpdump"], Some("tcpdump"), "shows what is on the wire of a lab that is kept"),
     need(
         For::Tests,
@@ -66,12 +66,7 @@ const NEEDS: &[Need] = &[
     need(For::Tests, &["iputils-ping"], Some("ping"), "pings"),
     need(For::Tests, &["python3"], Some("python3"), "a second process that holds a lock"),
     // Ubuntu has it in the package of the kernel's tools.
-    need(
-        For::Tests,
-        &["bpftool", "linux-tools-common"],
-        Some("bpftool"),
-        "shows what is attached to a network card",
-    ),
+    need(For::Tests, &["bpftool", "linux-tools-common"], Some("bpftool"), "shows what is attached to a NIC"),
     need(For::Tests, &["systemd"], Some("systemd-analyze"), "checks the unit of the service"),
     need(For::Package, &["dpkg-dev"], Some("dpkg-shlibdeps"), "finds the packages of libraries"),
     need(For::Package, &["binutils"], Some("strip"), "takes debug symbols out of the program"),

@@ -5,14 +5,14 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The workspace's folder.
+/// The workspace's directory.
 pub(crate) fn workspace() -> PathBuf {
     let here =
         std::env::var_os("CARGO_MANIFEST_DIR").map_or(env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     here.parent().unwrap_or(Path::new(".")).to_owned()
 }
 
-/// The cargo that runs this, in the workspace's folder.
+/// The cargo that runs this, in the workspace's directory.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     command.current_dir(workspace()).args(args);

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The file, in the workspace's folder.
+/// The file, in the workspace's directory.
 const FILE: &str = "SPECIFICATION.md";
 
 /// Commands beside the tests that a promise may name.
@@ -239,18 +239,18 @@ mod tests {
 
     #[test]
     fn a_promise_needs_a_test_that_is_there_and_has_passed() {
-        let folder = std::env::temp_dir().join(format!("iouf-spec-{}", std::process::id()));
-        fs::create_dir_all(folder.join("tests")).unwrap();
-        let write = |file: &str, text: &str| fs::write(folder.join(file), text).unwrap();
+        let directory = std::env::temp_dir().join(format!("iouf-spec-{}", std::process::id()));
+        fs::create_dir_all(directory.join("tests")).unwrap();
+        let write = |file: &str, text: &str| fs::write(directory.join(file), text).unwrap();
         write("tests/a.rs", "#[test]\nfn one() {}\n\n#[test]\n#[ignore]\nfn two() {}\nfn three() {}\n");
-        fs::create_dir_all(folder.join("fuzz/fuzz_targets")).unwrap();
+        fs::create_dir_all(directory.join("fuzz/fuzz_targets")).unwrap();
         write("fuzz/fuzz_targets/one.rs", "fuzz_target!(|input: &[u8]| {});\n");
         let promises = "# Promises\n- One. `tests/a.rs::one`\n- Two. `tests/a.rs::two`\n- Three. `tests/a.rs::three`\n\
                         - Nothing `--like` that.\n- By hand. `cargo xtask soak`\n- None. `tests/a.rs::one` `a.rs::one`\n\
                         - Fuzzed. `cargo xtask fuzz one`\n- Gone. `cargo xtask fuzz two`\n- All. `cargo xtask fuzz`\n\
                         - Kernel. `cargo xtask test --vm=oldest`\n- Other. `cargo xtask test --vm=none`\n";
         write(FILE, promises);
-        let wrong = check(&folder, None).unwrap();
+        let wrong = check(&directory, None).unwrap();
         let expected = [
             ":3: there is no test",
             ":4: there is no test",
@@ -269,27 +269,27 @@ mod tests {
         write(FILE, "- Fuzzed. `cargo xtask fuzz one`\n");
         let mut results = Results::default();
         assert_eq!(
-            check(&folder, Some(&results)).unwrap(),
+            check(&directory, Some(&results)).unwrap(),
             [format!("{FILE}:1: cargo xtask fuzz one has not run")]
         );
         results.fuzzed("one", true);
-        assert!(check(&folder, Some(&results)).unwrap().is_empty());
+        assert!(check(&directory, Some(&results)).unwrap().is_empty());
         results.fuzzed("one", false);
-        assert_eq!(check(&folder, Some(&results)).unwrap().len(), 1);
+        assert_eq!(check(&directory, Some(&results)).unwrap().len(), 1);
         write(FILE, "- One. `tests/a.rs::one`\n");
         let mut results = Results::default();
         assert_eq!(
-            check(&folder, Some(&results)).unwrap(),
+            check(&directory, Some(&results)).unwrap(),
             [format!("{FILE}:1: tests/a.rs::one has not run")]
         );
         results.read("Running tests/a.rs (a-0)");
         results.read("test one ... ok");
-        assert!(check(&folder, Some(&results)).unwrap().is_empty());
+        assert!(check(&directory, Some(&results)).unwrap().is_empty());
         results.read("test one ... FAILED");
         assert_eq!(
-            check(&folder, Some(&results)).unwrap(),
+            check(&directory, Some(&results)).unwrap(),
             [format!("{FILE}:1: tests/a.rs::one has failed")]
         );
-        fs::remove_dir_all(folder).unwrap();
+        fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -459,8 +459,8 @@ mod tests {
     }
 
     /// A program whose test `b` fails until it has run so many times.
-    fn fails(times: u32, folder: &Path) -> impl Fn() -> Command + use<> {
-        let runs = folder.join("runs");
+    fn fails(times: u32, directory: &Path) -> impl Fn() -> Command + use<> {
+        let runs = directory.join("runs");
         let text = format!(
             r#"echo run >> '{0}'; echo "$@" >> '{0}.args'
                echo '     Running tests/p.rs (target/debug/deps/p-0)'; echo 'running 2 tests'; echo 'test a ... ok'
@@ -477,10 +477,10 @@ mod tests {
     #[test]
     fn what_failed_while_cpus_were_taken_away_is_run_again_and_said_to_have() {
         for (times, passes) in [(1, true), (3, true), (4, false)] {
-            let folder = tempfile::tempdir().unwrap();
+            let directory = tempfile::tempdir().unwrap();
             let mut stages = Stages { stolen: much, wait: || (), single: true, ..Stages::default() };
-            stages.tests("one", fails(times, folder.path())).unwrap();
-            let args = fs::read_to_string(folder.path().join("runs.args")).unwrap();
+            stages.tests("one", fails(times, directory.path())).unwrap();
+            let args = fs::read_to_string(directory.path().join("runs.args")).unwrap();
             let args: Vec<_> = args.lines().collect();
             assert_eq!(args.len(), 1 + times.min(3) as usize);
             assert_eq!(args[0], "-- --test-threads=1");
@@ -494,10 +494,10 @@ mod tests {
 
     #[test]
     fn what_failed_on_a_calm_machine_has_failed() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let mut stages = Stages { stolen: Duration::default, ..Stages::default() };
-        stages.tests("one", fails(1, folder.path())).unwrap();
-        assert_eq!(fs::read_to_string(folder.path().join("runs")).unwrap(), "run\n");
+        stages.tests("one", fails(1, directory.path())).unwrap();
+        assert_eq!(fs::read_to_string(directory.path().join("runs")).unwrap(), "run\n");
         assert!(stages.again.is_empty());
         assert!(!stages.finish().unwrap());
     }

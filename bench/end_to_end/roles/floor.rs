@@ -6,7 +6,7 @@ use crate::Result;
 use crate::board::{Board, Word};
 use crate::lab::Lab;
 use crate::sys::{UmemBatch, exact_timers};
-use af_xdp::{Config, CopyMode, Frame, Kick, Packet, Sockets, Umem};
+use af_xdp::{Chunk, Config, CopyMode, Fragment, Kick, Sockets, Umem};
 use iou_fast::iou::header;
 use iou_fast::nic::Nic;
 use iou_fast::nic::attach::{XdpModeChoice, attach};
@@ -28,7 +28,8 @@ const RING: u32 = 2048;
 /// The forwarder's XDP program is attached, and passes everything on: what the generator sends costs its CPU about as
 /// much as with the forwarder, so the sink has about as much of it left.
 pub(super) fn to_routers(board: &Board, lab: &Lab, interface: &str, len: usize) -> Result<()> {
-    let options = steer::Options { workers: 1, queues: 1, exclusive: false, learned: 1, predicted: 1 };
+    let options =
+        steer::Options { workers: 1, queues: 1, exclusive: false, dynamic_entries: 1, static_entries: 1 };
     let steering = Steering::load(&options)?;
     let _attached = attach(steering.program()?.as_fd(), &Nic::find(interface)?, XdpModeChoice::Auto)?;
     let mut routers = Vec::new();
@@ -84,7 +85,7 @@ pub(super) fn to_nic(lab: &Lab, interface: &str) -> Result<()> {
     let pseudo = UnixDatagram::bind(&path)?;
     std::fs::write(depth, before.trim())?;
 
-    let mut frames: Vec<Frame> = free.split_off(free.len() - BATCH);
+    let mut frames: Vec<Chunk> = free.split_off(free.len() - BATCH);
     let mut batch = UmemBatch::new(&umem, &mut frames);
     ready();
     loop {
@@ -96,9 +97,9 @@ pub(super) fn to_nic(lab: &Lab, interface: &str) -> Result<()> {
             let Some(mut fresh) = free.pop() else { break };
             batch.replace(n, &umem, &mut fresh);
             let frame = std::mem::replace(slot, fresh);
-            let packet = Packet::new(frame, header::LEN, batch.length(n) - header::LEN);
-            if let Err(full) = tx.push(packet) {
-                free.push(full.0.into_frame());
+            let fragment = Fragment::new(frame, header::LEN, batch.length(n) - header::LEN);
+            if let Err(full) = tx.push(fragment) {
+                free.push(full.0.into_chunk());
             }
         }
         tx.publish();

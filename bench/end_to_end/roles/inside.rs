@@ -24,7 +24,7 @@ pub(super) fn forward(board: &Board, arguments: &[String]) -> Result<()> {
         copy_mode: args.copy_mode.into(),
         poll: args.poll.into(),
         exclusive: args.exclusive,
-        state_dir: args.state_dir.unwrap_or_else(iou_fast::nic::hold::state_dir),
+        state_dir: args.state_dir.unwrap_or_else(iou_fast::nic::lock::state_dir),
         blocked: args.block.unwrap_or_default(),
         netl1_dir: args.netl1_dir,
     };

@@ -18,7 +18,7 @@ use std::time::Duration;
 pub(crate) enum Role {
     /// Sends frames of `len` bytes to the routers `to` in turn, on the wire; broadcasts if there are none.
     Generator {
-        /// Its card.
+        /// Its NIC.
         interface: String,
         /// Routers' ids.
         to: Vec<u16>,
@@ -60,7 +60,7 @@ pub(crate) enum Role {
     },
     /// A station that sends router `id` one frame at a time and waits for its answer; prints a [`Pings`].
     Pinger {
-        /// Its card.
+        /// Its NIC.
         interface: String,
         /// The router.
         id: u16,
@@ -73,23 +73,23 @@ pub(crate) enum Role {
     FloorToRouters {
         /// Which ones.
         lab: Lab,
-        /// The host's card.
+        /// The host's NIC.
         interface: String,
         /// Length of a frame, bytes.
         len: usize,
     },
-    /// The bare kernel calls of the way to the network card.
+    /// The bare kernel calls of the way to the NIC.
     FloorToNic {
         /// Whose pseudo socket; the one of router 1.
         lab: Lab,
-        /// The host's card.
+        /// The host's NIC.
         interface: String,
     },
     /// The naive forwarder.
     Naive {
         /// Between whom.
         lab: Lab,
-        /// The host's card.
+        /// The host's NIC.
         interface: String,
     },
     /// `iou-fast` itself in a process that tells of its workers and their allocations.

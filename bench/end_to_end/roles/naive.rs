@@ -25,21 +25,21 @@ pub(super) fn forward(lab: &Lab, interface: &str) -> Result<()> {
         let _ = std::fs::remove_file(&path);
         pseudos.push(UnixDatagram::bind(path)?);
     }
-    let card = packet_socket(interface, libc::ETH_P_ALL as u16, false)?;
-    let other = card.try_clone()?;
+    let nic = packet_socket(interface, libc::ETH_P_ALL as u16, false)?;
+    let other = nic.try_clone()?;
     let routers = lab.ids().map(|id| (router_mac(id), (lab.header_to(id).0, lab.socket(id)))).collect();
     let back = thread::spawn(move || from_routers(&pseudos, &other).map_err(|error| error.to_string()));
     ready();
-    to_routers(&card, &routers)?;
+    to_routers(&nic, &routers)?;
     back.join().map_err(|_| "a thread panicked")??;
     Ok(())
 }
 
-fn to_routers(card: &OwnedFd, routers: &HashMap<[u8; 6], ([u8; LEN], PathBuf)>) -> Result<()> {
+fn to_routers(nic: &OwnedFd, routers: &HashMap<[u8; 6], ([u8; LEN], PathBuf)>) -> Result<()> {
     let socket = UnixDatagram::unbound()?;
     let mut buffer = vec![0; 4096];
     loop {
-        let (len, _) = recv(card, &mut buffer[LEN..], RecvFlags::empty())?;
+        let (len, _) = recv(nic, &mut buffer[LEN..], RecvFlags::empty())?;
         let Some(mac) = buffer[LEN..LEN + len].first_chunk::<6>().copied() else { continue };
         let mut send_to = |header: &[u8; LEN], path: &PathBuf| {
             buffer[..LEN].copy_from_slice(header);
@@ -54,12 +54,12 @@ fn to_routers(card: &OwnedFd, routers: &HashMap<[u8; 6], ([u8; LEN], PathBuf)>) 
     }
 }
 
-fn from_routers(pseudos: &[UnixDatagram], card: &OwnedFd) -> Result<()> {
+fn from_routers(pseudos: &[UnixDatagram], nic: &OwnedFd) -> Result<()> {
     let mut buffer = vec![0; 4096];
     let forward = |socket: &UnixDatagram, buffer: &mut [u8]| -> Result<()> {
         let len = socket.recv(buffer)?;
         if len > LEN {
-            send(card, &buffer[LEN..len], SendFlags::empty())?;
+            send(nic, &buffer[LEN..len], SendFlags::empty())?;
         }
         Ok(())
     };

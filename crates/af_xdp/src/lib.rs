@@ -1,6 +1,6 @@
 //! AF_XDP: rings of frames shared with the kernel, without a copy in user space and without BPF.
 //!
-//! - [`Umem`] is the memory, cut into chunks of [`CHUNK`] bytes. A chunk in user hands is a [`Frame`]: a token
+//! - [`Umem`] is the memory, cut into chunks of [`CHUNK_SIZE`] bytes. A chunk in user hands is a [`Chunk`]: a token
 //!   that is neither `Copy` nor `Clone`, so a frame cannot stand in two rings.
 //! - [`Sockets::open`] binds every queue of one NIC: on each queue one fill and one completion ring ([`Fill`],
 //!   [`Completion`]) and any number of sockets, each with an [`Rx`] and a [`Tx`] ring.
@@ -8,16 +8,16 @@
 //! - The XDP program, which is the caller's, picks the socket a frame goes to.
 //!
 //! ```text
-//!            Frame                         Packet
+//!            Chunk                         Fragment
 //!   free ──────────► Fill ─► kernel ─► Rx ────────► user ─► free
-//!   free ─► user writes a Packet ─► Tx ─► kernel ─► Completion ─► free
+//!   free ─► user writes a Fragment ─► Tx ─► kernel ─► Completion ─► free
 //! ```
 //!
 //! Source of the rules: Documentation/networking/af_xdp.rst and net/xdp/ in the kernel tree.
 
 #![cfg_attr(loom, allow(dead_code, reason = "what the models do not use"))]
 
-mod frame;
+mod chunk;
 mod mapping;
 #[cfg(all(test, loom))]
 mod model;
@@ -29,7 +29,7 @@ mod socket;
 mod sync;
 mod umem;
 
-pub use frame::{CHUNK, Frame, Packet};
+pub use chunk::{CHUNK_SIZE, Chunk, Fragment};
 #[cfg(not(loom))]
 pub use registration::Registration;
 #[cfg(not(loom))]

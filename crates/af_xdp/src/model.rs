@@ -93,9 +93,9 @@ fn a_kernel_that_goes_to_sleep_sees_the_descriptor_or_is_woken() {
 #[test]
 fn a_chunk_that_comes_back_twice_at_once_is_one_frame() {
     loom::model(|| {
-        let (umem, mut frames) = Umem::new(1).unwrap();
+        let (umem, mut chunks) = Umem::new(1).unwrap();
         let umem = Arc::new(umem);
-        let address = umem.lend(frames.pop().unwrap(), 1);
+        let address = umem.lend(chunks.pop().unwrap(), 1);
         let other = umem.clone();
         let taken = thread::spawn(move || other.take_back(address, 1).is_some());
         let here = umem.take_back(address, 1).is_some();
@@ -107,7 +107,7 @@ fn a_chunk_that_comes_back_twice_at_once_is_one_frame() {
 #[path = "../../../src/worker/sleep.rs"]
 mod sleep;
 
-/// A worker that goes to sleep, and the XDP program that copies a group frame for it: `copy_to_worker` in
+/// A worker that goes to sleep, and the XDP program that copies a broadcast or multicast frame for it: `copy_to_worker` in
 /// bpf/steer.bpf.c. The reservation moves the producer's position; the locked exchange is a full barrier.
 #[test]
 fn a_worker_that_goes_to_sleep_sees_the_copy_or_is_woken() {

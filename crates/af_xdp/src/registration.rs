@@ -3,7 +3,7 @@
 //! A NIC may be removed with frames of ours in its rings. No ring hands those out any more; they are ours again when
 //! no ring is left in user space and the kernel can no longer touch them.
 
-use crate::frame::Frame;
+use crate::chunk::Chunk;
 use crate::socket::queue_is_free;
 use crate::umem::Umem;
 use std::os::fd::OwnedFd;
@@ -42,11 +42,11 @@ impl Registration {
         &self.umem
     }
 
-    pub(crate) fn lend(&self, frame: Frame) -> u64 {
-        self.umem.lend(frame, self.number)
+    pub(crate) fn lend(&self, chunk: Chunk) -> u64 {
+        self.umem.lend(chunk, self.number)
     }
 
-    pub(crate) fn take_back(&self, address: u64) -> Option<Frame> {
+    pub(crate) fn take_back(&self, address: u64) -> Option<Chunk> {
         self.umem.take_back(address, self.number)
     }
 
@@ -55,17 +55,17 @@ impl Registration {
     ///
     /// # Errors
     /// Itself, to be tried again a few milliseconds later: a ring is still there, or the kernel still uses a queue. It
-    /// lets go of a closed one when it gets round to it, and when the last packet has been sent.
+    /// lets go of a closed one when it gets round to it, and when the last fragment has been sent.
     ///
     /// # Why the kernel cannot touch them then
     /// No user of a ring is left, for each holds a reference to this. The kernel refuses a second owner for a queue
     /// (`EBUSY`, `xp_assign_dev` in net/xdp/xsk_buff_pool.c): a stranger who can bind, or finds neither NIC nor queue,
     /// shows that the former owner's pool has been taken off it, and with it off the driver's rings. On a closed
-    /// socket this happens when the last packet being sent has let go of the pool (`xp_release_deferred`).
+    /// socket this happens when the last fragment being sent has let go of the pool (`xp_release_deferred`).
     ///
     /// That there is no NIC of this number is asked while our own sockets are open: `bind` and the removal of a NIC
     /// exclude each other (`rtnl_lock`), and the removal ends with taking our sockets off (`xsk_notifier`).
-    pub fn reclaim(self: Arc<Self>, free: &mut Vec<Frame>) -> Result<usize, Arc<Self>> {
+    pub fn reclaim(self: Arc<Self>, free: &mut Vec<Chunk>) -> Result<usize, Arc<Self>> {
         let mut this = Arc::try_unwrap(self)?;
         let ifindex = this.ifindex;
         let queues = this.queues.get_mut().unwrap_or_else(PoisonError::into_inner);

@@ -2,7 +2,7 @@
 
 pub mod simulated;
 
-use crate::frame::{CHUNK, Frame, MORE, Packet};
+use crate::chunk::{CHUNK_SIZE, Chunk, Fragment, MORE};
 use crate::mapping::Mapping;
 use crate::registration::Registration;
 use crate::ring::{Consumer, Layout, Producer};
@@ -24,7 +24,7 @@ const PGOFF_TX: u64 = 0x8000_0000;
 const PGOFF_FILL: u64 = 0x1_0000_0000;
 const PGOFF_COMPLETION: u64 = 0x1_8000_0000;
 
-/// Packets that one Ethernet frame can have at most: `MAX_SKB_FRAGS` + 1 of a kernel as distributions build it.
+/// Fragments that one Ethernet frame can have at most: `MAX_SKB_FRAGS` + 1 of a kernel as distributions build it.
 const MOST_PACKETS: usize = 18;
 
 /// How long the kernel may take to let go of a queue on which a later step failed: 62 ms were seen.
@@ -60,7 +60,7 @@ pub struct Config {
     pub rx_size: u32,
     /// Places in each TX ring, a power of two.
     pub tx_size: u32,
-    /// Packets may be sent on so many of the queues, the first ones. Socket `n` of each queue sends on one of them, number
+    /// Fragments may be sent on so many of the queues, the first ones. Socket `n` of each queue sends on one of them, number
     /// `n % tx_queues`.
     pub tx_queues: u32,
     /// Whether the NIC reads and writes the UMEM itself.
@@ -68,7 +68,7 @@ pub struct Config {
     /// How long a queue may be busy before another program counts as its owner. One whose owner was just killed was
     /// seen to be so for 62 ms.
     pub patience: Duration,
-    /// Frames larger than a chunk are wanted, as several packets (`XDP_USE_SG`, kernel 6.6). A kernel that does not know
+    /// Frames larger than a chunk are wanted, as several fragments (`XDP_USE_SG`, kernel 6.6). A kernel that does not know
     /// of them is no error. With [`CopyMode::Auto`] the kernel takes copy mode where a driver has zero-copy for
     /// frames of one chunk only.
     pub scatter: bool,
@@ -107,7 +107,7 @@ pub enum Error {
         source: io::Error,
     },
     /// There are too few frames to fill the fill rings.
-    #[error("the UMEM has too few frames: {needed} more are needed")]
+    #[error("the UMEM has too few chunks: {needed} more are needed")]
     Frames {
         /// How many are missing.
         needed: usize,
@@ -150,8 +150,8 @@ pub struct Queue {
 
 /// What one of those who share a queue has of it.
 ///
-/// The two rings have a kernel socket each. Whenever the kernel frees a packet that was sent from a copy, it wakes who
-/// waits at the socket of the TX ring (`sock_wfree` in net/core/sock.c); who waits for packets to arrive is not meant.
+/// The two rings have a kernel socket each. Whenever the kernel frees a fragment that was sent from a copy, it wakes who
+/// waits at the socket of the TX ring (`sock_wfree` in net/core/sock.c); who waits for fragments to arrive is not meant.
 #[derive(Debug)]
 pub struct Socket {
     /// What arrived.
@@ -166,7 +166,7 @@ impl Sockets {
     ///
     /// # Errors
     /// See [`Error`]. All frames are then in `free` again, unless the kernel keeps a queue for more than a second.
-    pub fn open(umem: &Arc<Umem>, free: &mut Vec<Frame>, config: &Config) -> Result<Self, Error> {
+    pub fn open(umem: &Arc<Umem>, free: &mut Vec<Chunk>, config: &Config) -> Result<Self, Error> {
         let registration = Arc::new(Registration::new(umem, config.ifindex));
         Self::bind(&registration, free, config).inspect_err(|_| {
             let deadline = Instant::now() + RELEASED_WITHIN;
@@ -180,7 +180,7 @@ impl Sockets {
         })
     }
 
-    fn bind(registration: &Arc<Registration>, free: &mut Vec<Frame>, config: &Config) -> Result<Self, Error> {
+    fn bind(registration: &Arc<Registration>, free: &mut Vec<Chunk>, config: &Config) -> Result<Self, Error> {
         let deadline = Instant::now() + config.patience;
         let mut queues: Vec<Queue> = Vec::with_capacity(config.queues as usize);
         let mut scatter = false;
@@ -249,7 +249,7 @@ fn map<T>(
 impl Queue {
     fn open(
         umem: &Arc<Registration>,
-        free: &mut Vec<Frame>,
+        free: &mut Vec<Chunk>,
         config: &Config,
         number: u32,
         registered: Option<Arc<OwnedFd>>,
@@ -321,7 +321,7 @@ fn register(fd: &OwnedFd, umem: &Umem) -> Result<(), Error> {
     let region = XdpUmemReg {
         addr: umem.address().as_ptr() as u64,
         len: umem.byte_len(),
-        chunk_size: CHUNK as u32,
+        chunk_size: CHUNK_SIZE as u32,
         headroom: 0,
         flags: XdpUmemRegFlags::empty(),
         tx_metadata_len: 0,
@@ -404,12 +404,12 @@ pub struct Fill {
 
 impl Fill {
     /// Moves up to `max` frames from the end of `free` into the ring; returns how many found room.
-    pub fn push(&mut self, free: &mut Vec<Frame>, max: usize) -> usize {
+    pub fn push(&mut self, free: &mut Vec<Chunk>, max: usize) -> usize {
         let max = max.min(free.len());
         let room = self.ring.free(max as u32) as usize;
         let count = max.min(room);
-        for frame in free.drain(free.len() - count..) {
-            if self.ring.push(self.umem.lend(frame)).is_err() {
+        for chunk in free.drain(free.len() - count..) {
+            if self.ring.push(self.umem.lend(chunk)).is_err() {
                 unreachable!("the ring has {room} free places, and only this side fills it");
             }
         }
@@ -436,13 +436,13 @@ pub struct Completion {
 
 impl Completion {
     /// Moves all frames that have been sent, of any socket on this queue, to `free`; returns how many.
-    pub fn reap(&mut self, free: &mut Vec<Frame>) -> usize {
+    pub fn reap(&mut self, free: &mut Vec<Chunk>) -> usize {
         let before = free.len();
-        // No more than wait now: an index that makes no sense would keep us here for ever.
+        // No more than wait now: an index that is invalid would keep us here for ever.
         for _ in 0..self.ring.available() {
             let Some(address) = self.ring.pop() else { break };
             match self.umem.take_back(address) {
-                Some(frame) => free.push(frame),
+                Some(chunk) => free.push(chunk),
                 None => self.faults += 1,
             }
         }
@@ -457,7 +457,7 @@ impl Completion {
     }
 }
 
-/// A socket's ring of received packets.
+/// A socket's ring of received fragments.
 #[derive(Debug)]
 pub struct Rx {
     ring: Consumer<XdpDesc>,
@@ -492,58 +492,58 @@ impl Rx {
         Ok(Self { ring: Consumer::new(memory, at, config.rx_size), umem: umem.clone(), fd, faults: 0 })
     }
 
-    /// Moves up to `max` packets to `packets`, and a few more where the last frame has more of them: frames are always
-    /// whole. Returns how many packets those are.
+    /// Moves up to `max` fragments to `fragments`, and a few more where the last frame has more of them: frames are always
+    /// whole. Returns how many fragments those are.
     ///
-    /// What makes no sense, such as a frame without an end, becomes packets without bytes.
-    pub fn receive(&mut self, packets: &mut Vec<Packet>, max: usize) -> usize {
+    /// What is invalid, such as a frame without an end, becomes fragments without bytes.
+    pub fn receive(&mut self, fragments: &mut Vec<Fragment>, max: usize) -> usize {
         let count = (self.ring.available() as usize).min(max);
-        let before = packets.len();
+        let before = fragments.len();
         for _ in 0..count {
             let Some(descriptor) = self.ring.pop() else { break };
-            self.take(descriptor, packets, before);
+            self.take(descriptor, fragments, before);
         }
-        if packets[before..].last().is_some_and(Packet::continues) {
-            self.finish(packets, before);
+        if fragments[before..].last().is_some_and(Fragment::continues) {
+            self.finish(fragments, before);
         }
         self.ring.release();
-        packets.len() - before
+        fragments.len() - before
     }
 
-    fn take(&mut self, descriptor: XdpDesc, packets: &mut Vec<Packet>, before: usize) {
-        let Some(frame) = self.umem.take_back(descriptor.addr) else {
-            return self.spoil(&mut packets[before..]);
+    fn take(&mut self, descriptor: XdpDesc, fragments: &mut Vec<Fragment>, before: usize) {
+        let Some(chunk) = self.umem.take_back(descriptor.addr) else {
+            return self.spoil(&mut fragments[before..]);
         };
-        let offset = descriptor.addr as usize % CHUNK;
+        let offset = descriptor.addr as usize % CHUNK_SIZE;
         let len = descriptor.len as usize;
-        if len > CHUNK - offset {
-            self.spoil(&mut packets[before..]);
-            return packets.push(Packet::new(frame, offset, 0));
+        if len > CHUNK_SIZE - offset {
+            self.spoil(&mut fragments[before..]);
+            return fragments.push(Fragment::new(chunk, offset, 0));
         }
-        let mut packet = Packet::new(frame, offset, len);
-        packet.len |= more(descriptor.options);
-        packets.push(packet);
+        let mut fragment = Fragment::new(chunk, offset, len);
+        fragment.len |= more(descriptor.options);
+        fragments.push(fragment);
     }
 
-    /// Takes the rest of the last frame, of which the kernel publishes all packets at once.
+    /// Takes the rest of the last frame, of which the kernel publishes all fragments at once.
     #[cold]
-    fn finish(&mut self, packets: &mut Vec<Packet>, before: usize) {
+    fn finish(&mut self, fragments: &mut Vec<Fragment>, before: usize) {
         for _ in 0..MOST_PACKETS {
             let Some(descriptor) = self.ring.pop() else { break };
-            self.take(descriptor, packets, before);
-            if !packets[before..].last().is_some_and(Packet::continues) {
+            self.take(descriptor, fragments, before);
+            if !fragments[before..].last().is_some_and(Fragment::continues) {
                 return;
             }
         }
-        self.spoil(&mut packets[before..]);
+        self.spoil(&mut fragments[before..]);
     }
 
-    /// Counts a fault, and empties the packets of the frame that has not come to its end in `packets`.
+    /// Counts a fault, and empties the fragments of the frame that has not come to its end in `fragments`.
     #[cold]
-    fn spoil(&mut self, packets: &mut [Packet]) {
+    fn spoil(&mut self, fragments: &mut [Fragment]) {
         self.faults += 1;
-        for packet in packets.iter_mut().rev().take_while(|packet| packet.continues()) {
-            packet.len = 0;
+        for fragment in fragments.iter_mut().rev().take_while(|fragment| fragment.continues()) {
+            fragment.len = 0;
         }
     }
 
@@ -552,7 +552,7 @@ impl Rx {
         self.ring.available() == 0
     }
 
-    /// Descriptors that made no sense. Always 0 with a sane kernel.
+    /// Descriptors that was invalid. Always 0 with a sane kernel.
     #[must_use]
     pub fn faults(&self) -> u64 {
         self.faults
@@ -578,16 +578,16 @@ fn more(options: XdpDescOptions) -> u16 {
     (options.bits() as u16 & 1) * MORE
 }
 
-/// The socket: for an XSKMAP, and to wait for packets (readable).
+/// The socket: for an XSKMAP, and to wait for fragments (readable).
 impl AsFd for Rx {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
-/// A packet that found the TX ring full.
+/// A fragment that found the TX ring full.
 #[derive(Debug)]
-pub struct RingFull(pub Packet);
+pub struct RingFull(pub Fragment);
 
 /// What became of a kick.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -596,19 +596,19 @@ pub enum Kick {
     Taken,
     /// Something is left in the ring: reap completions and kick again.
     Again,
-    /// The driver threw a packet away; others may be left. Kick again.
+    /// The driver threw a fragment away; others may be left. Kick again.
     Dropped,
-    /// The NIC is down or gone; packets stay in the ring.
+    /// The NIC is down or gone; fragments stay in the ring.
     Down,
 }
 
-/// A socket's ring of packets to send.
+/// A socket's ring of fragments to send.
 #[derive(Debug)]
 pub struct Tx {
     ring: Producer<XdpDesc>,
     umem: Arc<Registration>,
     fd: OwnedFd,
-    /// The driver takes packets by itself once it is told that there are some.
+    /// The driver takes fragments by itself once it is told that there are some.
     zero_copy: bool,
 }
 
@@ -628,36 +628,36 @@ impl Tx {
         Ok(Self { ring, umem: umem.clone(), fd, zero_copy: false })
     }
 
-    /// Puts `packet`, a whole frame, into the ring; it is sent after [`Tx::publish`] and [`Tx::kick`].
+    /// Puts `fragment`, a whole frame, into the ring; it is sent after [`Tx::publish`] and [`Tx::kick`].
     ///
     /// # Errors
-    /// The packet, if the ring is full.
-    pub fn push(&mut self, packet: Packet) -> Result<(), RingFull> {
+    /// The fragment, if the ring is full.
+    pub fn push(&mut self, fragment: Fragment) -> Result<(), RingFull> {
         if self.ring.free(1) == 0 {
-            return Err(RingFull(packet));
+            return Err(RingFull(fragment));
         }
-        self.put(packet, XdpDescOptions::empty());
+        self.put(fragment, XdpDescOptions::empty());
         Ok(())
     }
 
-    /// Puts one frame that consists of `packets` into the ring, on sockets with [`Sockets::scatter`]. Returns false,
-    /// and leaves them all in `packets`, if there is no room for the whole of it.
-    pub fn push_frame(&mut self, packets: &mut Vec<Packet>) -> bool {
-        let count = packets.len();
+    /// Puts one frame that consists of `fragments` into the ring, on sockets with [`Sockets::scatter`]. Returns false,
+    /// and leaves them all in `fragments`, if there is no room for the whole of it.
+    pub fn push_frame(&mut self, fragments: &mut Vec<Fragment>) -> bool {
+        let count = fragments.len();
         if (self.ring.free(count as u32) as usize) < count {
             return false;
         }
-        for (n, packet) in packets.drain(..).enumerate() {
+        for (n, fragment) in fragments.drain(..).enumerate() {
             let goes_on = n + 1 < count;
-            self.put(packet, if goes_on { XdpDescOptions::XDP_PKT_CONTD } else { XdpDescOptions::empty() });
+            self.put(fragment, if goes_on { XdpDescOptions::XDP_PKT_CONTD } else { XdpDescOptions::empty() });
         }
         true
     }
 
-    fn put(&mut self, packet: Packet, options: XdpDescOptions) {
+    fn put(&mut self, fragment: Fragment, options: XdpDescOptions) {
         // One without bytes may begin where its chunk ends: that is the next chunk's address, which would come back for it.
-        let (offset, len) = (packet.offset().min(CHUNK - 1) as u64, packet.len() as u32);
-        let addr = self.umem.lend(packet.into_frame()) + offset;
+        let (offset, len) = (fragment.offset().min(CHUNK_SIZE - 1) as u64, fragment.len() as u32);
+        let addr = self.umem.lend(fragment.into_chunk()) + offset;
         if self.ring.push(XdpDesc { addr, len, options }).is_err() {
             unreachable!("the ring has a free place, and only this side fills it");
         }
@@ -674,7 +674,7 @@ impl Tx {
         self.ring.size() as usize
     }
 
-    /// Free places, each for a packet, exact where they are fewer than `wanted`.
+    /// Free places, each for a fragment, exact where they are fewer than `wanted`.
     pub fn room(&mut self, wanted: usize) -> usize {
         self.ring.free(wanted as u32) as usize
     }
@@ -685,7 +685,7 @@ impl Tx {
         self.ring.iter_pending().filter(|descriptor| more(descriptor.options) == 0).count()
     }
 
-    /// Tells the kernel to send, if it wants to be told. In copy mode it takes at most 32 packets a call.
+    /// Tells the kernel to send, if it wants to be told. In copy mode it takes at most 32 fragments a call.
     ///
     /// # Errors
     /// What `sendto` says, beyond what [`Kick`] covers.
@@ -727,8 +727,8 @@ mod tests {
         completion: Completion,
         rx: Rx,
         tx: Tx,
-        free: Vec<Frame>,
-        held: Vec<Packet>,
+        free: Vec<Chunk>,
+        held: Vec<Fragment>,
     }
 
     fn both_sides(chunks: u32, ring: u32) -> (Arc<Umem>, User, Kernel) {
@@ -761,7 +761,7 @@ mod tests {
     }
 
     proptest! {
-        /// Frame conservation: after any sequence of steps on either side, every chunk is in exactly one place.
+        /// Chunk conservation: after any sequence of steps on either side, every chunk is in exactly one place.
         #[test]
         fn no_frame_is_lost_or_doubled(steps in prop::collection::vec((0u8..8, 0usize..6), 0..300)) {
             const CHUNKS: usize = 12;
@@ -771,10 +771,10 @@ mod tests {
                     0 => { user.fill.push(&mut user.free, n); }
                     1 => { user.completion.reap(&mut user.free); }
                     2 => { user.rx.receive(&mut user.held, n); }
-                    3 => if let Some(packet) = user.held.pop() {
-                        match user.tx.push(packet) {
+                    3 => if let Some(fragment) = user.held.pop() {
+                        match user.tx.push(fragment) {
                             Ok(()) => user.tx.publish(),
-                            Err(RingFull(packet)) => user.held.push(packet),
+                            Err(RingFull(fragment)) => user.held.push(fragment),
                         }
                     },
                     4 => { while let Some(address) = kernel.fill.pop() { kernel.held.push(address); }
@@ -792,8 +792,8 @@ mod tests {
                     },
                 }
                 prop_assert_eq!(user.free.len() + user.held.len() + umem.lent(), CHUNKS);
-                let mut chunks: Vec<u32> = user.free.iter().map(|frame| frame.chunk)
-                    .chain(user.held.iter().map(|packet| packet.frame.chunk)).collect();
+                let mut chunks: Vec<u32> = user.free.iter().map(|chunk| chunk.index)
+                    .chain(user.held.iter().map(|fragment| fragment.chunk.index)).collect();
                 chunks.sort_unstable();
                 chunks.dedup();
                 prop_assert_eq!(chunks.len(), user.free.len() + user.held.len());
@@ -801,7 +801,7 @@ mod tests {
             prop_assert_eq!(user.rx.faults() + user.completion.faults(), 0);
         }
 
-        /// Whatever the kernel's side writes, no token is doubled and no packet leaves its chunk.
+        /// Whatever the kernel's side writes, no token is doubled and no fragment leaves its chunk.
         #[test]
         fn a_hostile_kernel_makes_no_frames(
             descriptors in prop::collection::vec((any::<u64>(), any::<u32>(), any::<bool>(), any::<bool>()), 0..40),
@@ -810,15 +810,15 @@ mod tests {
             let (umem, mut user, mut kernel) = both_sides(4, 8);
             user.fill.push(&mut user.free, 2);
             for (addr, len, goes_on, publish) in descriptors {
-                let _ = kernel.rx.push(descriptor(addr % (6 * CHUNK as u64), len % 9000, goes_on));
+                let _ = kernel.rx.push(descriptor(addr % (6 * CHUNK_SIZE as u64), len % 9000, goes_on));
                 if publish {
                     kernel.rx.publish();
                     user.rx.receive(&mut user.held, max);
                 }
             }
-            prop_assert!(!user.held.last().is_some_and(Packet::continues), "the last frame has an end");
-            for packet in &user.held {
-                let _ = umem.data(packet).iter().fold(0u8, |sum, byte| sum ^ byte);
+            prop_assert!(!user.held.last().is_some_and(Fragment::continues), "the last frame has an end");
+            for fragment in &user.held {
+                let _ = umem.data(fragment).iter().fold(0u8, |sum, byte| sum ^ byte);
             }
             prop_assert_eq!(user.free.len() + user.held.len() + umem.lent(), 4);
         }
@@ -839,8 +839,8 @@ mod tests {
         kernel.rx.publish();
     }
 
-    fn seen(packets: &[Packet]) -> Vec<(usize, bool)> {
-        packets.iter().map(|packet| (packet.len(), packet.continues())).collect()
+    fn seen(fragments: &[Fragment]) -> Vec<(usize, bool)> {
+        fragments.iter().map(|fragment| (fragment.len(), fragment.continues())).collect()
     }
 
     #[test]
@@ -859,12 +859,12 @@ mod tests {
                 1 => &[(1, 1), (1, 3), (1, 1)],
                 _ => &[(3, 4), (9, 1)],
             };
-            let mut packets = Vec::new();
+            let mut fragments = Vec::new();
             for (max, got) in wanted {
-                assert_eq!(user.rx.receive(&mut packets, *max), *got);
+                assert_eq!(user.rx.receive(&mut fragments, *max), *got);
             }
-            assert_eq!(seen(&packets), whole);
-            user.free.extend(packets.into_iter().map(Packet::into_frame));
+            assert_eq!(seen(&fragments), whole);
+            user.free.extend(fragments.into_iter().map(Fragment::into_chunk));
             assert_eq!((user.free.len(), umem.lent()), (16, 0));
         }
         assert_eq!(user.rx.faults(), 0);
@@ -875,16 +875,16 @@ mod tests {
         let (_umem, mut user, mut kernel) = both_sides(64, 32);
         user.fill.push(&mut user.free, 32);
         // The ring ends before the frame does.
-        let mut packets = Vec::new();
+        let mut fragments = Vec::new();
         receive(&mut kernel, &[100, 200, 300]);
         let addr = kernel.fill.pop().unwrap();
         kernel.rx.push(descriptor(addr, 400, true)).unwrap();
         kernel.rx.publish();
-        assert_eq!(user.rx.receive(&mut packets, 8), 4);
-        assert_eq!(seen(&packets), [(100, true), (200, true), (300, false), (0, false)]);
+        assert_eq!(user.rx.receive(&mut fragments, 8), 4);
+        assert_eq!(seen(&fragments), [(100, true), (200, true), (300, false), (0, false)]);
         assert_eq!(user.rx.faults(), 1);
         // A chunk that the kernel was not lent, and a length beyond its chunk, amidst a frame.
-        packets.clear();
+        fragments.clear();
         for (addr, len) in [(1 << 40, 100), (kernel.fill.pop().unwrap() + 256, 4000)] {
             let first = kernel.fill.pop().unwrap();
             kernel.rx.push(descriptor(first, 64, true)).unwrap();
@@ -892,18 +892,18 @@ mod tests {
             kernel.rx.publish();
             receive(&mut kernel, &[65]);
         }
-        user.rx.receive(&mut packets, 8);
-        assert_eq!(seen(&packets), [(0, false), (65, false), (0, false), (0, false), (65, false)]);
+        user.rx.receive(&mut fragments, 8);
+        assert_eq!(seen(&fragments), [(0, false), (65, false), (0, false), (0, false), (65, false)]);
         assert_eq!(user.rx.faults(), 3);
         // Longer than any frame.
-        packets.clear();
+        fragments.clear();
         for _ in 0..20 {
             let addr = kernel.fill.pop().unwrap();
             kernel.rx.push(descriptor(addr, 64, true)).unwrap();
         }
         kernel.rx.publish();
-        assert_eq!(user.rx.receive(&mut packets, 1), 1 + MOST_PACKETS);
-        assert!(packets.iter().all(|packet| packet.is_empty() && !packet.continues()));
+        assert_eq!(user.rx.receive(&mut fragments, 1), 1 + MOST_PACKETS);
+        assert!(fragments.iter().all(|fragment| fragment.is_empty() && !fragment.continues()));
         assert_eq!(user.rx.faults(), 4);
     }
 
@@ -911,15 +911,15 @@ mod tests {
     fn a_frame_of_several_packets_is_sent_whole_or_not_at_all() {
         let (umem, mut user, mut kernel) = both_sides(16, 8);
         for _ in 0..16 {
-            let mut frame = |lengths: &[usize]| -> Vec<Packet> {
-                lengths.iter().map(|len| Packet::new(user.free.pop().unwrap(), 64, *len)).collect()
+            let mut frame = |lengths: &[usize]| -> Vec<Fragment> {
+                lengths.iter().map(|len| Fragment::new(user.free.pop().unwrap(), 64, *len)).collect()
             };
             let (mut large, mut last) = (frame(&[4032, 4000, 900]), frame(&[4032, 1, 2, 3, 4]));
             assert!(user.tx.push_frame(&mut large) && large.is_empty());
-            user.tx.push(Packet::new(user.free.pop().unwrap(), 64, 60)).unwrap();
+            user.tx.push(Fragment::new(user.free.pop().unwrap(), 64, 60)).unwrap();
             assert!(!user.tx.push_frame(&mut last), "nine in a ring of eight");
             assert_eq!(last.len(), 5);
-            user.free.push(last.pop().unwrap().into_frame());
+            user.free.push(last.pop().unwrap().into_chunk());
             assert!(user.tx.push_frame(&mut last));
             user.tx.publish();
             assert_eq!(user.tx.pending(), 3, "frames");
@@ -948,29 +948,29 @@ mod tests {
     #[test]
     fn a_packet_without_bytes_comes_back_as_its_own_chunk() {
         let (umem, mut user, mut kernel) = both_sides(2, 8);
-        let frame = user.free.pop().unwrap();
-        let chunk = frame.chunk;
-        user.tx.push(Packet::new(frame, CHUNK - 1, 1).skip(1)).unwrap();
+        let chunk = user.free.pop().unwrap();
+        let index = chunk.index;
+        user.tx.push(Fragment::new(chunk, CHUNK_SIZE - 1, 1).skip(1)).unwrap();
         let other = user.free.pop().unwrap();
-        user.tx.push(Packet::new(other, 0, 60)).unwrap();
+        user.tx.push(Fragment::new(other, 0, 60)).unwrap();
         user.tx.publish();
         let sent = kernel.tx.pop().unwrap();
-        assert_eq!((sent.addr / CHUNK as u64, sent.len), (u64::from(chunk), 0));
+        assert_eq!((sent.addr / CHUNK_SIZE as u64, sent.len), (u64::from(index), 0));
         kernel.completion.push(sent.addr).unwrap();
         kernel.completion.publish();
         assert_eq!(user.completion.reap(&mut user.free), 1);
-        assert_eq!((user.free[0].chunk, umem.lent()), (chunk, 1));
+        assert_eq!((user.free[0].index, umem.lent()), (index, 1));
     }
 
     #[test]
     fn a_full_tx_ring_hands_the_packet_back() {
         let (_umem, mut user, _kernel) = both_sides(12, 8);
         for _ in 0..8 {
-            let frame = user.free.pop().unwrap();
-            user.tx.push(Packet::new(frame, 64, 60)).unwrap();
+            let chunk = user.free.pop().unwrap();
+            user.tx.push(Fragment::new(chunk, 64, 60)).unwrap();
         }
-        let frame = user.free.pop().unwrap();
-        let RingFull(packet) = user.tx.push(Packet::new(frame, 64, 61)).unwrap_err();
-        assert_eq!(packet.len(), 61);
+        let chunk = user.free.pop().unwrap();
+        let RingFull(fragment) = user.tx.push(Fragment::new(chunk, 64, 61)).unwrap_err();
+        assert_eq!(fragment.len(), 61);
     }
 }

@@ -1,6 +1,6 @@
 //! The memory that frames live in.
 
-use crate::frame::{CHUNK, Frame, Packet};
+use crate::chunk::{CHUNK_SIZE, Chunk, Fragment};
 use crate::mapping::Mapping;
 use crate::sync::{AtomicU32, Ordering::Relaxed};
 use std::io;
@@ -24,15 +24,15 @@ pub struct Umem {
 }
 
 impl Umem {
-    /// Memory for `chunks` frames of [`CHUNK`] bytes each, and all its frames.
+    /// Memory for `chunks` frames of [`CHUNK_SIZE`] bytes each, and all its frames.
     ///
     /// # Errors
     /// What `mmap` says, `ENOMEM` above all.
-    pub fn new(chunks: u32) -> io::Result<(Self, Vec<Frame>)> {
-        let memory = Mapping::anonymous(chunks as usize * CHUNK)?;
+    pub fn new(chunks: u32) -> io::Result<(Self, Vec<Chunk>)> {
+        let memory = Mapping::anonymous(chunks as usize * CHUNK_SIZE)?;
         let tag = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let lent = (0..chunks).map(|_| AtomicU32::new(0)).collect();
-        let frames = (0..chunks).map(|chunk| Frame { chunk, umem: tag }).collect();
+        let frames = (0..chunks).map(|chunk| Chunk { index: chunk, umem: tag }).collect();
         Ok((Self { memory, chunks, tag, lent, registrations: Numbers::new(0) }, frames))
     }
 
@@ -48,56 +48,56 @@ impl Umem {
         self.lent.iter().filter(|lent| lent.load(Relaxed) != 0).count()
     }
 
-    /// The bytes of `packet`.
+    /// The bytes of `fragment`.
     #[must_use]
-    pub fn data<'a>(&'a self, packet: &'a Packet) -> &'a [u8] {
-        let base = self.chunk_base(&packet.frame);
-        // SAFETY: `chunk_base` gives a whole chunk of this UMEM, and a packet lies within a chunk (checked where
-        // packets are made). The token is borrowed for 'a, so no one else has it, and neither has the kernel.
-        unsafe { std::slice::from_raw_parts(base.add(packet.offset()).as_ptr(), packet.len()) }
+    pub fn data<'a>(&'a self, fragment: &'a Fragment) -> &'a [u8] {
+        let base = self.chunk_base(&fragment.chunk);
+        // SAFETY: `chunk_base` gives a whole chunk of this UMEM, and a fragment lies within a chunk (checked where
+        // fragments are made). The token is borrowed for 'a, so no one else has it, and neither has the kernel.
+        unsafe { std::slice::from_raw_parts(base.add(fragment.offset()).as_ptr(), fragment.len()) }
     }
 
-    /// Has the CPU fetch the first two cache lines of `packet`, which another CPU wrote or wrote long ago: several
+    /// Has the CPU fetch the first two cache lines of `fragment`, which another CPU wrote or wrote long ago: several
     /// such misses overlap where single reads would each wait for theirs.
-    pub fn prefetch(&self, packet: &Packet) {
-        let start = self.chunk_base(&packet.frame).as_ptr().wrapping_add(packet.offset());
+    pub fn prefetch(&self, fragment: &Fragment) {
+        let start = self.chunk_base(&fragment.chunk).as_ptr().wrapping_add(fragment.offset());
         prefetch(start);
         prefetch(start.wrapping_add(64));
     }
 
-    /// The bytes of `packet`, to write.
+    /// The bytes of `fragment`, to write.
     #[must_use]
-    pub fn data_mut<'a>(&'a self, packet: &'a mut Packet) -> &'a mut [u8] {
-        let base = self.chunk_base(&packet.frame);
+    pub fn data_mut<'a>(&'a self, fragment: &'a mut Fragment) -> &'a mut [u8] {
+        let base = self.chunk_base(&fragment.chunk);
         // SAFETY: as in `data`; the token is borrowed mutably, so these are the only references into the chunk.
-        unsafe { std::slice::from_raw_parts_mut(base.add(packet.offset()).as_ptr(), packet.len()) }
+        unsafe { std::slice::from_raw_parts_mut(base.add(fragment.offset()).as_ptr(), fragment.len()) }
     }
 
-    /// All [`CHUNK`] bytes of `frame`, to write.
+    /// All [`CHUNK_SIZE`] bytes of `frame`, to write.
     #[must_use]
-    pub fn chunk_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8; CHUNK] {
-        let base = self.chunk_base(frame);
-        // SAFETY: `chunk_base` gives CHUNK bytes of this UMEM; the token is borrowed mutably for 'a.
+    pub fn chunk_mut<'a>(&'a self, chunk: &'a mut Chunk) -> &'a mut [u8; CHUNK_SIZE] {
+        let base = self.chunk_base(chunk);
+        // SAFETY: `chunk_base` gives CHUNK_SIZE bytes of this UMEM; the token is borrowed mutably for 'a.
         unsafe { base.cast().as_mut() }
     }
 
-    /// All [`CHUNK`] bytes of `frame`.
+    /// All [`CHUNK_SIZE`] bytes of `frame`.
     #[must_use]
-    pub fn chunk<'a>(&'a self, frame: &'a Frame) -> &'a [u8; CHUNK] {
-        let base = self.chunk_base(frame);
-        // SAFETY: `chunk_base` gives CHUNK bytes of this UMEM; the token is borrowed for 'a.
+    pub fn chunk<'a>(&'a self, chunk: &'a Chunk) -> &'a [u8; CHUNK_SIZE] {
+        let base = self.chunk_base(chunk);
+        // SAFETY: `chunk_base` gives CHUNK_SIZE bytes of this UMEM; the token is borrowed for 'a.
         unsafe { base.cast().as_ref() }
     }
 
-    fn chunk_base(&self, frame: &Frame) -> NonNull<u8> {
-        assert_eq!(frame.umem, self.tag, "a frame of another UMEM");
+    fn chunk_base(&self, chunk: &Chunk) -> NonNull<u8> {
+        assert_eq!(chunk.umem, self.tag, "a chunk of another UMEM");
         // SAFETY: tokens are made by `new`, `take_back` and `reclaim` only, with `chunk < self.chunks`: inside the mapping.
-        unsafe { self.memory.base().add(frame.chunk as usize * CHUNK) }
+        unsafe { self.memory.base().add(chunk.index as usize * CHUNK_SIZE) }
     }
 
     /// Whether the kernel has the chunk that `address` lies in.
     pub(crate) fn has_lent(&self, address: u64) -> bool {
-        let chunk = usize::try_from(address / CHUNK as u64).ok();
+        let chunk = usize::try_from(address / CHUNK_SIZE as u64).ok();
         chunk.and_then(|chunk| self.lent.get(chunk)).is_some_and(|lent| lent.load(Relaxed) != 0)
     }
 
@@ -106,7 +106,7 @@ impl Umem {
     }
 
     pub(crate) fn byte_len(&self) -> u64 {
-        u64::from(self.chunks) * CHUNK as u64
+        u64::from(self.chunks) * CHUNK_SIZE as u64
     }
 
     /// A number for a new registration. There are fewer than 2^32 in the life of a process: each takes milliseconds.
@@ -115,10 +115,10 @@ impl Umem {
     }
 
     /// Turns `frame` into the address that the kernel knows it by, and notes that the kernel has it, by `registration`.
-    pub(crate) fn lend(&self, frame: Frame, registration: u32) -> u64 {
-        assert_eq!(frame.umem, self.tag, "a frame of another UMEM");
-        self.lent[frame.chunk as usize].store(registration, Relaxed);
-        u64::from(frame.chunk) * CHUNK as u64
+    pub(crate) fn lend(&self, chunk: Chunk, registration: u32) -> u64 {
+        assert_eq!(chunk.umem, self.tag, "a chunk of another UMEM");
+        self.lent[chunk.index as usize].store(registration, Relaxed);
+        u64::from(chunk.index) * CHUNK_SIZE as u64
     }
 
     /// The frame at `address`, any address within its chunk, if the kernel had it by `registration`. `None` is a fault
@@ -126,21 +126,21 @@ impl Umem {
     ///
     /// An exchange, for a driver at fault might name a chunk in two rings at once. Its order does not matter: the rings'
     /// indices order what is in the chunk.
-    pub(crate) fn take_back(&self, address: u64, registration: u32) -> Option<Frame> {
-        let chunk = u32::try_from(address / CHUNK as u64).ok()?;
+    pub(crate) fn take_back(&self, address: u64, registration: u32) -> Option<Chunk> {
+        let chunk = u32::try_from(address / CHUNK_SIZE as u64).ok()?;
         let lent = self.lent.get(chunk as usize)?;
         lent.compare_exchange(registration, 0, Relaxed, Relaxed).ok()?;
-        Some(Frame { chunk, umem: self.tag })
+        Some(Chunk { index: chunk, umem: self.tag })
     }
 
     /// Makes frames of all chunks that the kernel had by `registration`, and adds them to `free`; returns how many.
     /// Neither the kernel nor a ring may use them any more.
-    pub(crate) fn reclaim(&self, registration: u32, free: &mut Vec<Frame>) -> usize {
+    pub(crate) fn reclaim(&self, registration: u32, free: &mut Vec<Chunk>) -> usize {
         let before = free.len();
         for (chunk, lent) in self.lent.iter().enumerate() {
             if lent.load(Relaxed) == registration {
                 lent.store(0, Relaxed);
-                free.push(Frame { chunk: chunk as u32, umem: self.tag });
+                free.push(Chunk { index: chunk as u32, umem: self.tag });
             }
         }
         free.len() - before
@@ -165,56 +165,56 @@ mod tests {
 
     #[test]
     fn every_chunk_is_handed_out_once_and_is_writable() {
-        let (umem, mut frames) = Umem::new(8).unwrap();
-        for (n, frame) in frames.iter_mut().enumerate() {
-            umem.chunk_mut(frame).fill(n as u8);
+        let (umem, mut chunks) = Umem::new(8).unwrap();
+        for (n, chunk) in chunks.iter_mut().enumerate() {
+            umem.chunk_mut(chunk).fill(n as u8);
         }
-        for (n, frame) in frames.into_iter().enumerate() {
-            let packet = Packet::new(frame, 0, CHUNK);
-            assert!(umem.data(&packet).iter().all(|byte| *byte == n as u8));
+        for (n, chunk) in chunks.into_iter().enumerate() {
+            let fragment = Fragment::new(chunk, 0, CHUNK_SIZE);
+            assert!(umem.data(&fragment).iter().all(|byte| *byte == n as u8));
         }
     }
 
     #[test]
     fn the_kernel_cannot_give_back_what_it_was_not_given() {
-        let (umem, mut frames) = Umem::new(2).unwrap();
-        let address = umem.lend(frames.pop().unwrap(), 1);
+        let (umem, mut chunks) = Umem::new(2).unwrap();
+        let address = umem.lend(chunks.pop().unwrap(), 1);
         assert_eq!(umem.lent(), 1);
-        assert_eq!(umem.take_back(address - CHUNK as u64, 1), None);
-        assert_eq!(umem.take_back(2 * CHUNK as u64, 1), None);
+        assert_eq!(umem.take_back(address - CHUNK_SIZE as u64, 1), None);
+        assert_eq!(umem.take_back(2 * CHUNK_SIZE as u64, 1), None);
         assert_eq!(umem.take_back(u64::MAX, 1), None);
         assert_eq!(umem.take_back(address, 2), None, "lent to another NIC");
-        let frame = umem.take_back(address + 300, 1).unwrap();
+        let chunk = umem.take_back(address + 300, 1).unwrap();
         assert_eq!(umem.take_back(address, 1), None, "twice");
-        assert_eq!(umem.lend(frame, 1), address);
+        assert_eq!(umem.lend(chunk, 1), address);
     }
 
     #[test]
     fn what_one_nic_had_is_reclaimed_once_and_nothing_else() {
-        let (umem, mut frames) = Umem::new(5).unwrap();
+        let (umem, mut chunks) = Umem::new(5).unwrap();
         let numbers = [umem.new_number(), umem.new_number()];
         assert!(numbers[0] != numbers[1] && !numbers.contains(&0));
         for number in [numbers[0], numbers[1], numbers[0]] {
-            umem.lend(frames.pop().unwrap(), number);
+            umem.lend(chunks.pop().unwrap(), number);
         }
         let mut back = Vec::new();
         assert_eq!(umem.reclaim(numbers[0], &mut back), 2);
-        assert_eq!(back.iter().map(|frame| frame.chunk).collect::<Vec<_>>(), [2, 4]);
+        assert_eq!(back.iter().map(|chunk| chunk.index).collect::<Vec<_>>(), [2, 4]);
         assert_eq!((umem.reclaim(numbers[0], &mut back), umem.lent()), (0, 1));
     }
 
     #[test]
     #[should_panic(expected = "another UMEM")]
     fn a_frame_is_of_no_use_in_another_umem() {
-        let (_, mut frames) = Umem::new(1).unwrap();
-        let (other, _frames) = Umem::new(1).unwrap();
-        let _ = other.chunk_mut(&mut frames[0]);
+        let (_, mut chunks) = Umem::new(1).unwrap();
+        let (other, _chunks) = Umem::new(1).unwrap();
+        let _ = other.chunk_mut(&mut chunks[0]);
     }
 
     #[test]
     #[should_panic(expected = "not within a chunk")]
     fn a_packet_does_not_leave_its_chunk() {
-        let (_umem, mut frames) = Umem::new(1).unwrap();
-        let _ = Packet::new(frames.pop().unwrap(), 4000, 97);
+        let (_umem, mut chunks) = Umem::new(1).unwrap();
+        let _ = Fragment::new(chunks.pop().unwrap(), 4000, 97);
     }
 }

@@ -17,7 +17,7 @@ impl Bin {
         Self::in_dir(&dir, name)
     }
 
-    /// The program `name` as built with `profile` (the name of its folder: `debug`, `release`).
+    /// The program `name` as built with `profile` (the name of its directory: `debug`, `release`).
     ///
     /// # Errors
     /// [`Error::NotBuilt`] if it is not there.

@@ -13,13 +13,13 @@ use tempfile::TempDir;
 /// Where Debian puts the daemons.
 const DAEMONS: &str = "/usr/lib/frr";
 
-/// Each daemon makes a folder `<name>.<pid>` here, whatever it is told, and leaves it behind when it is killed.
+/// Each daemon makes a directory `<name>.<pid>` here, whatever it is told, and leaves it behind when it is killed.
 const CRASH_LOGS: &str = "/var/tmp/frr";
 
 /// How long a daemon may take to open its sockets on a busy machine, or to answer.
 const START: Duration = Duration::from_secs(20);
 
-/// FRR in a network namespace: a real router, with nothing outside its own folder and namespace.
+/// FRR in a network namespace: a real router, with nothing outside its own directory and namespace.
 ///
 /// ```no_run
 /// # fn main() -> testbed::Result<()> {
@@ -41,7 +41,7 @@ const START: Duration = Duration::from_secs(20);
 /// namespace, see [`crate::reap_stale`].
 pub struct Frr {
     daemons: Vec<(String, Process)>,
-    folder: TempDir,
+    directory: TempDir,
 }
 
 impl Frr {
@@ -52,14 +52,14 @@ impl Frr {
     /// If FRR is not installed, a daemon does not start, or one does not understand a line of its configuration.
     pub fn start(namespace: &Namespace, daemons: &[(&str, &str)]) -> Result<Self> {
         let mut builder = tempfile::Builder::new();
-        let folder = builder.prefix("iouf-frr").tempdir().context(|| "folder for FRR".into())?;
+        let directory = builder.prefix("iouf-frr").tempdir().context(|| "directory for FRR".into())?;
         let (uid, gid) = frr_user()?;
-        let path = folder.path();
+        let path = directory.path();
         chown(path, Some(uid), Some(gid)).context(|| format!("owner of {}", path.display()))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o755))
             .context(|| format!("mode of {}", path.display()))?;
 
-        let mut frr = Self { daemons: Vec::new(), folder };
+        let mut frr = Self { daemons: Vec::new(), directory };
         // The others connect to zebra only now and then while it is not there.
         let zebra = daemons.iter().find(|(name, _)| *name == "zebra").map_or("", |(_, config)| config);
         frr.launch(namespace, "zebra", zebra)?;
@@ -75,16 +75,16 @@ impl Frr {
     }
 
     fn launch(&mut self, namespace: &Namespace, name: &str, config: &str) -> Result<()> {
-        let path = |file: &str| self.folder.path().join(file);
+        let path = |file: &str| self.directory.path().join(file);
         let config_file = path(&format!("{name}.conf"));
         fs::write(&config_file, config).context(|| format!("file {}", config_file.display()))?;
         let mut command = namespace.command(Path::new(DAEMONS).join(name));
         command.arg("-f").arg(config_file).arg("-i").arg(path(&format!("{name}.pid")));
-        command.arg("-z").arg(path("zserv.api")).arg("--vty_socket").arg(self.folder.path());
+        command.arg("-z").arg(path("zserv.api")).arg("--vty_socket").arg(self.directory.path());
         command.args(["-P", "0", "--log", "stdout"]);
         match name {
-            // A folder.
-            "ldpd" => drop(command.arg("--ctl_socket").arg(self.folder.path())),
+            // A directory.
+            "ldpd" => drop(command.arg("--ctl_socket").arg(self.directory.path())),
             "bfdd" => drop(command.arg("--bfdctl").arg(path("bfdd.sock"))),
             _ => {}
         }
@@ -94,7 +94,7 @@ impl Frr {
 
     /// Waits until a daemon has made its socket and answers, and has understood its configuration.
     fn ready(&mut self, name: &str, socket: &str) -> Result<()> {
-        let path = self.folder.path().join(socket);
+        let path = self.directory.path().join(socket);
         let up = wait_until(START, || path.exists() && self.show(name, "show version").is_ok());
         let Some((_, process)) = self.daemons.iter_mut().find(|(daemon, _)| daemon == name) else {
             return Ok(());
@@ -118,7 +118,7 @@ impl Frr {
     /// # Errors
     /// If the daemon is not there or does not know the command.
     pub fn show(&self, daemon: &str, command: &str) -> Result<String> {
-        let path = self.folder.path().join(format!("{daemon}.vty"));
+        let path = self.directory.path().join(format!("{daemon}.vty"));
         let answer = ask(&path, command).context(|| format!("asking {daemon} on {}", path.display()))?;
         answer
             .map_err(|answer| io::Error::other(answer.trim().to_owned()))
@@ -193,7 +193,7 @@ impl fmt::Debug for Frr {
     }
 }
 
-/// Ends a daemon, its own children (ldpd has two) and the folders they made.
+/// Ends a daemon, its own children (ldpd has two) and the directories they made.
 fn end(name: &str, pid: u32) {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
@@ -263,10 +263,10 @@ mod tests {
         let message = frr.show("zebra", "show nonsense").unwrap_err().to_string();
         assert!(message.contains("show nonsense"), "{message}");
 
-        let folder = frr.folder.path().to_owned();
+        let directory = frr.directory.path().to_owned();
         let pids: Vec<_> = frr.daemons.iter().map(|(_, process)| process.pid()).collect();
         drop(frr);
-        assert!(!folder.exists());
+        assert!(!directory.exists());
         for pid in pids {
             assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
             assert!(!fs::exists(format!("{CRASH_LOGS}/zebra.{pid}")).unwrap());

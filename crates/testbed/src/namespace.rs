@@ -276,15 +276,15 @@ mod tests {
 
     #[test]
     fn own_mounts_are_nobody_elses() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().to_str().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().to_str().unwrap();
         with_own_mounts(|| {
             run("mount", ["-t", "tmpfs", "none", path]).unwrap();
-            fs::write(folder.path().join("inside"), "").unwrap();
+            fs::write(directory.path().join("inside"), "").unwrap();
             assert!(run("ls", [path]).unwrap().stdout.starts_with(b"inside"));
         })
         .unwrap();
-        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+        assert_eq!(directory.path().read_dir().unwrap().count(), 0);
     }
 
     #[test]

@@ -70,17 +70,17 @@ impl Process {
         Self::start(command, file()?, file()?, streams)
     }
 
-    /// Starts `command` with its output in the files `stdout` and `stderr` of `folder`, so that it can be left alone
+    /// Starts `command` with its output in the files `stdout` and `stderr` of `directory`, so that it can be left alone
     /// by [`Process::keep`]: it does not die with this process, and stands in a process group of its own, out of
     /// reach of a terminal's ^C. Dropping it kills it all the same.
     ///
     /// # Errors
     /// If the files cannot be made or the command cannot be started.
-    pub fn spawn_logged(command: &mut Command, folder: &Path) -> Result<Self> {
+    pub fn spawn_logged(command: &mut Command, directory: &Path) -> Result<Self> {
         use std::os::unix::process::CommandExt;
-        fs::create_dir_all(folder).context(|| format!("folder {}", folder.display()))?;
+        fs::create_dir_all(directory).context(|| format!("directory {}", directory.display()))?;
         let file = |name| {
-            let path = folder.join(name);
+            let path = directory.join(name);
             let mut options = File::options();
             options
                 .read(true)

@@ -51,22 +51,22 @@ pub struct Router {
 }
 
 impl Router {
-    /// Router `id` in `folder`, with the defaults of [`RouterOptions`].
+    /// Router `id` in `directory`, with the defaults of [`RouterOptions`].
     ///
     /// # Errors
     /// As [`Router::with`].
-    pub fn new(folder: &Path, id: u16) -> Result<Self> {
-        Self::with(folder, id, &RouterOptions::default())
+    pub fn new(directory: &Path, id: u16) -> Result<Self> {
+        Self::with(directory, id, &RouterOptions::default())
     }
 
-    /// Router `id` in `folder`. A socket file that is there already is replaced, as when a router restarts.
+    /// Router `id` in `directory`. A socket file that is there already is replaced, as when a router restarts.
     ///
     /// # Errors
-    /// Without root (which the queue's depth needs), if the folder cannot be written or another process holds the lock.
-    pub fn with(folder: &Path, id: u16, options: &RouterOptions) -> Result<Self> {
+    /// Without root (which the queue's depth needs), if the directory cannot be written or another process holds the lock.
+    pub fn with(directory: &Path, id: u16, options: &RouterOptions) -> Result<Self> {
         crate::require_root()?;
-        let path = folder.join(id.to_string());
-        let lock = if options.lock { Some(lock(folder.join(format!("{id}.lck")))?) } else { None };
+        let path = directory.join(id.to_string());
+        let lock = if options.lock { Some(lock(directory.join(format!("{id}.lck")))?) } else { None };
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => bind(&path, options.max_dgram_qlen),
@@ -80,7 +80,7 @@ impl Router {
         .context(|| format!("cannot make the socket of router {id}, {}", path.display()))
     }
 
-    /// Sends a datagram to the socket of `pseudo` in the same folder, by path as routers do. Sleeps while its queue is
+    /// Sends a datagram to the socket of `pseudo` in the same directory, by path as routers do. Sleeps while its queue is
     /// full, 5 s at most.
     ///
     /// # Errors

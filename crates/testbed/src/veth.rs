@@ -2,7 +2,7 @@ use crate::error::{Context, Result};
 use crate::{Namespace, wait_until};
 use std::time::Duration;
 
-/// How a veth pair is to be. The pair's first end is meant to be the wire, its second the network card.
+/// How a veth pair is to be. The pair's first end is meant to be the wire, its second the NIC.
 #[derive(Clone, Debug)]
 pub struct VethOptions {
     /// MTU of both ends, in bytes.

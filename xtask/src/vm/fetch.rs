@@ -20,71 +20,73 @@ pub(super) struct Files {
     pub(super) release: String,
     /// The kernel itself.
     pub(super) vmlinuz: PathBuf,
-    /// The folder of its modules.
+    /// The directory of its modules.
     pub(super) modules: PathBuf,
 }
 
-/// Fetches the kernel unless it is in `folder` already.
-pub(super) fn kernel(kernel: &Kernel, folder: &Path) -> Result<Files> {
-    let root = folder.join("root");
+/// Fetches the kernel unless it is in `directory` already.
+pub(super) fn kernel(kernel: &Kernel, directory: &Path) -> Result<Files> {
+    let root = directory.join("root");
     if !root.exists() {
-        let apt = Apt::new(folder.join("apt"), kernel.sources)?;
-        let packages = folder.join("packages");
-        let half_done = folder.join("root.new");
+        let apt = Apt::new(directory.join("apt"), kernel.sources)?;
+        let packages = directory.join("packages");
+        let half_done = directory.join("root.new");
         for path in [&packages, &half_done] {
             if path.exists() {
-                fs::remove_dir_all(path).context(|| format!("folder {}", path.display()))?;
+                fs::remove_dir_all(path).context(|| format!("directory {}", path.display()))?;
             }
-            fs::create_dir_all(path).context(|| format!("folder {}", path.display()))?;
+            fs::create_dir_all(path).context(|| format!("directory {}", path.display()))?;
         }
         println!("fetching it from {}", kernel.sources.join(", "));
-        apt.run("apt-get", &["--quiet", "--quiet", "update"], folder)?;
+        apt.run("apt-get", &["--quiet", "--quiet", "update"], directory)?;
         let depends = apt.stdout("apt-cache", &["depends", "--recurse", "--important", PACKAGE])?;
         let names = kernel_packages(&depends);
         if names.is_empty() {
             return Err(Error::Vm(format!("there is no {PACKAGE} in {}", kernel.sources.join(", "))));
         }
         apt.run("apt-get", &[&["--quiet", "--quiet", "download"], &names[..]].concat(), &packages)?;
-        for entry in fs::read_dir(&packages).context(|| format!("folder {}", packages.display()))?.flatten() {
+        for entry in
+            fs::read_dir(&packages).context(|| format!("directory {}", packages.display()))?.flatten()
+        {
             shell::run(Command::new("dpkg-deb").arg("--extract").arg(entry.path()).arg(&half_done))?;
         }
-        fs::rename(&half_done, &root).context(|| format!("folder {}", root.display()))?;
+        fs::rename(&half_done, &root).context(|| format!("directory {}", root.display()))?;
         // The lists and the packages are of no more use.
-        for path in [&apt.folder, &packages] {
-            fs::remove_dir_all(path).context(|| format!("folder {}", path.display()))?;
+        for path in [&apt.directory, &packages] {
+            fs::remove_dir_all(path).context(|| format!("directory {}", path.display()))?;
         }
     }
     let files = files(&root)?;
     if !kernel.release.has(&files.release) {
         return Err(Error::Vm(format!(
-            "{} has Linux {}, and {} is what is to be checked here; the folder {} holds it",
+            "{} has Linux {}, and {} is what is to be checked here; the directory {} holds it",
             kernel.sources.join(", "),
             files.release,
             kernel.release,
-            folder.display()
+            directory.display()
         )));
     }
     Ok(files)
 }
 
-/// apt with a folder of its own in place of what is below /etc/apt, /var/lib/apt and /var/cache/apt.
+/// apt with a directory of its own in place of what is below /etc/apt, /var/lib/apt and /var/cache/apt.
 struct Apt {
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl Apt {
-    fn new(folder: PathBuf, sources: &[&str]) -> Result<Self> {
+    fn new(directory: PathBuf, sources: &[&str]) -> Result<Self> {
         for path in ["lists/partial", "cache/archives/partial", "empty"] {
-            let path = folder.join(path);
-            fs::create_dir_all(&path).context(|| format!("folder {}", path.display()))?;
+            let path = directory.join(path);
+            fs::create_dir_all(&path).context(|| format!("directory {}", path.display()))?;
         }
         let list: String =
             sources.iter().map(|source| format!("deb [signed-by={KEYRING} arch=amd64] {source}\n")).collect();
         for (name, text) in [("sources.list", &*list), ("preferences", "")] {
-            let path = folder.join(name);
+            let path = directory.join(name);
             fs::write(&path, text).context(|| format!("file {}", path.display()))?;
         }
-        Ok(Self { folder })
+        Ok(Self { directory })
     }
 
     fn command(&self, program: &str, arguments: &[&str]) -> Command {
@@ -98,17 +100,17 @@ impl Apt {
             ("Dir::Cache", "cache"),
         ];
         for (option, path) in ours {
-            command.arg("-o").arg(format!("{option}={}", self.folder.join(path).display()));
+            command.arg("-o").arg(format!("{option}={}", self.directory.join(path).display()));
         }
-        // The user that apt would change to may not be able to enter our folder.
+        // The user that apt would change to may not be able to enter our directory.
         let user = if testbed::is_root() { "root" } else { "" };
         command.args(["-o", &format!("APT::Sandbox::User={user}"), "-o", "Acquire::Languages=none"]);
         command.args(arguments).env("LC_ALL", "C");
         command
     }
 
-    fn run(&self, program: &str, arguments: &[&str], folder: &Path) -> Result<()> {
-        shell::run(self.command(program, arguments).current_dir(folder))
+    fn run(&self, program: &str, arguments: &[&str], directory: &Path) -> Result<()> {
+        shell::run(self.command(program, arguments).current_dir(directory))
     }
 
     fn stdout(&self, program: &str, arguments: &[&str]) -> Result<String> {
@@ -128,8 +130,8 @@ fn kernel_packages(depends: &str) -> Vec<&str> {
 /// Finds the parts of an unpacked kernel. Up to 6.x they are in /boot and /lib/modules, later all below /usr/lib/modules.
 fn files(root: &Path) -> Result<Files> {
     let missing = || Error::Vm(format!("{} holds no whole kernel: remove it and run again", root.display()));
-    for folder in ["usr/lib/modules", "lib/modules"] {
-        for entry in fs::read_dir(root.join(folder)).into_iter().flatten().flatten() {
+    for directory in ["usr/lib/modules", "lib/modules"] {
+        for entry in fs::read_dir(root.join(directory)).into_iter().flatten().flatten() {
             let (modules, release) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
             let candidates = [modules.join("vmlinuz"), root.join("boot").join(format!("vmlinuz-{release}"))];
             if let Some(vmlinuz) = candidates.into_iter().find(|path| path.is_file()) {

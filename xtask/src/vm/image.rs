@@ -18,15 +18,15 @@ pub(super) const INIT: &str = "/iou/vm";
 /// Programs of this machine that ours call.
 const SYSTEM: &[&str] = &["ip", "ethtool", "ping", "cat"];
 
-/// Writes the initramfs into `folder` and returns its path.
-pub(super) fn build(kernel: &Files, programs: &[PathBuf], folder: &Path) -> Result<PathBuf> {
+/// Writes the initramfs into `directory` and returns its path.
+pub(super) fn build(kernel: &Files, programs: &[PathBuf], directory: &Path) -> Result<PathBuf> {
     let mut archive = Archive::default();
-    archive.folder(PROGRAMS);
+    archive.directory(PROGRAMS);
     // What the kernel opens for the first process to speak through.
-    archive.folder("/dev");
+    archive.directory("/dev");
     archive.device("/dev/console", 5, 1);
     let mut libraries = BTreeSet::new();
-    let stripped = folder.join("stripped");
+    let stripped = directory.join("stripped");
     for (program, name) in programs.iter().zip([INIT, "/iou/iou-fast"]) {
         libraries.extend(ldd(program)?);
         // Debug symbols are nine tenths of a program.
@@ -43,11 +43,11 @@ pub(super) fn build(kernel: &Files, programs: &[PathBuf], folder: &Path) -> Resu
     for library in &libraries {
         archive.file(&library.to_string_lossy(), 0o755, &read(library)?);
     }
-    archive.folder("/modules");
+    archive.directory("/modules");
     for (number, (name, contents)) in modules::load_order(&kernel.modules)?.into_iter().enumerate() {
         archive.file(&format!("/modules/{number:02}-{name}.ko"), 0o644, &contents);
     }
-    let path = folder.join("initramfs");
+    let path = directory.join("initramfs");
     fs::write(&path, archive.finish()).context(|| format!("file {}", path.display()))?;
     Ok(path)
 }
@@ -75,26 +75,26 @@ fn libraries(answer: &str) -> Vec<PathBuf> {
 #[derive(Default)]
 struct Archive {
     bytes: Vec<u8>,
-    folders: BTreeSet<PathBuf>,
+    directories: BTreeSet<PathBuf>,
     count: u32,
 }
 
 impl Archive {
-    /// A folder and those above it.
-    fn folder(&mut self, path: &str) {
+    /// A directory and those above it.
+    fn directory(&mut self, path: &str) {
         let mut above: Vec<_> = Path::new(path).ancestors().filter(|path| path.parent().is_some()).collect();
         above.reverse();
         for path in above {
-            if self.folders.insert(path.into()) {
+            if self.directories.insert(path.into()) {
                 self.entry(&path.to_string_lossy(), 0o040_755, (0, 0), &[]);
             }
         }
     }
 
-    /// A file, and the folders above it.
+    /// A file, and the directories above it.
     fn file(&mut self, path: &str, mode: u32, contents: &[u8]) {
         if let Some(parent) = Path::new(path).parent() {
-            self.folder(&parent.to_string_lossy());
+            self.directory(&parent.to_string_lossy());
         }
         self.entry(path, 0o100_000 | mode, (0, 0), contents);
     }
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn an_archive_has_each_folder_once_and_before_its_files() {
         let mut archive = Archive::default();
-        archive.folder("/dev");
+        archive.directory("/dev");
         archive.device("/dev/console", 5, 1);
         archive.file("/usr/bin/a", 0o755, b"12345");
         archive.file("/usr/bin/b", 0o644, b"");

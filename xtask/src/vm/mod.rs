@@ -7,7 +7,7 @@
 //! target/debug (iou-fast), tests/vm ──► target/vm/NAME/initramfs ──► QEMU ──► lines on the console
 //! ```
 //!
-//! What the checks are stands in `tests/vm`. Nothing but `target/vm` is written to; the network between the virtual cards
+//! What the checks are stands in `tests/vm`. Nothing but `target/vm` is written to; the network between the virtual NICs
 //! is QEMU's, and a bridge in a network namespace that ends with QEMU.
 
 mod fetch;
@@ -113,14 +113,14 @@ pub(crate) fn run(name: Option<&str>, filter: &str, with_setup: bool) -> Result<
         return Err(Error::NoRoot("the virtual machines' network (a bridge in a namespace of its own)"));
     }
     let programs = build()?;
-    let folder = folder(&programs)?;
+    let directory = directory(&programs)?;
     let mut reports = Vec::new();
     for kernel in KERNELS.iter().filter(|kernel| name.is_none_or(|name| name == kernel.name)) {
         println!("== {}: {}", kernel.name, kernel.reason);
-        let folder = folder.join(kernel.name);
-        let files = fetch::kernel(kernel, &folder)?;
-        let image = image::build(&files, &programs, &folder)?;
-        let outcome = run::boot(kernel, &files, &image, filter, &folder)?;
+        let directory = directory.join(kernel.name);
+        let files = fetch::kernel(kernel, &directory)?;
+        let image = image::build(&files, &programs, &directory)?;
+        let outcome = run::boot(kernel, &files, &image, filter, &directory)?;
         let report = Report { kernel: kernel.name, release: files.release, outcome };
         print!("{}", report.text());
         reports.push(report);
@@ -163,10 +163,10 @@ fn executable(messages: &str) -> Option<PathBuf> {
         .find_map(|message| Some(message["executable"].as_str()?.into()))
 }
 
-/// `target/vm`, beside the folder of the programs.
-fn folder(programs: &[PathBuf]) -> Result<PathBuf> {
+/// `target/vm`, beside the directory of the programs.
+fn directory(programs: &[PathBuf]) -> Result<PathBuf> {
     let profile = programs.last().and_then(|program| program.parent());
-    let target = profile.and_then(Path::parent).ok_or_else(|| Error::Vm("no target folder".into()))?;
+    let target = profile.and_then(Path::parent).ok_or_else(|| Error::Vm("no target directory".into()))?;
     Ok(target.join("vm"))
 }
 
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn everything_goes_under_the_target_folder() {
         let programs = ["/t/debug/deps/vm-0123", "/t/debug/iou-fast"].map(PathBuf::from);
-        assert_eq!(folder(&programs).unwrap(), Path::new("/t/vm"));
+        assert_eq!(directory(&programs).unwrap(), Path::new("/t/vm"));
     }
 
     #[test]

@@ -11,9 +11,9 @@ use std::process::Command;
 const WANTED: &[&str] = &["virtio_pci", "virtio_net", "veth", "8021q", "af_packet", "unix", "ipv6"];
 
 /// The modules to load, in order: name and contents.
-pub(super) fn load_order(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+pub(super) fn load_order(directory: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let mut paths = BTreeMap::new();
-    find(folder, &mut paths)?;
+    find(directory, &mut paths)?;
     let mut loaded = Vec::new();
     for name in WANTED {
         add(name, &paths, &mut loaded)?;
@@ -21,9 +21,9 @@ pub(super) fn load_order(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(loaded)
 }
 
-/// The modules below `folder` by name.
-fn find(folder: &Path, paths: &mut BTreeMap<String, PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(folder).context(|| format!("folder {}", folder.display()))?.flatten() {
+/// The modules below `directory` by name.
+fn find(directory: &Path, paths: &mut BTreeMap<String, PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(directory).context(|| format!("directory {}", directory.display()))?.flatten() {
         let path = entry.path();
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             find(&path, paths)?;
@@ -88,9 +88,9 @@ mod tests {
 
     #[test]
     fn modules_come_after_those_that_they_need() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let write = |path: &str, needs: &str| {
-            let path = folder.path().join(path);
+            let path = directory.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, format!("\0depends={needs}\0")).unwrap();
         };
@@ -100,7 +100,7 @@ mod tests {
         write("net/8021q/8021q.ko", "garp,failover");
         write("net/garp.ko", "");
         write("net/unwanted.ko", "");
-        let order: Vec<_> = load_order(folder.path()).unwrap().into_iter().map(|(name, _)| name).collect();
+        let order: Vec<_> = load_order(directory.path()).unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(order, ["failover", "net_failover", "virtio_net", "garp", "8021q"]);
     }
 }

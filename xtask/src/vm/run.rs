@@ -19,16 +19,16 @@ const SILENCE: Duration = Duration::from_secs(8 * 60);
 /// Memory of the guest in MiB. The initramfs takes some 60.
 const MEMORY: &str = "1536";
 
-/// The addresses of the guest's cards: a pair on QEMU's hub, a pair on the bridge.
+/// The addresses of the guest's NICs: a pair on QEMU's hub, a pair on the bridge.
 const HUB: [&str; 2] = ["52:54:00:00:00:01", "52:54:00:00:00:02"];
 const BRIDGE: [&str; 2] = ["52:54:00:00:00:03", "52:54:00:00:00:04"];
 
 /// Its arguments are QEMU's command line. The namespace, and bridge and TAPs with it, goes with its last process.
 const NETWORK: &str = r#"set -e
 ip link add br0 type bridge mcast_snooping 0
-ip tuntap add dev card mode tap multi_queue
+ip tuntap add dev NIC mode tap multi_queue
 ip tuntap add dev wire mode tap
-for name in card wire; do ip link set $name master br0 up; done
+for name in NIC wire; do ip link set $name master br0 up; done
 ip link set br0 up
 exec "$@""#;
 
@@ -38,13 +38,13 @@ pub(super) fn boot(
     files: &Files,
     image: &Path,
     filter: &str,
-    folder: &Path,
+    directory: &Path,
 ) -> Result<Outcome> {
     let mut command = shell::as_root("unshare");
     command.args(["--net", "sh", "-c", NETWORK, "network", "qemu-system-x86_64"]);
     command.args(machine()).arg("-kernel").arg(&files.vmlinuz).arg("-initrd").arg(image);
     command.args(["-append", &command_line(kernel.name, filter)]);
-    println!("booting Linux {} (the console goes to {})", files.release, folder.join("console").display());
+    println!("booting Linux {} (the console goes to {})", files.release, directory.join("console").display());
     let mut qemu = Process::spawn(&mut command)?;
     let start = Instant::now();
     let (mut seen, mut news) = (0, Instant::now());
@@ -71,7 +71,7 @@ pub(super) fn boot(
         std::thread::sleep(Duration::from_millis(200));
     }
     let console = qemu.stdout();
-    let path = folder.join("console");
+    let path = directory.join("console");
     fs::write(&path, format!("{console}{}", qemu.stderr())).context(|| format!("file {}", path.display()))?;
     if !qemu.stderr().is_empty() {
         eprint!("{}", qemu.stderr());
@@ -81,7 +81,7 @@ pub(super) fn boot(
     Ok(outcome)
 }
 
-/// The machine: two processors, and two pairs of virtio network cards. The driver allows zero-copy only where it maps
+/// The machine: two processors, and two pairs of virtio NICs. The driver allows zero-copy only where it maps
 /// memory for the device as for any other (`iommu_platform`), which legacy devices cannot. There is no firmware to
 /// boot from the network by, `romfile`.
 fn machine() -> Vec<String> {
@@ -96,13 +96,13 @@ fn machine() -> Vec<String> {
         format!("virtio-net-pci,netdev={netdev},mac={mac},iommu_platform=on,disable-legacy=on,romfile={more}")
     };
     let tap = "script=no,downscript=no,vhost=off";
-    let cards = [
+    let nics = [
         ("hubport,id=hub0,hubid=0".to_owned(), device("hub0", HUB[0], "")),
         ("hubport,id=hub1,hubid=0".to_owned(), device("hub1", HUB[1], "")),
-        (format!("tap,id=card,ifname=card,queues=2,{tap}"), device("card", BRIDGE[0], ",mq=on,vectors=6")),
+        (format!("tap,id=NIC,ifname=NIC,queues=2,{tap}"), device("NIC", BRIDGE[0], ",mq=on,vectors=6")),
         (format!("tap,id=wire,ifname=wire,{tap}"), device("wire", BRIDGE[1], "")),
     ];
-    for (netdev, device) in cards {
+    for (netdev, device) in nics {
         line.extend(["-netdev".into(), netdev, "-device".into(), device]);
     }
     line
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_card_is_one_that_the_guest_can_find() {
+    fn every_nic_is_one_that_the_guest_can_find() {
         let line = command_line("oldest", "lab");
         assert!(line.ends_with(" -- oldest lab"));
         let machine = machine().join(" ");

@@ -1,9 +1,9 @@
 //! The rings of a socket with a simulated kernel at their other side, in plain memory: what the user's side costs can
-//! be measured without a network card, and a kernel can be played that puts anything there. For benchmarks and
+//! be measured without a NIC, and a kernel can be played that puts anything there. For benchmarks and
 //! fuzzing alone: nothing else has a use for it.
 
 use super::{Completion, Fill, Rx, Tx, more};
-use crate::frame::CHUNK;
+use crate::chunk::CHUNK_SIZE;
 use crate::mapping::Mapping;
 use crate::registration::Registration;
 use crate::ring::{Consumer, Layout, Producer};
@@ -93,13 +93,13 @@ fn pair<T: Copy>(size: u32) -> io::Result<(Producer<T>, Consumer<T>)> {
 }
 
 impl Kernel {
-    /// Receives up to `max` packets of `len` bytes into frames of the fill ring; returns how many.
+    /// Receives up to `max` fragments of `len` bytes into frames of the fill ring; returns how many.
     pub fn receive(&mut self, max: usize, len: u32) -> usize {
         let mut count = 0;
         while count < max && self.rx.free(1) > 0 {
             let Some(address) = self.fill.pop() else { break };
-            let packet = XdpDesc { addr: address + HEADROOM, len, options: XdpDescOptions::empty() };
-            if self.rx.push(packet).is_err() {
+            let fragment = XdpDesc { addr: address + HEADROOM, len, options: XdpDescOptions::empty() };
+            if self.rx.push(fragment).is_err() {
                 break;
             }
             count += 1;
@@ -109,12 +109,12 @@ impl Kernel {
         count
     }
 
-    /// Sends everything in the TX ring; returns how many packets that was.
+    /// Sends everything in the TX ring; returns how many fragments that was.
     pub fn send(&mut self) -> usize {
         let mut count = 0;
         while self.completion.free(1) > 0 {
-            let Some(packet) = self.tx.pop() else { break };
-            if self.completion.push(packet.addr).is_err() {
+            let Some(fragment) = self.tx.pop() else { break };
+            if self.completion.push(fragment.addr).is_err() {
                 break;
             }
             count += 1;
@@ -131,11 +131,11 @@ impl Kernel {
         address
     }
 
-    /// Takes a packet to send: address, length, and whether its frame goes on in the next.
+    /// Takes a fragment to send: address, length, and whether its frame goes on in the next.
     pub fn take_tx(&mut self) -> Option<(u64, u32, bool)> {
-        let packet = self.tx.pop();
+        let fragment = self.tx.pop();
         self.tx.release();
-        packet.map(|packet| (packet.addr, packet.len, more(packet.options) != 0))
+        fragment.map(|fragment| (fragment.addr, fragment.len, more(fragment.options) != 0))
     }
 
     /// Puts any descriptor into the RX ring; false if it is full.
@@ -163,7 +163,7 @@ impl Kernel {
         }
     }
 
-    /// Writes `bytes` at `address`, as a card does. False, and nothing is written, unless they lie in one chunk that was
+    /// Writes `bytes` at `address`, as a NIC does. False, and nothing is written, unless they lie in one chunk that was
     /// given to the kernel.
     pub fn write(&self, address: u64, bytes: &[u8]) -> bool {
         let Some(place) = self.place(address, bytes.len()) else { return false };
@@ -182,7 +182,7 @@ impl Kernel {
     }
 
     fn place(&self, address: u64, len: usize) -> Option<NonNull<u8>> {
-        let fits = address as usize % CHUNK + len <= CHUNK;
+        let fits = address as usize % CHUNK_SIZE + len <= CHUNK_SIZE;
         // SAFETY: a chunk that was lent is one of the UMEM's, so the address lies in its memory.
         (fits && self.umem.has_lent(address)).then(|| unsafe { self.umem.address().add(address as usize) })
     }

@@ -7,24 +7,24 @@ const EARN: u64 = 10_000_000_000;
 
 /// Says whether there is a line for an event.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Ration {
+pub struct RateLimiter {
     /// Lines used up, in ns of earning, and when that was so.
     used: u64,
     since: u64,
-    withheld: u64,
+    suppressed: u64,
 }
 
-impl Ration {
+impl RateLimiter {
     /// An event at `now` (ns on any monotonic clock): if it may be logged, how many before it were not.
     pub fn ask(&mut self, now: u64) -> Option<u64> {
         self.used = self.used.saturating_sub(now.saturating_sub(self.since));
         self.since = now;
         if self.used + EARN > BURST * EARN {
-            self.withheld += 1;
+            self.suppressed += 1;
             return None;
         }
         self.used += EARN;
-        Some(std::mem::take(&mut self.withheld))
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -34,7 +34,7 @@ mod tests {
 
     #[test]
     fn a_burst_and_then_now_and_then_one_that_tells_of_the_others() {
-        let mut ration = Ration::default();
+        let mut ration = RateLimiter::default();
         let start = 5 * EARN;
         for _ in 0..BURST {
             assert_eq!(ration.ask(start), Some(0));

@@ -1,4 +1,4 @@
-//! The netio folder and what is in it goes and comes back, disks fill up, descriptors run out: reported once, recovered
+//! The netio directory and what is in it goes and comes back, disks fill up, descriptors run out: reported once, recovered
 //! from, and nobody else notices.
 
 mod common;
@@ -166,7 +166,7 @@ fn a_netmap_that_changes_while_the_folder_is_away_is_followed_when_it_is_back() 
 fn a_folder_of_another_user_in_its_place_is_refused_until_it_is_gone() {
     let (scene, iou_fast) = lab(1);
     let mut station = scene.station();
-    let old = scene.folder().join("old");
+    let old = scene.directory().join("old");
     std::fs::rename(scene.netio(), &old).unwrap();
     std::fs::create_dir(scene.netio()).unwrap();
     std::os::unix::fs::chown(scene.netio(), Some(4242), None).unwrap();
@@ -210,7 +210,7 @@ fn a_full_disk_is_said_once_and_outlived() {
     testbed::with_own_mounts(|| {
         let scene = Scene::silent(&["eth0"], &VethOptions::default());
         let netio = scene.netio();
-        // The folder itself, two sockets with their locks, two routers, one more.
+        // The directory itself, two sockets with their locks, two routers, one more.
         testbed::run("mount", ["-t", "tmpfs", "-o", "nr_inodes=8,size=64k", "none", netio.to_str().unwrap()])
             .unwrap();
         scene.netmap(&classroom(2));

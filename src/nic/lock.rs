@@ -1,7 +1,7 @@
-//! One iou-fast a network card: the lock that says so, and the folder of locks and records.
+//! One iou-fast a NIC: the lock that says so, and the directory of locks and records.
 
 use super::{Error, Nic};
-use crate::privileges::as_starter;
+use crate::privileges::as_invoking_user;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
@@ -19,17 +19,17 @@ pub const STATE_DIR: &str = "/run/iou-fast";
 #[must_use]
 pub fn state_dir() -> PathBuf {
     let own = rustix::process::getuid();
-    folder_of(own.as_raw(), |name| std::env::var_os(name))
+    directory_of(own.as_raw(), |name| std::env::var_os(name))
 }
 
-fn folder_of(uid: u32, environment: impl Fn(&str) -> Option<OsString>) -> PathBuf {
+fn directory_of(uid: u32, environment: impl Fn(&str) -> Option<OsString>) -> PathBuf {
     if uid == 0 {
         return STATE_DIR.into();
     }
-    // systemd.exec(5): several folders are separated by colons; and it is made for this service alone.
+    // systemd.exec(5): several directories are separated by colons; and it is made for this service alone.
     let service =
-        environment("RUNTIME_DIRECTORY").filter(|folder| !folder.as_encoded_bytes().contains(&b':'));
-    let session = || environment("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
+        environment("RUNTIME_DIRECTORY").filter(|directory| !directory.as_encoded_bytes().contains(&b':'));
+    let session = || environment("XDG_RUNTIME_DIR").filter(|directory| !directory.is_empty());
     let session = || session().map_or_else(|| format!("/run/user/{uid}").into(), PathBuf::from);
     service.map_or_else(|| session().join("iou-fast"), PathBuf::from)
 }
@@ -37,21 +37,21 @@ fn folder_of(uid: u32, environment: impl Fn(&str) -> Option<OsString>) -> PathBu
 /// A killed process keeps its locks until the kernel has taken it down, seen to last up to 62 ms; so long may a
 /// lock be held before its holder counts as alive.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// As long as that again may [a guard](crate::guard) have it: the drivers of some cards take seconds to change offloads,
+/// As long as that again may [a guard](crate::guard) have it: the drivers of some NICs take seconds to change offloads,
 /// and who starts again should not hear of it.
 const PATIENCE_WITH_GUARD: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(10);
 /// The second line of a lock that a guard has.
 const GUARD: &str = "guard\n";
 
-/// A network card that no other iou-fast process uses, until this and all clones are dropped.
+/// A NIC that no other iou-fast process uses, until this and all clones are dropped.
 ///
 /// The lock is a file in `/run/iou-fast` that holds the pid. Its name is made of the number of the network
-/// namespace and that of the card in it, which neither a renaming nor a second namespace with the same names
+/// namespace and that of the NIC in it, which neither a renaming nor a second namespace with the same names
 /// confuses. It is locked by `flock`: this, unlike the `fcntl` locks of IOU, also keeps two holders within one
 /// process apart. A file left behind by a killed process is not locked, and is taken.
 #[derive(Clone, Debug)]
-pub struct Hold(Arc<Inner>);
+pub struct NicLock(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -61,18 +61,18 @@ struct Inner {
     _lock: OwnedFd,
 }
 
-impl Hold {
+impl NicLock {
     /// Takes `nic` for this process, with the lock in [`STATE_DIR`]. Waits up to a second for a process that is
     /// just ending.
     ///
     /// # Errors
     /// [`Error::Held`] names the process that has it. [`Error::StateDir`] and [`Error::StateDirUnsafe`] where the
-    /// folder cannot be used.
+    /// directory cannot be used.
     pub fn take(nic: &Nic) -> Result<Self, Error> {
         Self::take_in(nic, Path::new(STATE_DIR))
     }
 
-    /// As [`take`](Self::take), with the lock in folder `path`, which is made where it is missing (its parents
+    /// As [`take`](Self::take), with the lock in directory `path`, which is made where it is missing (its parents
     /// are not).
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl Hold {
     /// # Errors
     /// As for [`take`](Self::take).
     pub fn take_within(nic: &Nic, path: &Path, patience: Duration) -> Result<Self, Error> {
-        as_starter(|| Self::take_as_starter(nic, path, patience))
+        as_invoking_user(|| Self::take_as_starter(nic, path, patience))
     }
 
     fn take_as_starter(nic: &Nic, path: &Path, patience: Duration) -> Result<Self, Error> {
@@ -107,10 +107,10 @@ impl Hold {
         }
     }
 
-    /// What nobody holds of card number `index` in network namespace `namespace`, with the lock in folder `path`: for
+    /// What nobody holds of NIC number `index` in network namespace `namespace`, with the lock in directory `path`: for
     /// [a guard](crate::guard), which does not keep it for long. `None` where somebody has it.
     pub(crate) fn take_left(path: &Path, namespace: u64, index: u32) -> Result<Option<Self>, Error> {
-        as_starter(|| {
+        as_invoking_user(|| {
             let (directory, stem) = (open_existing(path)?, stem(namespace, index));
             Ok(match try_lock(&directory, path, &stem, GUARD)? {
                 Lock::Ours(lock) => Some(Self::new(directory, path, stem, lock)),
@@ -138,12 +138,12 @@ impl Hold {
             rustix::fs::renameat(directory, &draft, directory, &record)?;
             rustix::fs::fsync(directory)
         };
-        as_starter(write).map_err(|source| self.record_error("write", source))
+        as_invoking_user(write).map_err(|source| self.record_error("write", source))
     }
 
     /// The record that lies beside the lock; `None` if there is none.
     pub(super) fn read_record(&self) -> Result<Option<Vec<u8>>, Error> {
-        as_starter(|| self.read_as_starter())
+        as_invoking_user(|| self.read_as_starter())
     }
 
     fn read_as_starter(&self) -> Result<Option<Vec<u8>>, Error> {
@@ -166,7 +166,7 @@ impl Hold {
     /// Removes the record that lies beside the lock; one that is not there is no error.
     pub(crate) fn remove_record(&self) -> Result<(), Error> {
         let directory = &self.0.directory;
-        match as_starter(|| rustix::fs::unlinkat(directory, self.record_name(), AtFlags::empty())) {
+        match as_invoking_user(|| rustix::fs::unlinkat(directory, self.record_name(), AtFlags::empty())) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(source) => Err(self.record_error("remove", source)),
         }
@@ -175,7 +175,7 @@ impl Hold {
     /// Removes a record that was being written when its writer was killed.
     pub(super) fn remove_draft(&self) {
         let draft = draft_of(&self.record_name());
-        let _ = as_starter(|| rustix::fs::unlinkat(&self.0.directory, draft, AtFlags::empty()));
+        let _ = as_invoking_user(|| rustix::fs::unlinkat(&self.0.directory, draft, AtFlags::empty()));
     }
 
     /// Where the record that lies beside the lock is.
@@ -196,7 +196,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // While still locked: afterwards it might be the next holder's. A file that stays is no lock.
         let lock = lock_name(&self.stem);
-        let _ = as_starter(|| rustix::fs::unlinkat(&self.directory, lock, AtFlags::empty()));
+        let _ = as_invoking_user(|| rustix::fs::unlinkat(&self.directory, lock, AtFlags::empty()));
     }
 }
 
@@ -222,7 +222,7 @@ fn try_lock(directory: &OwnedFd, path: &Path, stem: &str, mark: &str) -> Result<
             Err(Errno::WOULDBLOCK) => return Ok(Lock::Others(lock)),
             Err(source) => return Err(fail("lock")(source)),
         }
-        // Its last holder may have removed the file between our two calls. We then hold a lock that nobody
+        // Its last holder may have removed the file between our two calls. We then lock a lock that nobody
         // else can see.
         if !is_the_file(directory, &file, &lock).map_err(fail("examine the lock file"))? {
             continue;
@@ -246,18 +246,18 @@ fn lock_name(stem: &str) -> String {
     format!("{stem}.lock")
 }
 
-/// The cards of network namespace `namespace` of which there is a lock or a record in folder `path`, by their numbers.
+/// The NICs of network namespace `namespace` of which there is a lock or a record in directory `path`, by their numbers.
 pub(crate) fn seen(path: &Path, namespace: u64) -> Result<BTreeSet<u32>, Error> {
-    let fail = |source| Error::StateDir { path: path.to_owned(), what: "read this folder", source };
-    as_starter(|| {
+    let fail = |source| Error::StateDir { path: path.to_owned(), what: "read this directory", source };
+    as_invoking_user(|| {
         let names = rustix::fs::Dir::read_from(open_existing(path)?).map_err(fail)?;
         let name = |entry: rustix::fs::DirEntry| entry.file_name().to_str().ok().and_then(parse_name);
-        let cards = names.filter_map(|entry| entry.ok().and_then(name));
-        Ok(cards.filter(|(of, _)| *of == namespace).map(|(_, index)| index).collect())
+        let nics = names.filter_map(|entry| entry.ok().and_then(name));
+        Ok(nics.filter(|(of, _)| *of == namespace).map(|(_, index)| index).collect())
     })
 }
 
-/// Namespace and number of the card that a file is of.
+/// Namespace and number of the NIC that a file is of.
 fn parse_name(name: &str) -> Option<(u64, u32)> {
     let (namespace, rest) = name.strip_prefix("net")?.split_once("-if")?;
     let (index, kind) = rest.split_once('.')?;
@@ -265,13 +265,13 @@ fn parse_name(name: &str) -> Option<(u64, u32)> {
     Some((namespace.parse().ok()?, index.parse().ok()?)).filter(|_| ours)
 }
 
-/// Opens the folder, makes it if need be, and makes sure that only its owner, this process's user, can put files
+/// Opens the directory, makes it if need be, and makes sure that only its owner, this process's user, can put files
 /// there.
 fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
     let fail = |what| move |source| Error::StateDir { path: path.to_owned(), what, source };
     match rustix::fs::mkdir(path, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
-        Err(source) => return Err(fail("make this folder")(source)),
+        Err(source) => return Err(fail("make this directory")(source)),
     }
     open_existing(path)
 }
@@ -280,8 +280,8 @@ fn open_directory(path: &Path) -> Result<OwnedFd, Error> {
 fn open_existing(path: &Path) -> Result<OwnedFd, Error> {
     let fail = |what| move |source| Error::StateDir { path: path.to_owned(), what, source };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(fail("open this folder"))?;
-    let status = rustix::fs::fstat(&directory).map_err(fail("examine this folder"))?;
+    let directory = rustix::fs::open(path, flags, Mode::empty()).map_err(fail("open this directory"))?;
+    let status = rustix::fs::fstat(&directory).map_err(fail("examine this directory"))?;
     let uid = rustix::process::getuid().as_raw();
     let others_may_write = Mode::from_raw_mode(status.st_mode).intersects(Mode::WGRP | Mode::WOTH);
     if status.st_uid != uid || others_may_write {
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_cards_are_known_by_their_names() {
+    fn files_of_nics_are_known_by_their_names() {
         assert_eq!(parse_name("net4026-if17.lock"), Some((4026, 17)));
         assert_eq!(parse_name("net1-if2.offloads.json"), Some((1, 2)));
         assert_eq!(parse_name("net1-if2.offloads.json.new"), Some((1, 2)));
@@ -358,7 +358,7 @@ mod tests {
     fn a_guard_takes_what_nobody_holds_and_is_waited_for() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("state");
-        assert!(seen(&path, 7).is_err() && !path.exists(), "a guard makes no folder");
+        assert!(seen(&path, 7).is_err() && !path.exists(), "a guard makes no directory");
         let directory = open_directory(&path).unwrap();
         let take = |mark| match try_lock(&directory, &path, &stem(7, 3), mark).unwrap() {
             Lock::Ours(lock) => Ok(lock),
@@ -366,14 +366,14 @@ mod tests {
         };
         // A new start has it: a guard leaves it alone, and says nothing in it.
         let held = take("").unwrap();
-        assert!(Hold::take_left(&path, 7, 3).unwrap().is_none());
+        assert!(NicLock::take_left(&path, 7, 3).unwrap().is_none());
         assert!(!has_guard(&held));
         assert_eq!(read_pid(&held), Some(std::process::id()));
         assert_eq!(seen(&path, 7).unwrap(), [3].into());
         assert!(seen(&path, 8).unwrap().is_empty(), "another network namespace");
         drop(held);
         // Killed, it leaves the file. Now the guard has it, and who comes sees that it need only wait.
-        let guard = Hold::take_left(&path, 7, 3).unwrap().unwrap();
+        let guard = NicLock::take_left(&path, 7, 3).unwrap().unwrap();
         let theirs = take("").unwrap_err();
         assert!(has_guard(&theirs));
         assert_eq!(read_pid(&theirs), Some(std::process::id()));
@@ -389,7 +389,7 @@ mod tests {
     fn every_user_has_a_folder_of_his_own() {
         let of = |uid, set: &'static [(&str, &str)]| {
             let value = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
-            folder_of(uid, value).display().to_string()
+            directory_of(uid, value).display().to_string()
         };
         assert_eq!(of(0, &[("XDG_RUNTIME_DIR", "/tmp/trap"), ("RUNTIME_DIRECTORY", "/tmp/trap")]), STATE_DIR);
         assert_eq!(of(1000, &[("XDG_RUNTIME_DIR", "/run/user/1000")]), "/run/user/1000/iou-fast");
@@ -420,6 +420,6 @@ mod tests {
 
         let missing = parent.path().join("no/such");
         let error = open_directory(&missing).unwrap_err().to_string();
-        assert!(error.contains("no/such: cannot make this folder"), "{error}");
+        assert!(error.contains("no/such: cannot make this directory"), "{error}");
     }
 }

@@ -1,10 +1,10 @@
-//! The books: what came in has come out, or stands in the summary under the reason why not.
+//! The accounting: what came in has come out, or stands in the summary under the reason why not.
 //!
-//! Four accounts, each kept at both of its ends by counters that know nothing of each other. A frame for many routers is
+//! Four flows, each kept at both of its ends by counters that know nothing of each other. A frame for many routers is
 //! one datagram for each of their interfaces on the LAN, also for those that are not there: each is delivered, or lost
 //! under its own reason.
 //!
-//! | account | in | out |
+//! | flow | in | out |
 //! |---|---|---|
 //! | steered | redirected by the XDP program | taken out of RX rings; dropped by the kernel in between |
 //! | copied | copies made by the XDP program | taken out of the workers' ring buffers |
@@ -18,14 +18,14 @@ use std::fmt;
 
 /// What went into something, and what came out of it.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Account {
+pub struct Flow {
     /// Frames that went in.
     pub entered: u64,
     /// Frames that came out, or were lost under a reason.
     pub left: u64,
 }
 
-impl Account {
+impl Flow {
     /// Everything that went in has come out, and nothing else.
     #[must_use]
     pub const fn balances(&self) -> bool {
@@ -33,27 +33,27 @@ impl Account {
     }
 }
 
-/// The accounts of a run.
+/// The flows of a run.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Books {
+pub struct Accounting {
     /// From the XDP programs through AF_XDP rings to the workers.
-    pub steered: Account,
+    pub steered: Flow,
     /// From the XDP programs through ring buffers to the workers.
-    pub copied: Account,
+    pub copied: Flow,
     /// Through the workers to the routers.
-    pub to_routers: Account,
+    pub to_routers: Flow,
     /// From the routers to wherever.
-    pub from_routers: Account,
+    pub from_routers: Flow,
 }
 
-impl Books {
-    /// Every account balances.
+impl Accounting {
+    /// Every flow balances.
     #[must_use]
     pub fn balance(&self) -> bool {
-        self.accounts().iter().all(|(_, account)| account.balances())
+        self.flows().iter().all(|(_, flow)| flow.balances())
     }
 
-    fn accounts(&self) -> [(&'static str, Account); 4] {
+    fn flows(&self) -> [(&'static str, Flow); 4] {
         [
             ("steered", self.steered),
             ("copied", self.copied),
@@ -63,15 +63,13 @@ impl Books {
     }
 }
 
-impl fmt::Display for Books {
+impl fmt::Display for Accounting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.balance() {
             return f.write_str("balanced");
         }
         let mut separator = "not balanced: ";
-        for (name, Account { entered, left }) in
-            self.accounts().into_iter().filter(|(_, account)| !account.balances())
-        {
+        for (name, Flow { entered, left }) in self.flows().into_iter().filter(|(_, flow)| !flow.balances()) {
             write!(f, "{separator}{name} {entered} in and {left} out")?;
             separator = ", ";
         }
@@ -85,11 +83,14 @@ mod tests {
 
     #[test]
     fn what_does_not_balance_is_named_with_both_sides() {
-        let mut books = Books { steered: Account { entered: 7, left: 7 }, ..Books::default() };
-        assert_eq!((books.balance(), books.to_string()), (true, "balanced".into()));
-        books.copied.left = 1;
-        books.from_routers = Account { entered: 9, left: 8 };
-        assert!(!books.balance());
-        assert_eq!(books.to_string(), "not balanced: copied 0 in and 1 out, from routers 9 in and 8 out");
+        let mut accounting = Accounting { steered: Flow { entered: 7, left: 7 }, ..Accounting::default() };
+        assert_eq!((accounting.balance(), accounting.to_string()), (true, "balanced".into()));
+        accounting.copied.left = 1;
+        accounting.from_routers = Flow { entered: 9, left: 8 };
+        assert!(!accounting.balance());
+        assert_eq!(
+            accounting.to_string(),
+            "not balanced: copied 0 in and 1 out, from routers 9 in and 8 out"
+        );
     }
 }

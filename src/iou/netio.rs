@@ -1,7 +1,7 @@
-//! The folders that routers have their sockets in: the netio folder, and that of their L1 keepalives.
+//! The directories that routers have their sockets in: the netio directory, and that of their L1 keepalives.
 //!
-//! The folder belongs to the IOU user, who can put anything there, while we are often root: everything but `bind`
-//! goes through the folder's descriptor, follows no link, and looks at what it found before it uses or changes it.
+//! The directory belongs to the IOU user, who can put anything there, while we are often root: everything but `bind`
+//! goes through the directory's descriptor, follows no link, and looks at what it found before it uses or changes it.
 
 use super::InstanceId;
 use super::lock::{self, Holder};
@@ -29,9 +29,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// How often to look in that time.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// A folder of sockets, `/tmp/netio<uid>` or `/tmp/netl1<uid>`, held open.
+/// A directory of sockets, `/tmp/netio<uid>` or `/tmp/netl1<uid>`, held open.
 #[derive(Clone, Debug)]
-pub struct Folder {
+pub struct Directory {
     path: PathBuf,
     pub(super) uid: Uid,
     pub(super) dir: Arc<OwnedFd>,
@@ -52,63 +52,63 @@ pub enum IdState {
     Unknown(String),
 }
 
-/// Why a netio folder, or one of keepalives, cannot be used.
+/// Why a netio directory, or one of keepalives, cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `SUDO_UID` is no number.
     #[error("SUDO_UID is \"{0}\", which is no user id: give the user who runs the routers with --uid")]
     SudoUid(String),
-    /// Something else has the folder's name.
-    #[error("the netio folder {} is {what} and not a folder: remove it, or name another with --netio-dir", path.display())]
+    /// Something else has the directory's name.
+    #[error("the netio directory {} is {what} and not a directory: remove it, or name another with --netio-dir", path.display())]
     NotAFolder {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
         /// What it is.
         what: &'static str,
     },
-    /// The folder belongs to neither the IOU user nor root.
+    /// The directory belongs to neither the IOU user nor root.
     #[error(
-        "the netio folder {} belongs to user {owner}, not to user {uid}: if {owner} runs the routers, give --uid {owner}{}",
+        "the netio directory {} belongs to user {owner}, not to user {uid}: if {owner} runs the routers, give --uid {owner}{}",
         path.display(), also(others)
     )]
     ForeignFolder {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
         /// Whose it is.
         owner: u32,
         /// Whose it should be.
         uid: u32,
-        /// The other folders there are.
+        /// The other directories there are.
         others: Vec<OtherFolder>,
     },
-    /// Other users may change what is in the folder.
+    /// Other users may change what is in the directory.
     #[error(
-        "the netio folder {} is writable for {whom}, who could put sockets of their own in the place of routers': \
+        "the netio directory {} is writable for {whom}, who could put sockets of their own in the place of routers': \
          `chmod go-w {}`",
         path.display(), path.display()
     )]
     OpenFolder {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
         /// For whom.
         whom: String,
     },
-    /// The folder can be neither opened nor made.
-    #[error("cannot {action} the netio folder {}: {source}{}", path.display(), also(others))]
-    Folder {
-        /// The folder.
+    /// The directory can be neither opened nor made.
+    #[error("cannot {action} the netio directory {}: {source}{}", path.display(), also(others))]
+    Directory {
+        /// The directory.
         path: PathBuf,
         /// What was tried.
         action: &'static str,
         /// What the system said.
         source: io::Error,
-        /// The other folders there are.
+        /// The other directories there are.
         others: Vec<OtherFolder>,
     },
-    /// The folder of L1 keepalives is none that can be trusted, or cannot be opened.
+    /// The directory of L1 keepalives is none that can be trusted, or cannot be opened.
     #[error("L1 keepalives are not answered: {} {why}", path.display())]
     Keepalives {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
@@ -116,14 +116,14 @@ pub enum Error {
 }
 
 impl Error {
-    /// True if the folder is just not there.
+    /// True if the directory is just not there.
     #[must_use]
     pub fn is_absent(&self) -> bool {
-        matches!(self, Self::Folder { source, .. } if source.kind() == io::ErrorKind::NotFound)
+        matches!(self, Self::Directory { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }
 
-/// Another netio folder.
+/// Another netio directory.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct OtherFolder {
     /// Its path.
@@ -134,7 +134,7 @@ pub struct OtherFolder {
     pub sockets: usize,
 }
 
-/// The user whose netio folder is meant: `option` (from `--uid`), else `SUDO_UID`, else `real`, the real uid.
+/// The user whose netio directory is meant: `option` (from `--uid`), else `SUDO_UID`, else `real`, the real uid.
 ///
 /// # Errors
 /// If `SUDO_UID` decides and is no number.
@@ -153,13 +153,13 @@ pub fn default_uid(
     }
 }
 
-/// The folder that IOU uses when user `uid` runs it.
+/// The directory that IOU uses when user `uid` runs it.
 #[must_use]
 pub fn default_path(uid: u32) -> PathBuf {
     format!("/tmp/netio{uid}").into()
 }
 
-/// The folder of L1 keepalives that goes with the netio folder `netio` of user `uid`: IOU makes both names of the uid.
+/// The directory of L1 keepalives that goes with the netio directory `netio` of user `uid`: IOU makes both names of the uid.
 #[must_use]
 pub fn keepalive_path(netio: &Path, uid: u32) -> PathBuf {
     let name = netio.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("netio"));
@@ -169,27 +169,27 @@ pub fn keepalive_path(netio: &Path, uid: u32) -> PathBuf {
     )
 }
 
-/// The netio folders in `base` (`/tmp`) other than `path`, ascending.
+/// The netio directories in `base` (`/tmp`) other than `path`, ascending.
 #[must_use]
 pub fn other_folders(base: &Path, path: &Path) -> Vec<OtherFolder> {
     let Ok(entries) = base.read_dir() else { return Vec::new() };
-    let mut folders: Vec<_> = entries
+    let mut directories: Vec<_> = entries
         .filter_map(|entry| {
             let entry = entry.ok()?;
             let uid = entry.file_name().to_str()?.strip_prefix("netio")?.parse().ok()?;
-            // Not following links: a link to a netio folder is refused anyway.
+            // Not following links: a link to a netio directory is refused anyway.
             let is_folder = entry.file_type().ok()?.is_dir() && entry.path() != path;
             is_folder.then(|| OtherFolder { sockets: instances(&entry.path()), path: entry.path(), uid })
         })
         .collect();
-    folders.sort();
-    folders
+    directories.sort();
+    directories
 }
 
-/// How many instances have a socket in the folder.
-fn instances(folder: &Path) -> usize {
+/// How many instances have a socket in the directory.
+fn instances(directory: &Path) -> usize {
     use std::os::unix::fs::FileTypeExt;
-    let Ok(entries) = folder.read_dir() else { return 0 };
+    let Ok(entries) = directory.read_dir() else { return 0 };
     let is_instance = |entry: io::Result<std::fs::DirEntry>| {
         let entry = entry.ok()?;
         let id = InstanceId::new(entry.file_name().to_str()?.parse().ok()?);
@@ -198,20 +198,20 @@ fn instances(folder: &Path) -> usize {
     entries.filter_map(is_instance).count()
 }
 
-impl Folder {
-    /// Opens the netio folder `path` of user `uid`, and makes it if there is none.
+impl Directory {
+    /// Opens the netio directory `path` of user `uid`, and makes it if there is none.
     ///
     /// # Errors
-    /// If it is a symbolic link or no folder, belongs to another user than `uid` and root, lets other users replace
+    /// If it is a symbolic link or no directory, belongs to another user than `uid` and root, lets other users replace
     /// what is in it, or cannot be opened or made.
     pub fn open(path: &Path, uid: u32) -> Result<Self, Error> {
         Self::open_or_make(path, uid, true)
     }
 
-    /// Opens the folder that has this one's path now; if there is none, `make`s it.
+    /// Opens the directory that has this one's path now; if there is none, `make`s it.
     ///
     /// # Errors
-    /// As [`Folder::open`]; [`Error::is_absent`] if there is none and it is not to be made.
+    /// As [`Directory::open`]; [`Error::is_absent`] if there is none and it is not to be made.
     pub fn again(&self, make: bool) -> Result<Self, Error> {
         Self::open_or_make(&self.path, self.uid(), make)
     }
@@ -223,7 +223,7 @@ impl Folder {
         let others = || other_folders(base(&path), &path);
         let fail = |action| {
             let (path, others) = (path.clone(), others());
-            move |source: Errno| Error::Folder { path, action, source: source.into(), others }
+            move |source: Errno| Error::Directory { path, action, source: source.into(), others }
         };
 
         let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
@@ -260,17 +260,19 @@ impl Folder {
         Ok(Self { path, uid, dir: Arc::new(dir), prefix: "" })
     }
 
-    /// Opens the folder `path` of the L1 keepalives of user `uid`. `None` if there is none: the routers do not use them.
+    /// Opens the directory `path` of the L1 keepalives of user `uid`. `None` if there is none: the routers do not use them.
     ///
     /// # Errors
-    /// [`Error::Keepalives`] if it is no folder or another user's, or cannot be opened.
+    /// [`Error::Keepalives`] if it is no directory or another user's, or cannot be opened.
     pub fn open_keepalives(path: &Path, uid: u32) -> Result<Option<Self>, Error> {
         let fail = |why: String| Error::Keepalives { path: path.to_owned(), why };
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = match fs::open(path, flags, Mode::empty()) {
             Ok(dir) => dir,
             Err(Errno::NOENT) => return Ok(None),
-            Err(Errno::NOTDIR | Errno::LOOP) => return Err(fail("is no folder, or a symbolic link".into())),
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                return Err(fail("is no directory, or a symbolic link".into()));
+            }
             Err(other) => return Err(fail(format!("cannot be opened: {other}"))),
         };
         let stat = fs::fstat(&dir).map_err(|error| fail(format!("cannot be opened: {error}")))?;
@@ -284,7 +286,7 @@ impl Folder {
         Ok(Some(Self { path: path.to_owned(), uid: Uid::from_raw(uid), dir: Arc::new(dir), prefix: "L1" }))
     }
 
-    /// Whether what has this owner may be a router of this folder's user.
+    /// Whether what has this owner may be a router of this directory's user.
     pub(super) fn is_own(&self, owner: u32) -> bool {
         [self.uid.as_raw(), 0].contains(&owner)
     }
@@ -319,26 +321,26 @@ impl Folder {
         self.path.join(self.name(id))
     }
 
-    /// If no instance has a socket in the folder, a line that says so and names the folders that do exist: most
+    /// If no instance has a socket in the directory, a line that says so and names the directories that do exist: most
     /// often the routers are another user's.
     #[must_use]
     pub fn empty_notice(&self) -> Option<String> {
         let path = self.path.display();
         let others = other_folders(base(&self.path), &self.path);
         let none = format!(
-            "no router has a socket in the netio folder {path} (user {}) yet{}",
+            "no router has a socket in the netio directory {path} (user {}) yet{}",
             self.uid(),
             also(&others)
         );
         (instances(&self.path) == 0).then_some(none)
     }
 
-    /// Has `inotify` tell of `events` in the folder; returns the number of the watch.
+    /// Has `inotify` tell of `events` in the directory; returns the number of the watch.
     ///
     /// # Errors
     /// What `inotify_add_watch` says.
     pub fn watch(&self, inotify: BorrowedFd<'_>, events: inotify::WatchFlags) -> io::Result<i32> {
-        // Through the descriptor: the path may lead to another folder by now.
+        // Through the descriptor: the path may lead to another directory by now.
         let path = format!("/proc/self/fd/{}", self.dir.as_raw_fd());
         Ok(inotify::add_watch(inotify, path, events)?)
     }
@@ -373,7 +375,7 @@ impl Folder {
         }
     }
 
-    /// [`Folder::state`] as a probe for [`infer`](crate::netmap::infer::infer), which believes that ids are in use
+    /// [`Directory::state`] as a probe for [`infer`](crate::netmap::infer::infer), which believes that ids are in use
     /// only when they still are a second after the first one was found so.
     pub fn probe(&self) -> impl FnMut(InstanceId) -> IdState {
         let mut patience = Patience::default();
@@ -397,7 +399,7 @@ impl Folder {
     }
 
     /// The address for `bind`: the plain path, so that `ss -x` shows it, or where that is too long the way through our
-    /// descriptor of the folder.
+    /// descriptor of the directory.
     pub(super) fn address(&self, id: InstanceId) -> Result<SocketAddrUnix, Errno> {
         let path = self.socket(id);
         if path.as_os_str().len() <= LONGEST_PATH {
@@ -451,11 +453,11 @@ fn process_with(target: &str) -> Option<Holder> {
 
 /// True if a process reads the socket of `id`; false also if that cannot be told.
 #[must_use]
-pub fn answers(folder: &Folder, id: InstanceId) -> bool {
-    folder.try_connect(id).unwrap_or(false)
+pub fn answers(directory: &Directory, id: InstanceId) -> bool {
+    directory.try_connect(id).unwrap_or(false)
 }
 
-/// A file in a folder, held.
+/// A file in a directory, held.
 pub(super) struct File {
     pub(super) fd: OwnedFd,
     pub(super) stat: Stat,
@@ -486,11 +488,11 @@ impl Patience {
     }
 }
 
-/// Who besides its owner, root, and the members of this process's own group may remove and replace what is in a folder.
+/// Who besides its owner, root, and the members of this process's own group may remove and replace what is in a directory.
 /// With the sticky bit nobody may.
-fn open_to(folder: &Stat) -> Option<String> {
-    let mode = Mode::from_raw_mode(folder.st_mode);
-    let group = folder.st_gid;
+fn open_to(directory: &Stat) -> Option<String> {
+    let mode = Mode::from_raw_mode(directory.st_mode);
+    let group = directory.st_gid;
     if mode.contains(Mode::SVTX) {
         None
     } else if mode.contains(Mode::WOTH) {
@@ -509,7 +511,7 @@ pub(super) fn key(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
 
-/// Where netio folders stand beside `path`.
+/// Where netio directories stand beside `path`.
 fn base(path: &Path) -> &Path {
     let is_netio = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"netio"));
     path.parent().filter(|_| is_netio).unwrap_or(Path::new("/tmp"))
@@ -521,7 +523,9 @@ fn also(others: &[OtherFolder]) -> String {
     };
     match others {
         [] => String::new(),
-        others => format!("; other netio folders: {}", others.iter().map(one).collect::<Vec<_>>().join(", ")),
+        others => {
+            format!("; other netio directories: {}", others.iter().map(one).collect::<Vec<_>>().join(", "))
+        }
     }
 }
 
@@ -542,7 +546,7 @@ impl fmt::Display for IdState {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{folder, id, may_administer, me};
+    use super::super::testing::{directory, id, may_administer, me};
     use super::*;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::os::unix::net::UnixDatagram;
@@ -562,12 +566,12 @@ mod tests {
     fn a_folder_is_made_for_its_user() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("netio1000");
-        let opened = Folder::open(&path, 1000);
+        let opened = Directory::open(&path, 1000);
         if may_administer() {
             let metadata = path.metadata().unwrap();
             assert_eq!((metadata.permissions().mode() & 0o7777, metadata.uid()), (0o755, 1000));
             assert_eq!(opened.unwrap().socket(id(5)), path.join("5"));
-            Folder::open(&path, 1000).unwrap();
+            Directory::open(&path, 1000).unwrap();
         } else if me() != 1000 {
             assert!(opened.unwrap_err().to_string().contains("cannot hand over"));
             assert!(!path.exists());
@@ -583,12 +587,14 @@ mod tests {
         symlink(&real, &link).unwrap();
         std::fs::write(&file, "").unwrap();
         for spelling in [link.clone(), link.join(""), link.join(".")] {
-            let said = Folder::open(&spelling, me()).unwrap_err().to_string();
+            let said = Directory::open(&spelling, me()).unwrap_err().to_string();
             assert!(said.contains("is a symbolic link"), "{spelling:?}: {said}");
         }
-        assert!(Folder::open(&file, me()).unwrap_err().to_string().contains("is a file and not a folder"));
-        let said = Folder::open(&base.path().join("none/netio1"), me()).unwrap_err().to_string();
-        assert!(said.contains("cannot make the netio folder"), "{said}");
+        assert!(
+            Directory::open(&file, me()).unwrap_err().to_string().contains("is a file and not a directory")
+        );
+        let said = Directory::open(&base.path().join("none/netio1"), me()).unwrap_err().to_string();
+        assert!(said.contains("cannot make the netio directory"), "{said}");
     }
 
     #[test]
@@ -601,14 +607,14 @@ mod tests {
         if may_administer() {
             std::os::unix::fs::chown(&path, Some(4242), None).unwrap();
         }
-        let said = Folder::open(&path, 77).unwrap_err().to_string();
+        let said = Directory::open(&path, 77).unwrap_err().to_string();
         assert!(said.contains(&format!("belongs to user {owner}, not to user 77")), "{said}");
         assert!(said.contains(&format!("--uid {owner}")), "{said}");
     }
 
     #[test]
     fn an_empty_folder_names_the_others() {
-        let (base, folder) = folder();
+        let (base, directory) = directory();
         let other = base.path().join("netio424242");
         std::fs::create_dir(&other).unwrap();
         std::fs::create_dir(base.path().join("netiox")).unwrap();
@@ -616,13 +622,13 @@ mod tests {
         let sockets = ["1", "2", "x"].map(|name| UnixDatagram::bind(other.join(name)).unwrap());
         std::fs::write(other.join("3"), "").unwrap();
 
-        let found = other_folders(base.path(), folder.path());
+        let found = other_folders(base.path(), directory.path());
         assert_eq!(found, [OtherFolder { path: other.clone(), uid: 424_242, sockets: 2 }]);
-        let said = folder.empty_notice().unwrap();
-        assert!(said.contains(folder.path().to_str().unwrap()), "{said}");
+        let said = directory.empty_notice().unwrap();
+        assert!(said.contains(directory.path().to_str().unwrap()), "{said}");
         assert!(said.contains(&format!("{} (2 sockets; --uid 424242)", other.display())), "{said}");
-        let _router = UnixDatagram::bind(folder.socket(id(1))).unwrap();
-        assert_eq!(folder.empty_notice(), None);
+        let _router = UnixDatagram::bind(directory.socket(id(1))).unwrap();
+        assert_eq!(directory.empty_notice(), None);
         drop(sockets);
     }
 }

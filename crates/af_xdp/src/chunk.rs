@@ -1,45 +1,45 @@
 //! The tokens that stand for chunks of UMEM.
 
 /// Bytes in a chunk. The kernel takes powers of two from 2048 to the page size; 4096 holds the largest frames.
-pub const CHUNK: usize = 4096;
+pub const CHUNK_SIZE: usize = 4096;
 
 /// A chunk of UMEM in user hands.
 ///
 /// Neither `Copy` nor `Clone`: who has the token has the only right to the chunk's memory. A frame that is
 /// dropped is lost to its UMEM until the program ends; put it back where it came from.
-#[must_use = "a dropped frame is a chunk lost"]
+#[must_use = "a dropped token is a chunk lost"]
 #[derive(Debug, PartialEq, Eq)]
-pub struct Frame {
+pub struct Chunk {
     /// Number of the chunk within its UMEM.
-    pub(crate) chunk: u32,
+    pub(crate) index: u32,
     /// Which UMEM, so that a token is of no use in another.
     pub(crate) umem: u32,
 }
 
-/// In a packet's length: its frame goes on in the next packet.
+/// In a fragment's length: its frame goes on in the next fragment.
 pub(crate) const MORE: u16 = 1 << 15;
 
 /// A frame with bytes in it: `len` of them from `offset`.
 ///
-/// An Ethernet frame that is larger than a chunk is several packets in a row, all but the last of which
-/// [continue](Packet::continues).
-#[must_use = "a dropped packet is a chunk lost"]
+/// An Ethernet frame that is larger than a chunk is several fragments in a row, all but the last of which
+/// [continue](Fragment::continues).
+#[must_use = "a dropped fragment is a chunk lost"]
 #[derive(Debug, PartialEq, Eq)]
-pub struct Packet {
-    pub(crate) frame: Frame,
+pub struct Fragment {
+    pub(crate) chunk: Chunk,
     pub(crate) offset: u16,
     /// Bytes, and [`MORE`].
     pub(crate) len: u16,
 }
 
-impl Packet {
+impl Fragment {
     /// The bytes `offset..offset + len` of `frame`'s chunk.
     ///
     /// # Panics
     /// If they do not lie within the chunk.
-    pub fn new(frame: Frame, offset: usize, len: usize) -> Self {
-        assert!(offset <= CHUNK && len <= CHUNK - offset, "{offset}+{len} is not within a chunk");
-        Self { frame, offset: offset as u16, len: len as u16 }
+    pub fn new(chunk: Chunk, offset: usize, len: usize) -> Self {
+        assert!(offset <= CHUNK_SIZE && len <= CHUNK_SIZE - offset, "{offset}+{len} is not within a chunk");
+        Self { chunk, offset: offset as u16, len: len as u16 }
     }
 
     /// Length in bytes.
@@ -60,18 +60,18 @@ impl Packet {
         usize::from(self.offset)
     }
 
-    /// True if the same Ethernet frame goes on in the next packet.
+    /// True if the same Ethernet frame goes on in the next fragment.
     #[must_use]
     pub fn continues(&self) -> bool {
         self.len & MORE != 0
     }
 
-    /// The same packet, its frame to go on in the next one.
+    /// The same fragment, its frame to go on in the next one.
     pub fn continued(self) -> Self {
         Self { len: self.len | MORE, ..self }
     }
 
-    /// The same packet without its first `n` bytes, or without any if it has fewer.
+    /// The same fragment without its first `n` bytes, or without any if it has fewer.
     pub fn skip(mut self, n: usize) -> Self {
         self.advance(n);
         self
@@ -85,7 +85,7 @@ impl Packet {
     }
 
     /// The frame, its content forgotten.
-    pub fn into_frame(self) -> Frame {
-        self.frame
+    pub fn into_chunk(self) -> Chunk {
+        self.chunk
     }
 }

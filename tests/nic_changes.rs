@@ -1,4 +1,4 @@
-//! What may happen to a network card under a running iou-fast: it is removed and comes back, is renamed, moved, given
+//! What may happen to a NIC under a running iou-fast: it is removed and comes back, is renamed, moved, given
 //! other queues, offloads, an MTU or an address, loses the XDP program. Routers never notice more than a cable that is
 //! out for a moment.
 
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use testbed::{Namespace, Router, Signal, Station, VethOptions, frame, veth, wait_until};
 
 const WAIT: Duration = Duration::from_secs(5);
-/// After a card's return frames must flow within this, or, if its cable takes longer,
+/// After a NIC's return frames must flow within this, or, if its cable takes longer,
 const RESUMED: Duration = Duration::from_secs(1);
 /// within this of the cable.
 const AT_ONCE: Duration = Duration::from_millis(300);
@@ -44,8 +44,8 @@ impl Lab {
         this
     }
 
-    /// Makes the pair of cards again, with new addresses.
-    fn make_cards(&self) {
+    /// Makes the pair of NICs again, with new addresses.
+    fn make_nics(&self) {
         veth((&self.scene.wire, "eth0"), (&self.scene.host, "eth0"), &self.options).unwrap();
         self.scene.silence(&["eth0"]);
     }
@@ -84,15 +84,15 @@ impl Lab {
         assert!(wait_until(SOON, || self.said(text) >= times), "{text}\n{}", self.iou_fast.process.dump());
     }
 
-    /// What iou-fast does to the host's card is done to this one.
+    /// What iou-fast does to the host's NIC is done to this one.
     #[track_caller]
-    fn assert_taken(&self, card: &str) {
-        let shown = link(&self.scene.host, card);
+    fn assert_taken(&self, nic: &str) {
+        let shown = link(&self.scene.host, nic);
         assert!(shown.contains("promiscuity 1 ") && shown.contains("prog/xdp"), "{shown}");
         assert!(!is_on(&self.scene.host, "rx-vlan-offload"), "tags are taken out of frames");
     }
 
-    /// Ends it. Chunks are complete, and no frame was lost but for the reasons of an absent card.
+    /// Ends it. Chunks are complete, and no frame was lost but for the reasons of an absent NIC.
     fn stop(self) -> common::Summary {
         self.stop_with(&[]).1
     }
@@ -119,8 +119,8 @@ impl Lab {
 }
 
 /// `ip -d link show`.
-fn link(namespace: &Namespace, card: &str) -> String {
-    String::from_utf8(namespace.ip(&format!("-d link show dev {card}")).unwrap().stdout).unwrap()
+fn link(namespace: &Namespace, nic: &str) -> String {
+    String::from_utf8(namespace.ip(&format!("-d link show dev {nic}")).unwrap().stdout).unwrap()
 }
 
 /// Whether `ethtool -k eth0` shows `feature` on.
@@ -140,7 +140,7 @@ fn while_frames_flow<T>(lab: &Lab, meanwhile: impl FnOnce(&Lab) -> T) -> T {
             while !end.load(Relaxed) {
                 seq += 1;
                 from_router(&lab.routers[0], 1, seq);
-                // It goes with the card, and there is a new one with the next.
+                // It goes with the NIC, and there is a new one with the next.
                 let sent = station.as_ref().is_some_and(|station| station.send(&to_router(1, seq)).is_ok());
                 if !sent {
                     station = Station::new(&lab.scene.wire, "eth0").ok();
@@ -156,9 +156,9 @@ fn while_frames_flow<T>(lab: &Lab, meanwhile: impl FnOnce(&Lab) -> T) -> T {
     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// Takes the card away by `away` and gives one back by `back`, three times, with traffic; the log says `lost` and that
+/// Takes the NIC away by `away` and gives one back by `back`, three times, with traffic; the log says `lost` and that
 /// it goes on.
-fn the_card_is_lost_and_regained(
+fn the_nic_is_lost_and_regained(
     arguments: &[&str],
     options: VethOptions,
     away: impl Fn(&Lab),
@@ -203,7 +203,7 @@ fn the_card_is_lost_and_regained(
         let to_virtual = plain(VIRTUAL, STATION, 64, 7);
         station.send(&to_virtual).unwrap();
         assert!(lab.routers[1].recv_where(WAIT, |_, frame| frame == to_virtual).is_some());
-        // The card's own address is the host's, whatever routers say: also that of a new card.
+        // The NIC's own address is the host's, whatever routers say: also that of a new NIC.
         let own = lab.scene.host.mac("eth0").unwrap();
         let claim = plain(STATION, own, 64, 2);
         lab.routers[1].send(514, header(514, 0, 2, 0), &claim).unwrap();
@@ -224,7 +224,7 @@ fn the_card_is_lost_and_regained(
     let shown = link(&scene.host, "eth0");
     assert!(shown.contains("promiscuity 0 ") && !shown.contains("xdp"), "{shown}");
     assert!(is_on(&scene.host, "rx-vlan-offload"));
-    assert_eq!(scene.folder().join("state").read_dir().unwrap().count(), 0, "locks and records are left");
+    assert_eq!(scene.directory().join("state").read_dir().unwrap().count(), 0, "locks and records are left");
 }
 
 fn remove(lab: &Lab) {
@@ -232,25 +232,25 @@ fn remove(lab: &Lab) {
 }
 
 #[test]
-fn a_card_that_is_removed_and_comes_back_is_taken_again() {
-    the_card_is_lost_and_regained(&[], VethOptions::default(), remove, Lab::make_cards, "eth0 is gone");
+fn a_nic_that_is_removed_and_comes_back_is_taken_again() {
+    the_nic_is_lost_and_regained(&[], VethOptions::default(), remove, Lab::make_nics, "eth0 is gone");
 }
 
 #[test]
-fn with_two_workers_and_queues_a_card_that_comes_back_is_taken_again() {
+fn with_two_workers_and_queues_a_nic_that_comes_back_is_taken_again() {
     let options = VethOptions { queues_rx: 2, queues_tx: 2, ..VethOptions::default() };
-    the_card_is_lost_and_regained(&["--cpus", "0,1"], options, remove, Lab::make_cards, "eth0 is gone");
+    the_nic_is_lost_and_regained(&["--cpus", "0,1"], options, remove, Lab::make_nics, "eth0 is gone");
 }
 
 #[test]
-fn in_generic_mode_a_card_that_comes_back_is_taken_again() {
+fn in_generic_mode_a_nic_that_comes_back_is_taken_again() {
     let generic = ["--xdp-mode", "generic"];
-    the_card_is_lost_and_regained(&generic, VethOptions::default(), remove, Lab::make_cards, "eth0 is gone");
+    the_nic_is_lost_and_regained(&generic, VethOptions::default(), remove, Lab::make_nics, "eth0 is gone");
 }
 
 #[test]
-fn a_card_that_was_renamed_is_given_back_and_taken_again_under_its_name() {
-    the_card_is_lost_and_regained(
+fn a_nic_that_was_renamed_is_given_back_and_taken_again_under_its_name() {
+    the_nic_is_lost_and_regained(
         &[],
         VethOptions::default(),
         |lab| {
@@ -274,9 +274,9 @@ fn a_card_that_was_renamed_is_given_back_and_taken_again_under_its_name() {
 }
 
 #[test]
-fn a_card_that_was_moved_to_another_namespace_is_taken_again_when_it_is_back() {
+fn a_nic_that_was_moved_to_another_namespace_is_taken_again_when_it_is_back() {
     let elsewhere = Namespace::new("elsewhere").unwrap();
-    the_card_is_lost_and_regained(
+    the_nic_is_lost_and_regained(
         &[],
         VethOptions::default(),
         |lab| {
@@ -298,7 +298,7 @@ fn a_card_that_was_moved_to_another_namespace_is_taken_again_when_it_is_back() {
 }
 
 #[test]
-fn another_card_of_the_same_name_and_number_is_not_taken_for_the_one_before() {
+fn another_nic_of_the_same_name_and_number_is_not_taken_for_the_one_before() {
     let mut lab = Lab::new(&[], VethOptions::default());
     for _ in 0..2 {
         let number = lab.scene.host.run("cat", ["/sys/class/net/eth0/ifindex"]).unwrap().stdout;
@@ -325,7 +325,7 @@ fn another_card_of_the_same_name_and_number_is_not_taken_for_the_one_before() {
 }
 
 #[test]
-fn what_was_in_the_rings_of_a_card_that_goes_is_delivered() {
+fn what_was_in_the_rings_of_a_nic_that_goes_is_delivered() {
     // More than half of what may be on its way to a worker: what was on its way in one round counts in no other.
     const FRAMES: u64 = 1500;
     const OTHERS: u64 = 100;
@@ -351,18 +351,18 @@ fn what_was_in_the_rings_of_a_card_that_goes_is_delivered() {
                 *next += 1;
             }
         }
-        lab.make_cards();
+        lab.make_nics();
         lab.wait_until_it_carries();
     }
     lab.stop();
 }
 
 #[test]
-fn frames_that_a_card_takes_along_are_counted() {
+fn frames_that_a_nic_takes_along_are_counted() {
     const FRAMES: u64 = 50;
     let elsewhere = Namespace::new("elsewhere").unwrap();
     let mut lab = Lab::new(&[], VethOptions::default());
-    // Until it notices, the XDP program there goes on to redirect into its rings, of which the kernel has taken the card.
+    // Until it notices, the XDP program there goes on to redirect into its rings, of which the kernel has taken the NIC.
     lab.iou_fast.process.signal(Signal::STOP);
     lab.scene.host.ip(&format!("link set eth0 netns {}", elsewhere.name())).unwrap();
     elsewhere.ip("link set eth0 up").unwrap();
@@ -382,11 +382,11 @@ fn frames_that_a_card_takes_along_are_counted() {
 }
 
 #[test]
-fn frames_that_a_card_takes_along_are_counted_also_at_the_end() {
+fn frames_that_a_nic_takes_along_are_counted_also_at_the_end() {
     const FRAMES: u64 = 50;
     let elsewhere = Namespace::new("elsewhere").unwrap();
     let mut lab = Lab::new(&[], VethOptions::default());
-    // It is told of the card and of its own end at once.
+    // It is told of the NIC and of its own end at once.
     lab.iou_fast.process.signal(Signal::STOP);
     lab.scene.host.ip(&format!("link set eth0 netns {}", elsewhere.name())).unwrap();
     elsewhere.ip("link set eth0 up").unwrap();
@@ -403,7 +403,7 @@ fn frames_that_a_card_takes_along_are_counted_also_at_the_end() {
 }
 
 #[test]
-fn a_broadcast_storm_does_not_keep_a_card_from_being_taken_again() {
+fn a_broadcast_storm_does_not_keep_a_nic_from_being_taken_again() {
     // Interfaces for which each broadcast is work, too many for a worker to keep up.
     const ROUTERS: u16 = 500;
     const UNITS: u16 = 8;
@@ -423,7 +423,7 @@ fn a_broadcast_storm_does_not_keep_a_card_from_being_taken_again() {
 
     // The XDP program is ready before the worker is.
     let stalled = lab.iou_fast.process.stall("worker 0").unwrap();
-    lab.make_cards();
+    lab.make_nics();
     lab.wait_until_said("1 queue; forwarding goes on", 1);
     lab.wait_for_the_cable();
     let (station, storm) = (lab.scene.station(), lab.scene.station());
@@ -451,7 +451,7 @@ fn a_broadcast_storm_does_not_keep_a_card_from_being_taken_again() {
 }
 
 #[test]
-fn a_netmap_that_changes_while_the_card_is_away_holds_when_it_is_back() {
+fn a_netmap_that_changes_while_the_nic_is_away_holds_when_it_is_back() {
     let wiring = |ids: [u16; 2]| ids.map(|id| format!("{id}:0/0 {}:0/0\n", 512 + id)).concat();
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap(&wiring([1, 2]));
@@ -501,11 +501,11 @@ fn a_netmap_that_changes_while_the_card_is_away_holds_when_it_is_back() {
 }
 
 #[test]
-fn a_card_that_goes_and_comes_twenty_times_costs_neither_memory_nor_descriptors() {
+fn a_nic_that_goes_and_comes_twenty_times_costs_neither_memory_nor_descriptors() {
     let mut lab = Lab::new(&[], VethOptions::default());
     let cycle = |lab: &mut Lab| {
         remove(lab);
-        lab.make_cards();
+        lab.make_nics();
         lab.wait_until_it_carries();
     };
     // The first time it may need more than before.
@@ -550,7 +550,7 @@ fn an_mtu_that_changes_is_followed() {
 }
 
 #[test]
-fn queues_that_a_card_is_given_get_sockets() {
+fn queues_that_a_nic_is_given_get_sockets() {
     const FLOWS: u16 = 64;
     let options = VethOptions { queues_rx: 4, queues_tx: 4, ..VethOptions::default() };
     let scene = Scene::silent(&["eth0"], &options);
@@ -663,7 +663,7 @@ fn offloads_that_are_turned_on_are_turned_off_again_until_somebody_insists() {
 }
 
 #[test]
-fn a_program_that_is_taken_off_the_card_is_put_there_again() {
+fn a_program_that_is_taken_off_the_nic_is_put_there_again() {
     let mut lab = Lab::new(&[], VethOptions::default());
     // `ip link` cannot take it off, not even by force.
     assert!(lab.scene.host.ip("link set dev eth0 xdp off").is_err());
@@ -680,7 +680,8 @@ fn a_program_that_is_taken_off_the_card_is_put_there_again() {
     // One that puts another program there is named, and left alone.
     lab.iou_fast.process.signal(Signal::STOP);
     detach(&lab);
-    let options = Options { workers: 1, queues: 1, exclusive: false, learned: 16, predicted: 16 };
+    let options =
+        Options { workers: 1, queues: 1, exclusive: false, dynamic_entries: 16, static_entries: 16 };
     let steering = Steering::load(&options).unwrap();
     let index = lab.scene.host.run("cat", ["/sys/class/net/eth0/ifindex"]).unwrap().stdout;
     let index: i32 = String::from_utf8(index).unwrap().trim().parse().unwrap();
@@ -701,7 +702,7 @@ fn a_program_that_is_taken_off_the_card_is_put_there_again() {
 }
 
 #[test]
-fn an_address_that_the_card_is_given_is_its_own() {
+fn an_address_that_the_nic_is_given_is_its_own() {
     let mut lab = Lab::new(&[], VethOptions::default());
     // That of router 1's interface.
     let taken = router_mac(1, 0, 0);

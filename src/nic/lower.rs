@@ -1,7 +1,7 @@
-//! What stands below a card, or at its other end, and makes frames that no router takes: the card itself cannot turn
+//! What stands below a NIC, or at its other end, and makes frames that no router takes: the NIC itself cannot turn
 //! that off, so the user is told what does.
 //!
-//! A generic program on a VLAN, macvlan, bridge or bond runs behind GRO and LRO of the cards below. What a veth or a
+//! A generic program on a VLAN, macvlan, bridge or bond runs behind GRO and LRO of the NICs below. What a veth or a
 //! virtual machine sends is not cut into frames at all: they leave that to hardware.
 
 use super::links::{Base, Link, Links};
@@ -21,21 +21,21 @@ const SEGMENTS: [&str; 5] = [
 /// Those of them that `tso` of ethtool stands for.
 const TSO: &str = "tx-tcp";
 
-/// What makes frames above the MTU before they come to a card. Its message says what prevents it.
+/// What makes frames above the MTU before they come to a NIC. Its message says what prevents it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Obstacle {
-    /// The interface where it is, and where it is from the card: empty for the card itself.
+pub struct Issue {
+    /// The interface where it is, and where it is from the NIC: empty for the NIC itself.
     what: String,
     /// What is done to frames there.
     does: String,
     /// What prevents it.
-    cure: String,
+    fix: String,
 }
 
-impl fmt::Display for Obstacle {
+impl fmt::Display for Issue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, does, cure } = self;
-        write!(f, "{what} {does}, so that TCP crawls; {cure} prevents it")
+        let Self { what, does, fix } = self;
+        write!(f, "{what} {does}, so that TCP crawls; {fix} prevents it")
     }
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for Obstacle {
 ///
 /// # Errors
 /// [`Error::Watch`].
-pub(super) fn obstacles(nic: &Nic, generic: bool) -> Result<Vec<Obstacle>, Error> {
+pub(super) fn issues(nic: &Nic, generic: bool) -> Result<Vec<Issue>, Error> {
     nic.require_own_namespace()?;
     let links = Links::read()?;
     let features = |link: &Link| nic.socket.features(&link.name).unwrap_or_default();
@@ -75,8 +75,8 @@ pub(super) fn obstacles(nic: &Nic, generic: bool) -> Result<Vec<Obstacle>, Error
     Ok(found)
 }
 
-/// What `link`, which is below `card`, merges frames by.
-fn merging(link: &Link, driver: &str, card: &str, features: &[Feature], generic: bool) -> Option<Obstacle> {
+/// What `link`, which is below `NIC`, merges frames by.
+fn merging(link: &Link, driver: &str, nic: &str, features: &[Feature], generic: bool) -> Option<Issue> {
     // A generic program sees frames behind the place where the kernel takes a tag out in any case.
     let spoils = |name: &str| in_the_way(name, generic) && !name.contains("vlan");
     let active = features.iter().filter(|feature| feature.active && spoils(&feature.name));
@@ -94,14 +94,14 @@ fn merging(link: &Link, driver: &str, card: &str, features: &[Feature], generic:
     if !fixed.is_empty() {
         cures.push(fixed_cure(driver).to_owned());
     }
-    Some(Obstacle {
-        what: format!("{}, below {card},", link.name),
+    Some(Issue {
+        what: format!("{}, below {nic},", link.name),
         does: format!(
             "has{}{} on and merges frames from the wire above the MTU",
             names(&changeable, ""),
             names(&fixed, "")
         ),
-        cure: cures.join(" and "),
+        fix: cures.join(" and "),
     })
 }
 
@@ -110,15 +110,15 @@ pub(super) fn fixed_cure(driver: &str) -> &'static str {
     match driver {
         // Properties of virtio-net in QEMU: hw/net/virtio-net.c.
         "virtio_net" => {
-            "the virtual machine's card with `guest_tso4=off,guest_tso6=off,guest_ufo=off,guest_uso4=off,guest_uso6=off` \
+            "the virtual machine's NIC with `guest_tso4=off,guest_tso6=off,guest_ufo=off,guest_uso4=off,guest_uso6=off` \
              in QEMU (libvirt: `<driver><guest tso4='off' tso6='off' ufo='off'/></driver>`)"
         }
-        _ => "another card, for its driver has it fixed,",
+        _ => "another NIC, for its driver has it fixed,",
     }
 }
 
 /// What `peer`, the other end of `link`, leaves uncut.
-fn segmenting(peer: &Link, link: &Link, features: &[Feature]) -> Option<Obstacle> {
+fn segmenting(peer: &Link, link: &Link, features: &[Feature]) -> Option<Issue> {
     let is_on = |name: &str| features.iter().any(|feature| feature.active && feature.name == name);
     let on = SEGMENTS.into_iter().filter(|name| is_on(name));
     let (tcp, udp): (Vec<&str>, Vec<&str>) = on.partition(|name| name.starts_with(TSO));
@@ -126,39 +126,39 @@ fn segmenting(peer: &Link, link: &Link, features: &[Feature]) -> Option<Obstacle
         .into_iter()
         .filter_map(|(is_on, word)| is_on.then_some(word))
         .collect();
-    (!words.is_empty()).then(|| Obstacle {
+    (!words.is_empty()).then(|| Issue {
         what: format!("{}, the other end of {},", peer.name, link.name),
         does: "sends segments above the MTU".into(),
-        cure: format!("`ethtool -K {}{words}`", peer.name),
+        fix: format!("`ethtool -K {}{words}`", peer.name),
     })
 }
 
 /// The other end of `link` is in another network namespace.
-fn far_end(link: &Link) -> Obstacle {
-    Obstacle {
+fn far_end(link: &Link) -> Issue {
+    Issue {
         what: format!("the other end of {}, in another network namespace,", link.name),
         does: "sends TCP segments above the MTU unless it was told otherwise".into(),
-        cure: "there, `ethtool -K PEER tso off tx-udp-segmentation off`".into(),
+        fix: "there, `ethtool -K PEER tso off tx-udp-segmentation off`".into(),
     }
 }
 
 /// `link` is on an interface in another network namespace.
-fn unseen(link: &Link) -> Obstacle {
-    Obstacle {
+fn unseen(link: &Link) -> Issue {
+    Issue {
         what: format!("what {} is on, in another network namespace,", link.name),
         does: "merges frames from the wire above the MTU unless it was told otherwise".into(),
-        cure: "there, `ethtool -K LOWER gro off lro off` (and if it is a veth, at its other end, `ethtool -K PEER tso off \
+        fix: "there, `ethtool -K LOWER gro off lro off` (and if it is a veth, at its other end, `ethtool -K PEER tso off \
                tx-udp-segmentation off`)"
             .into(),
     }
 }
 
 /// Who holds the other side of TAP device `link` may write segments.
-fn guest(link: &Link) -> Obstacle {
-    Obstacle {
+fn guest(link: &Link) -> Issue {
+    Issue {
         what: format!("the virtual machine behind {}", link.name),
         does: "sends TCP segments above the MTU unless it was told otherwise".into(),
-        cure: "its card with `host_tso4=off,host_tso6=off,host_ufo=off,host_uso=off` in QEMU, or `ethtool -K CARD tso off \
+        fix: "its NIC with `host_tso4=off,host_tso6=off,host_ufo=off,host_uso=off` in QEMU, or `ethtool -K CARD tso off \
                tx-udp-segmentation off` in it,"
             .into(),
     }
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lower_card_that_merges_is_named_with_the_command() {
+    fn a_lower_nic_that_merges_is_named_with_the_command() {
         let features = [
             feature("rx-gro", 'k'),
             feature("rx-lro", 'k'),
@@ -202,7 +202,7 @@ mod tests {
     fn what_a_driver_has_fixed_is_turned_off_elsewhere() {
         let features = [feature("rx-gro", 'k'), feature("rx-gro-hw", 'K')];
         let text = merging(&link("eth0"), "virtio_net", "br0", &features, true).unwrap().to_string();
-        assert!(text.contains("`ethtool -K eth0 rx-gro off` and the virtual machine's card with"), "{text}");
+        assert!(text.contains("`ethtool -K eth0 rx-gro off` and the virtual machine's NIC with"), "{text}");
         assert!(text.contains("guest_tso4=off"), "{text}");
         assert!(!text.contains("rx-gro-hw off"), "{text}");
     }
