@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::control_frames::Blocked;
+use crate::ether::control_frames::Blocked;
 use crate::iou::Endpoint;
 use crate::netmap::infer::PseudoIds;
 use crate::nic::attach::XdpModeChoice;

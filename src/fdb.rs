@@ -7,24 +7,13 @@
 //!
 //! Pure: the caller carries decisions into the BPF maps and to the workers.
 
-use crate::iou::mac::Mac;
+use crate::ether::{Address, Mac};
 use hashlink::{DefaultHashBuilder, LinkedHashMap, LinkedHashSet};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
-
-/// A station: its address in its VLAN. VIDs are 0 where there is no such tag (priority tags count as none).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Station {
-    /// Its address.
-    pub mac: Mac,
-    /// VID of the outer tag.
-    pub outer_vid: u16,
-    /// VID of the inner tag.
-    pub inner_vid: u16,
-}
 
 /// A port: the index of a router's interface in the plan.
 pub type Port = u32;
@@ -56,14 +45,14 @@ pub enum Learned {
     /// It is new here. The port's least recently used station had to go for it, if one is named.
     New {
         /// The station that went.
-        evicted: Option<Station>,
+        evicted: Option<Address>,
     },
     /// It was behind another port before.
     Moved {
         /// That port.
         from: Port,
         /// What had to go for it here, if one is named.
-        evicted: Option<Station>,
+        evicted: Option<Address>,
     },
     /// It is not learned.
     Refused(Refusal),
@@ -148,13 +137,13 @@ struct Moves {
 }
 
 /// A map whose keys routers choose: seeded, so that none can choose keys that all fall into one place.
-pub type StationMap<T> = HashMap<Station, T, DefaultHashBuilder>;
+pub type AddressMap<T> = HashMap<Address, T, DefaultHashBuilder>;
 
 /// What is behind a port.
 #[derive(Debug)]
 struct Behind {
     /// Least recently used first.
-    stations: LinkedHashSet<Station>,
+    stations: LinkedHashSet<Address>,
     /// Stations that may be learned at once, as of `since`.
     tokens: u32,
     since: Duration,
@@ -187,10 +176,10 @@ pub struct Fdb {
     host: BTreeSet<Mac>,
     /// By pattern; `false` once the address has spoken from the wire.
     is_static: FxHashMap<Mac, (Port, bool)>,
-    learned: StationMap<Port>,
+    learned: AddressMap<Port>,
     by_port: FxHashMap<Port, Behind>,
     /// The one that first moved, of those remembered, first.
-    moves: LinkedHashMap<Station, Moves>,
+    moves: LinkedHashMap<Address, Moves>,
     share: usize,
 }
 
@@ -202,7 +191,7 @@ impl Fdb {
             nic,
             host: BTreeSet::new(),
             is_static: FxHashMap::default(),
-            learned: StationMap::default(),
+            learned: AddressMap::default(),
             by_port: FxHashMap::default(),
             moves: LinkedHashMap::new(),
             share: Self::share(ports),
@@ -233,9 +222,9 @@ impl Fdb {
 
     /// The NIC's own address is `mac` from now on, and no router's. Returns the entries that go for that: station, and
     /// whether it is by pattern.
-    pub fn set_nic(&mut self, mac: Mac) -> Vec<(Station, bool)> {
+    pub fn set_nic(&mut self, mac: Mac) -> Vec<(Address, bool)> {
         self.nic = mac;
-        let mut gone: Vec<(Station, bool)> =
+        let mut gone: Vec<(Address, bool)> =
             self.entries().into_iter().filter(|(station, _)| station.mac == mac).collect();
         gone.sort_unstable();
         for (station, is_static) in &gone {
@@ -250,13 +239,13 @@ impl Fdb {
 
     /// The host has these addresses on the LAN from now on, by whatever interface. Returns the learned stations that go for
     /// that. A pattern stays its port's: NETMAP says whose it is.
-    pub fn set_host(&mut self, addresses: BTreeSet<Mac>) -> Vec<Station> {
+    pub fn set_host(&mut self, addresses: BTreeSet<Mac>) -> Vec<Address> {
         if addresses == self.host {
             return Vec::new();
         }
         self.host = addresses;
         let is_hosts = |mac: &Mac| self.host.contains(mac) && !self.is_static.contains_key(mac);
-        let mut gone: Vec<Station> =
+        let mut gone: Vec<Address> =
             self.learned.keys().filter(|station| is_hosts(&station.mac)).copied().collect();
         gone.sort_unstable();
         for station in &gone {
@@ -267,7 +256,7 @@ impl Fdb {
 
     /// Why `station`, whatever is known of it, cannot be behind `port`: what no router may say of itself.
     #[must_use]
-    pub fn forbidden(&self, station: &Station, port: Port) -> Option<Refusal> {
+    pub fn forbidden(&self, station: &Address, port: Port) -> Option<Refusal> {
         if station.mac.is_group() || station.mac.is_zero() {
             return Some(Refusal::NoStation);
         }
@@ -283,12 +272,12 @@ impl Fdb {
 
     /// Whether the address of `station` follows the pattern of `port`.
     #[must_use]
-    pub fn is_own(&self, station: &Station, port: Port) -> bool {
+    pub fn is_own(&self, station: &Address, port: Port) -> bool {
         self.is_static.get(&station.mac).is_some_and(|(owner, _)| *owner == port)
     }
 
     /// `station` spoke from `port`, at `now` on any monotonic clock.
-    pub fn learn(&mut self, station: Station, port: Port, now: Duration) -> Learned {
+    pub fn learn(&mut self, station: Address, port: Port, now: Duration) -> Learned {
         if let Some(why) = self.forbidden(&station, port) {
             return Learned::Refused(why);
         }
@@ -327,7 +316,7 @@ impl Fdb {
 
     /// `station` spoke from the wire; it was held to be behind a router, by pattern if `is_static`. Returns the
     /// port it was at, if it was known.
-    pub fn moved_to_wire(&mut self, station: Station, is_static: bool, now: Duration) -> Option<Port> {
+    pub fn moved_to_wire(&mut self, station: Address, is_static: bool, now: Duration) -> Option<Port> {
         if is_static {
             let entry = self.is_static.get_mut(&station.mac)?;
             entry.1 = false;
@@ -339,9 +328,9 @@ impl Fdb {
     }
 
     /// `port` is no more. Returns the stations that were behind it: learned, and by pattern.
-    pub fn retire(&mut self, port: Port) -> (Vec<Station>, Vec<Mac>) {
+    pub fn retire(&mut self, port: Port) -> (Vec<Address>, Vec<Mac>) {
         let behind = self.by_port.remove(&port).into_iter();
-        let learned: Vec<Station> = behind.flat_map(|behind| behind.stations).collect();
+        let learned: Vec<Address> = behind.flat_map(|behind| behind.stations).collect();
         for station in &learned {
             self.learned.remove(station);
         }
@@ -357,7 +346,7 @@ impl Fdb {
 
     /// The port of `station`, if it is behind one.
     #[must_use]
-    pub fn lookup(&self, station: &Station) -> Option<Port> {
+    pub fn lookup(&self, station: &Address) -> Option<Port> {
         self.learned.get(station).copied().or_else(|| match self.is_static.get(&station.mac) {
             Some((port, true)) => Some(*port),
             _ => None,
@@ -367,9 +356,9 @@ impl Fdb {
     /// All entries: station and whether it is by pattern. For the seldom case that they must be compared with the
     /// XDP program's.
     #[must_use]
-    pub fn entries(&self) -> Vec<(Station, bool)> {
+    pub fn entries(&self) -> Vec<(Address, bool)> {
         let by_pattern = self.is_static.iter().filter(|(_, (_, stands))| *stands);
-        let by_pattern = by_pattern.map(|(mac, _)| (Station { mac: *mac, outer_vid: 0, inner_vid: 0 }, true));
+        let by_pattern = by_pattern.map(|(mac, _)| (Address { mac: *mac, outer_vid: 0, inner_vid: 0 }, true));
         by_pattern.chain(self.learned.keys().map(|station| (*station, false))).collect()
     }
 
@@ -380,7 +369,7 @@ impl Fdb {
     }
 
     /// Counts a move; false if there were too many.
-    fn may_move(&mut self, station: Station, now: Duration) -> bool {
+    fn may_move(&mut self, station: Address, now: Duration) -> bool {
         if self.moves.len() >= REMEMBERED && !self.moves.contains_key(&station) {
             self.moves.pop_front();
         }
@@ -392,7 +381,7 @@ impl Fdb {
         moves.count <= MOVES
     }
 
-    fn forget(&mut self, station: &Station) -> Option<Port> {
+    fn forget(&mut self, station: &Address) -> Option<Port> {
         let port = self.learned.remove(station)?;
         if let Some(behind) = self.by_port.get_mut(&port) {
             behind.stations.remove(station);
@@ -401,7 +390,7 @@ impl Fdb {
     }
 
     /// Evicts `port`'s least recently used station if its share is used up.
-    fn make_room(&mut self, port: Port) -> Option<Station> {
+    fn make_room(&mut self, port: Port) -> Option<Address> {
         let stations = &mut self.by_port.get_mut(&port)?.stations;
         if stations.len() < self.share {
             return None;
@@ -420,8 +409,8 @@ mod tests {
     const NIC: Mac = Mac([2, 0, 0, 0, 0, 1]);
     const HSRP: Mac = Mac([0, 0, 0x0c, 7, 0xac, 1]);
 
-    fn untagged(mac: Mac) -> Station {
-        Station { mac, outer_vid: 0, inner_vid: 0 }
+    fn untagged(mac: Mac) -> Address {
+        Address { mac, outer_vid: 0, inner_vid: 0 }
     }
 
     fn at(seconds: u64) -> Duration {
@@ -439,7 +428,7 @@ mod tests {
     #[test]
     fn one_virtual_mac_on_two_routers_in_two_vlans() {
         let mut fdb = Fdb::new(NIC, 2);
-        let in_vlan = |outer_vid| Station { mac: HSRP, outer_vid, inner_vid: 0 };
+        let in_vlan = |outer_vid| Address { mac: HSRP, outer_vid, inner_vid: 0 };
         assert_eq!(fdb.learn(in_vlan(10), 0, at(0)), new_station());
         assert_eq!(fdb.learn(in_vlan(20), 1, at(0)), new_station());
         assert_eq!(fdb.lookup(&in_vlan(10)), Some(0));
@@ -472,7 +461,7 @@ mod tests {
         let [bridge, pattern] = [Mac([2, 0, 0, 0, 0, 7]), Mac([0xaa, 0xbb, 0xcc, 0, 1, 0])];
         fdb.add_static(pattern, 0);
         fdb.learn(untagged(HSRP), 0, at(0));
-        let in_vlan = Station { outer_vid: 10, ..untagged(bridge) };
+        let in_vlan = Address { outer_vid: 10, ..untagged(bridge) };
         fdb.learn(in_vlan, 0, at(0));
         fdb.learn(untagged(bridge), 1, at(0));
         assert_eq!(fdb.set_host([bridge, pattern].into()), [untagged(bridge), in_vlan]);

@@ -3,8 +3,9 @@
 //! Learning is rare and takes a lock; forwarding asks a worker's own memory of the last answers, which is good
 //! until `generation` changes.
 
-use crate::fdb::{Echoes, Fdb, Learned, Port, Refusal, Station};
-use crate::iou::mac::Mac;
+use crate::ether::Address;
+use crate::ether::Mac;
+use crate::fdb::{Echoes, Fdb, Learned, Port, Refusal};
 use crate::plan::Plan;
 use crate::rate_limiter::RateLimiter;
 use crate::steer::layout::{PortEntry, RouterState, mac_word};
@@ -152,7 +153,7 @@ impl Lan {
     }
 
     /// The port that `station` is behind.
-    pub fn lookup(&self, station: &Station) -> Option<Port> {
+    pub fn lookup(&self, station: &Address) -> Option<Port> {
         self.lock().lookup(station)
     }
 
@@ -163,7 +164,7 @@ impl Lan {
 
     /// `station` spoke from `port` by `frame` at `now` (`CLOCK_MONOTONIC`, ns). When this returns, frames to it are
     /// steered.
-    pub fn learn(&self, station: Station, port: Port, frame: &[u8], now: u64) -> Learned {
+    pub fn learn(&self, station: Address, port: Port, frame: &[u8], now: u64) -> Learned {
         let mut fdb = self.lock();
         // A worker that has not yet heard of a change of the NETMAP.
         let Some(entry) = self.entries().get(&port).copied() else {
@@ -194,7 +195,7 @@ impl Lan {
 
     /// `station` spoke from the wire at `now` (`CLOCK_MONOTONIC`); the XDP program has taken its entry out. Returns the
     /// port it was behind.
-    pub fn moved_to_wire(&self, station: Station, is_static: bool, now: Duration) -> Option<Port> {
+    pub fn moved_to_wire(&self, station: Address, is_static: bool, now: Duration) -> Option<Port> {
         let mut fdb = self.lock();
         if !is_static && self.tables.has_dynamic(&station) {
             return None; // old news: a router has spoken from there since
@@ -208,7 +209,7 @@ impl Lan {
     /// moved to the wire. Returns how many stations that were.
     pub fn resync(&self, now: Duration) -> usize {
         let mut fdb = self.lock();
-        let missing: Vec<(Station, bool)> = fdb
+        let missing: Vec<(Address, bool)> = fdb
             .entries()
             .into_iter()
             .filter(|(station, is_static)| match is_static {

@@ -25,12 +25,10 @@
 #![allow(rustdoc::private_intra_doc_links, reason = "the documentation is for whoever carries this on")]
 
 pub mod accounting;
-pub mod checksum;
 pub mod clean;
 pub mod cli;
 pub mod control;
-pub mod control_frames;
-pub mod ethernet;
+pub mod ether;
 pub mod fdb;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

@@ -6,7 +6,7 @@ mod common;
 use common::{
     ARRIVAL, BROADCAST, Listener, Running, SOON, Scene, Summary, header, plain, router_mac, tagged,
 };
-use iou_fast::iou::mac::Mac;
+use iou_fast::ether::Mac;
 use iou_fast::sys::tap::Tap;
 use std::net::UdpSocket;
 use std::path::Path;

@@ -3,15 +3,16 @@
 //!
 //! Needs root. One test makes a veth pair in a network namespace of its own and needs `ip` (iproute2).
 
-use iou_fast::fdb::Station;
+use iou_fast::ether::Address;
+use iou_fast::ether::Mac;
 use iou_fast::iou::header::Header;
-use iou_fast::iou::mac::{Mac, static_addresses};
+use iou_fast::iou::mac::static_addresses;
 use iou_fast::iou::{Endpoint, InstanceId, Interface};
 use iou_fast::nic::Nic;
 use iou_fast::steer::layout::{
     COPY_HEAD, COPY_LARGE, COPY_RING, COPY_SMALL, COUNTS, Copied, CopyKind, Count, HEAD, MAX_LARGE,
-    MAX_STEERED, MAX_WORKERS, MOVES_RING, PortEntry, RouterState, STAMP, STAMP_GROUP, Stamp, mac_word,
-    read_moved, station_key,
+    MAX_STEERED, MAX_WORKERS, MOVES_RING, PortEntry, RouterState, STAMP, STAMP_GROUP, Stamp, address_key,
+    mac_word, read_moved,
 };
 use iou_fast::steer::{Options, Steering};
 use iou_fast::sys::ringbuf::RingBuffer;
@@ -215,7 +216,7 @@ impl Bench {
     }
 
     /// The stations that were reported to have moved, and whether they were static_entries.
-    fn take_moves(&mut self) -> Vec<(Station, bool)> {
+    fn take_moves(&mut self) -> Vec<(Address, bool)> {
         let mut moves = Vec::new();
         loop {
             let records = self.moves.peek();
@@ -260,8 +261,8 @@ fn now() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-fn station(mac: [u8; 6], outer_vid: u16, inner_vid: u16) -> Station {
-    Station { mac: Mac(mac), outer_vid, inner_vid }
+fn station(mac: [u8; 6], outer_vid: u16, inner_vid: u16) -> Address {
+    Address { mac: Mac(mac), outer_vid, inner_vid }
 }
 
 fn endpoint(id: u16) -> Endpoint {
@@ -357,7 +358,7 @@ fn the_layout_is_that_of_the_header_file() {
 
     // What Rust writes byte by byte has each field where the BTF says.
     let (size, at) = members(&btf, "station");
-    let key = station_key(&station([1, 2, 3, 4, 5, 6], 0x0708, 0x090a));
+    let key = address_key(&station([1, 2, 3, 4, 5, 6], 0x0708, 0x090a));
     assert_eq!((size, at.len()), (key.len(), 4));
     assert_eq!(key[at["mac"]..][..6], [1, 2, 3, 4, 5, 6]);
     assert_eq!(key[at["outer_vid"]..][..2], [7, 8]);
@@ -386,7 +387,7 @@ fn the_layout_is_that_of_the_header_file() {
     let (size, at) = members(&btf, "moved");
     assert_eq!((size, at["station"], at.len()), (16, 0, 2));
     let mut record = [0; 16];
-    record[..12].copy_from_slice(&station_key(&station(HSRP, 10, 20)));
+    record[..12].copy_from_slice(&address_key(&station(HSRP, 10, 20)));
     record[at["is_static"]..][..4].copy_from_slice(&1_u32.to_ne_bytes());
     assert_eq!(read_moved(&record), Some((station(HSRP, 10, 20), true)));
 
@@ -1061,7 +1062,7 @@ fn a_learned_station_that_speaks_from_the_wire_is_there() {
     }
     assert_eq!(bench.take_moves(), []);
 
-    let cases: [(&[Tag], Station, &PortEntry); 3] = [
+    let cases: [(&[Tag], Address, &PortEntry); 3] = [
         (&[Tag::vlan(0x600a)], station(HSRP, 10, 0), &entry(2, 0)),
         (&[Tag::new(0x88a8, 10), Tag::vlan(20)], station(HSRP, 10, 20), &entry(3, 0)),
         (&[Tag::vlan(0xe000)], station(HSRP, 0, 0), &entry(1, 0)),
@@ -1231,7 +1232,7 @@ struct Model {
     setting: Setting,
     exclusive: bool,
     static_entries: BTreeMap<[u8; 6], PortEntry>,
-    dynamic_entries: BTreeMap<Station, PortEntry>,
+    dynamic_entries: BTreeMap<Address, PortEntry>,
     counts: [u64; COUNTS],
 }
 
@@ -1241,7 +1242,7 @@ struct Decision {
     verdict: Verdict,
     router: Option<u16>,
     copies: BTreeSet<usize>,
-    moves: Vec<(Station, bool)>,
+    moves: Vec<(Address, bool)>,
 }
 
 impl Model {

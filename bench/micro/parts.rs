@@ -1,10 +1,12 @@
 //! Headers, MAC addresses, the forwarding database, the NETMAP, latencies.
 
 use criterion::{BatchSize, Criterion, Throughput};
-use iou_fast::ethernet::View;
-use iou_fast::fdb::{Fdb, Station};
+use iou_fast::ether::Address;
+use iou_fast::ether::Mac;
+use iou_fast::ether::View;
+use iou_fast::fdb::Fdb;
 use iou_fast::iou::header::Header;
-use iou_fast::iou::mac::{Mac, current, static_addresses};
+use iou_fast::iou::mac::{current, static_addresses};
 use iou_fast::iou::{Endpoint, InstanceId, Interface};
 use iou_fast::netmap::Netmap;
 use iou_fast::stats::Latency;
@@ -52,9 +54,9 @@ fn headers(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn station(n: u32) -> Station {
+fn station(n: u32) -> Address {
     let [a, b, c, d] = n.to_be_bytes();
-    Station { mac: Mac([0, 0x1b, a, b, c, d]), outer_vid: 0, inner_vid: 0 }
+    Address { mac: Mac([0, 0x1b, a, b, c, d]), outer_vid: 0, inner_vid: 0 }
 }
 
 /// A database as full as that of 50 routers gets.
@@ -96,7 +98,7 @@ fn fdb(criterion: &mut Criterion) {
         });
     });
     group.bench_function("look up a static_addresses address", |bencher| {
-        let station = Station { mac: current(endpoint(7, 0)), outer_vid: 10, inner_vid: 0 };
+        let station = Address { mac: current(endpoint(7, 0)), outer_vid: 10, inner_vid: 0 };
         bencher.iter(|| database.lookup(black_box(&station)));
     });
     group.bench_function("look up a stranger", |bencher| {

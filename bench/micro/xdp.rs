@@ -4,9 +4,10 @@
 //! one that moves the head back (bench/steer_undone.bpf.c); how many frames were steered is checked each time.
 
 use criterion::Criterion;
-use iou_fast::fdb::Station;
+use iou_fast::ether::Address;
+use iou_fast::ether::Mac;
 use iou_fast::iou::header::Header;
-use iou_fast::iou::mac::{Mac, current};
+use iou_fast::iou::mac::current;
 use iou_fast::iou::{Endpoint, InstanceId, Interface};
 use iou_fast::steer::layout::{Count, HEAD, PortEntry, RouterState, mac_word};
 use iou_fast::steer::{Options, Steering};
@@ -163,7 +164,7 @@ impl Program {
         let tables = steering.tables();
         let entry = entry(router);
         for (outer_vid, inner_vid) in [(0, 0), (5, 6)] {
-            let station = Station { mac: Mac(HSRP), outer_vid, inner_vid };
+            let station = Address { mac: Mac(HSRP), outer_vid, inner_vid };
             tables.insert_dynamic(&station, &entry).expect("a place in the map");
         }
         tables.insert_static(current(router), &entry).expect("a place in the map");
@@ -216,7 +217,7 @@ impl Program {
     fn learn_all(&self) {
         for last in 0..=u8::MAX {
             let [a, b, c, d, e, _] = MOVER;
-            let station = Station { mac: Mac([a, b, c, d, e, last]), outer_vid: 0, inner_vid: 0 };
+            let station = Address { mac: Mac([a, b, c, d, e, last]), outer_vid: 0, inner_vid: 0 };
             let inserted = self.steering.tables().insert_dynamic(&station, &entry(self.router));
             inserted.expect("a place in the map");
         }

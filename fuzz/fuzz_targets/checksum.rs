@@ -3,7 +3,7 @@
 //! Completing one changes its two bytes at most, makes a segment that is right, and is done then.
 #![no_main]
 
-use iou_fast::checksum::{complete, unfinished};
+use iou_fast::ether::checksum::{complete, unfinished};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|frame: &[u8]| {

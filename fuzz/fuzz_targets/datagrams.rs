@@ -8,13 +8,13 @@
 use af_xdp::simulated::{Kernel, Ring, Word, rings};
 use af_xdp::{CHUNK_SIZE, Socket, Umem};
 use fuzz::{Input, Paper};
-use iou_fast::checksum;
-use iou_fast::control_frames::{self, Blocked};
-use iou_fast::ethernet::{HEADER, SHORTEST, View, labels};
-use iou_fast::fdb::Station;
+use iou_fast::ether::Address;
+use iou_fast::ether::Mac;
+use iou_fast::ether::checksum;
+use iou_fast::ether::control_frames::{self, Blocked};
+use iou_fast::ether::{HEADER, SHORTEST, View, labels};
 use iou_fast::fuzzing::turn;
 use iou_fast::iou::header::{self, Header};
-use iou_fast::iou::mac::Mac;
 use iou_fast::lan::Lan;
 use iou_fast::netmap::Netmap;
 use iou_fast::plan::{Binding, LabRequest, Plan};
@@ -22,7 +22,8 @@ use iou_fast::stats::WorkerCounts;
 use iou_fast::steer::layout::{Copied, CopyKind, HEAD, STAMP_GROUP, Stamp};
 use iou_fast::steer::{Options, Steering, Tables};
 use iou_fast::worker::{
-    NicPart, NicSockets, Command, CommandSender, Poll, Pool, QueueSocket, EventSender, Rings, Setup, Worker, eventfd,
+    Command, CommandSender, EventSender, NicPart, NicSockets, Poll, Pool, QueueSocket, Rings, Setup, Worker,
+    eventfd,
 };
 use libfuzzer_sys::fuzz_target;
 use std::collections::{HashMap, HashSet};
@@ -94,7 +95,7 @@ struct Bed {
     /// By router and header.
     to_routers: HashMap<(usize, [u8; 8]), Allowed>,
     to_nic: Allowed,
-    stations: HashSet<Station>,
+    stations: HashSet<Address>,
     /// The kernel was sane so far, so what comes out is known.
     sane: bool,
     /// Control frames are kept off the wire.
@@ -322,7 +323,8 @@ impl Bed {
             }
         }
         let Some(stamp) = Stamp::read(fragment).filter(|_| fragment.len() > HEAD) else { return };
-        let (header, frame) = (fragment[8..HEAD].try_into().expect("eight bytes"), completed(&fragment[HEAD..]));
+        let (header, frame) =
+            (fragment[8..HEAD].try_into().expect("eight bytes"), completed(&fragment[HEAD..]));
         match usize::from(stamp.router()) {
             router if router < self.routers.len() => {
                 allow(self.to_routers.entry((router, header)).or_default(), frame);

@@ -1,12 +1,13 @@
 //! The view of a frame, the IOU header in front of it, and the addresses that routers make. Input: a datagram.
 #![no_main]
 
-use iou_fast::control_frames::{self, Blocked};
-use iou_fast::ethernet::{HEADER, View};
+use iou_fast::ether::Mac;
+use iou_fast::ether::control_frames::{self, Blocked};
+use iou_fast::ether::{HEADER, View};
 use iou_fast::iou::header::{self, Header};
-use iou_fast::iou::mac::{self, Mac};
+use iou_fast::iou::mac;
 use iou_fast::iou::{Endpoint, Interface};
-use iou_fast::steer::layout::{PortEntry, mac_word, read_moved, station_key};
+use iou_fast::steer::layout::{PortEntry, address_key, mac_word, read_moved};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|datagram: &[u8]| {
@@ -43,7 +44,7 @@ fuzz_target!(|datagram: &[u8]| {
         assert!("all".parse::<Blocked>().is_ok_and(|blocked| blocked.has(protocol)));
     }
     let mut moved = [0; 16];
-    moved[..12].copy_from_slice(&station_key(&view.source));
+    moved[..12].copy_from_slice(&address_key(&view.source));
     assert_eq!(read_moved(&moved), Some((view.source, false)));
     assert_eq!(mac_word(view.source.mac).to_ne_bytes()[..6], view.source.mac.0);
 });

@@ -3,8 +3,9 @@
 #![no_main]
 
 use fuzz::Input;
-use iou_fast::fdb::{Echoes, Fdb, Learned, Port, Refusal, Station};
-use iou_fast::iou::mac::Mac;
+use iou_fast::ether::Address;
+use iou_fast::ether::Mac;
+use iou_fast::fdb::{Echoes, Fdb, Learned, Port, Refusal};
 use libfuzzer_sys::fuzz_target;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -18,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let mut fdb = Fdb::new(NIC, PORTS);
     let mut model = Model::default();
     let echoes = Echoes::default();
-    let mut heard: HashMap<Station, u64> = HashMap::new();
+    let mut heard: HashMap<Address, u64> = HashMap::new();
     let mut now = Duration::ZERO;
     while !input.is_empty() {
         let [what, port, mac, kind, vids, a, b, c] = input.bytes();
@@ -50,15 +51,15 @@ fuzz_target!(|data: &[u8]| {
     for station in model.learned.keys() {
         assert_eq!(fdb.lookup(station), model.lookup(station), "{station:?}");
     }
-    let entries: HashSet<(Station, bool)> = fdb.entries().into_iter().collect();
+    let entries: HashSet<(Address, bool)> = fdb.entries().into_iter().collect();
     let learned = model.learned.keys().map(|station| (*station, false));
     let standing = model.is_static.iter().filter(|(_, (_, stands))| *stands);
-    let is_static = standing.map(|(mac, _)| (Station { mac: *mac, outer_vid: 0, inner_vid: 0 }, true));
+    let is_static = standing.map(|(mac, _)| (Address { mac: *mac, outer_vid: 0, inner_vid: 0 }, true));
     assert_eq!(entries, learned.chain(is_static).collect());
 });
 
 /// Few enough to meet again: 256 addresses of four kinds, 16 pairs of VIDs.
-fn station(mac: u8, kind: u8, vids: u8) -> Station {
+fn station(mac: u8, kind: u8, vids: u8) -> Address {
     let mac = match kind % 8 {
         0 if mac == 0 => NIC,
         1 if mac == 0 => Mac([0; 6]),
@@ -66,7 +67,7 @@ fn station(mac: u8, kind: u8, vids: u8) -> Station {
         3 | 4 => Mac([0xaa, 0xbb, 0xcc, 0, mac, 0]),
         _ => Mac([0, 0, 0x0c, 7, 0xac, mac]),
     };
-    Station { mac, outer_vid: u16::from(vids & 3), inner_vid: u16::from(vids >> 2 & 3) }
+    Address { mac, outer_vid: u16::from(vids & 3), inner_vid: u16::from(vids >> 2 & 3) }
 }
 
 #[derive(Default)]
@@ -74,9 +75,9 @@ struct Model {
     /// By address: the port, and whether it stands.
     static_entries: HashMap<Mac, (Port, bool)>,
     /// Port, and the number of the event in which it last spoke.
-    dynamic_entries: HashMap<Station, (Port, Duration)>,
+    dynamic_entries: HashMap<Address, (Port, Duration)>,
     /// Stations that ever moved, and how often they were followed in the last ten seconds.
-    moves: HashMap<Station, Vec<Duration>>,
+    moves: HashMap<Address, Vec<Duration>>,
 }
 
 impl Model {
@@ -84,14 +85,14 @@ impl Model {
         mac != NIC && self.is_static.entry(mac).or_insert((port, true)).0 == port
     }
 
-    fn lookup(&self, station: &Station) -> Option<Port> {
+    fn lookup(&self, station: &Address) -> Option<Port> {
         let learned = self.learned.get(station).map(|(port, _)| *port);
         learned
             .or_else(|| self.is_static.get(&station.mac).filter(|(_, stands)| *stands).map(|(port, _)| *port))
     }
 
     /// It spoke from the wire.
-    fn left(&mut self, station: Station, static_entries: bool, from: Option<Port>) {
+    fn left(&mut self, station: Address, static_entries: bool, from: Option<Port>) {
         if is_static {
             let entry = self.is_static.get_mut(&station.mac);
             assert_eq!(from, entry.as_ref().map(|(port, _)| *port));
@@ -108,7 +109,7 @@ impl Model {
     }
 
     /// It spoke from a port, and this is what was made of it.
-    fn learned(&mut self, station: Station, port: Port, now: Duration, dynamic_entries: Learned) {
+    fn learned(&mut self, station: Address, port: Port, now: Duration, dynamic_entries: Learned) {
         let before = self.learned.get(&station).map(|(port, _)| *port);
         let pattern = self.is_static.get(&station.mac).copied();
         let never = match pattern {
@@ -154,7 +155,7 @@ impl Model {
         }
     }
 
-    fn settle(&mut self, station: Station, port: Port, now: Duration, evicted: Option<Station>) {
+    fn settle(&mut self, station: Address, port: Port, now: Duration, evicted: Option<Address>) {
         let behind = || self.learned.iter().filter(|(_, (other, _))| *other == port);
         if let Some(evicted) = evicted {
             let used = self.learned.get(&evicted).filter(|(other, _)| *other == port).map(|(_, used)| *used);

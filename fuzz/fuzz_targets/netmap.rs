@@ -110,7 +110,9 @@ fn check(plan: &Plan) {
         assert!(link.ports.contains(&index) && plan.lans[link.lan].ports.contains(&index));
         assert!(port.split_horizon.is_sorted() && port.split_horizon.binary_search(&index).is_ok());
         assert!(
-            port.split_horizon.iter().all(|other| plan.ports[*other].split_horizon.binary_search(&index).is_ok())
+            port.split_horizon
+                .iter()
+                .all(|other| plan.ports[*other].split_horizon.binary_search(&index).is_ok())
         );
         assert!(
             link.ports.iter().all(|other| port.split_horizon.binary_search(other).is_ok()),

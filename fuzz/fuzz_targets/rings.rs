@@ -4,7 +4,7 @@
 #![no_main]
 
 use af_xdp::simulated::{Kernel, Ring, Word, rings};
-use af_xdp::{CHUNK_SIZE, Completion, Fill, Chunk, Fragment, RingFull, Rx, Tx, Umem};
+use af_xdp::{CHUNK_SIZE, Chunk, Completion, Fill, Fragment, RingFull, Rx, Tx, Umem};
 use fuzz::Input;
 use libfuzzer_sys::fuzz_target;
 use std::collections::HashSet;
@@ -140,7 +140,10 @@ impl Bed {
         assert_eq!(self.free.len() + self.held.len() + self.umem.lent(), CHUNKS as usize);
         let mut chunks = HashSet::new();
         for frame in &mut self.free {
-            assert!(chunks.insert(self.umem.chunk_mut(frame).as_ptr() as usize / CHUNK_SIZE), "a token twice");
+            assert!(
+                chunks.insert(self.umem.chunk_mut(frame).as_ptr() as usize / CHUNK_SIZE),
+                "a token twice"
+            );
         }
         for fragment in &self.held {
             let data = self.umem.data(fragment);

@@ -3,10 +3,10 @@
 //! Verdict, frame, counters, copies and reports are those of a plain reckoning here. Needs root.
 #![no_main]
 
-use iou_fast::ethernet::{HEADER, View};
-use iou_fast::fdb::Station;
+use iou_fast::ether::Address;
+use iou_fast::ether::Mac;
+use iou_fast::ether::{HEADER, View};
 use iou_fast::iou::header::Header;
-use iou_fast::iou::mac::Mac;
 use iou_fast::steer::layout::{
     COPY_LARGE, COUNTS, Copied, CopyKind, Count, HEAD, MAX_LARGE, MAX_STEERED, PortEntry, RouterState, STAMP,
     STAMP_GROUP, STEER_CHUNK, Stamp, mac_word, read_moved,
@@ -56,7 +56,7 @@ struct Expected {
     head: Option<(u16, [u8; 8])>,
     counts: [u64; COUNTS],
     copies: [Option<CopyKind>; WORKERS],
-    moves: Vec<(Station, bool)>,
+    moves: Vec<(Address, bool)>,
 }
 
 impl Expected {
@@ -87,7 +87,8 @@ impl Expected {
 
 impl Bench {
     fn new(exclusive: bool) -> Self {
-        let options = Options { workers: WORKERS, queues: 1, exclusive, dynamic_entries: 64, static_entries: 64 };
+        let options =
+            Options { workers: WORKERS, queues: 1, exclusive, dynamic_entries: 64, static_entries: 64 };
         let steering = Steering::load(&options).expect("the XDP program can be loaded, by root");
         let sockets: Vec<OwnedFd> = (0..WORKERS)
             .map(|worker| {
@@ -141,13 +142,13 @@ impl Bench {
         shared.credit_head.store(head as u32, SeqCst);
         let chunks = (frame.len() + head).div_ceil(STEER_CHUNK).max(1);
         let busy = credits & 15 != 0 && usize::from(credits >> 4) + chunks > usize::from(credits & 15);
-        let elsewhere = Station { outer_vid: destination.outer_vid ^ 1, ..destination };
-        let dynamic_entries: Vec<Station> = [(0, destination), (1, source), (2, elsewhere)]
+        let elsewhere = Address { outer_vid: destination.outer_vid ^ 1, ..destination };
+        let dynamic_entries: Vec<Address> = [(0, destination), (1, source), (2, elsewhere)]
             .into_iter()
             .filter(|(bit, _)| is(*bit))
             .map(|(_, station)| station)
             .collect();
-        for station in &learned {
+        for station in &dynamic_entries {
             tables.insert_dynamic(station, &entry(1)).unwrap();
         }
         // Every pattern is a local address. Others are not looked for, and would stay in the map.
@@ -156,15 +157,15 @@ impl Bench {
             .filter(|(bit, mac)| is(*bit) && mac.0[0] & 2 != 0)
             .map(|(_, mac)| mac)
             .collect();
-        for mac in &is_static {
+        for mac in &static_entries {
             tables.insert_static(*mac, &entry(2)).unwrap();
         }
 
         let expected = self.reckon(
             frame,
             &view,
-            &learned,
-            &is_static,
+            &dynamic_entries,
+            &static_entries,
             shared.live.load(SeqCst) == 1,
             nic,
             state,
@@ -204,12 +205,12 @@ impl Bench {
         self.moves.release();
         assert_eq!(moves, expected.moves);
 
-        for station in &learned {
+        for station in &dynamic_entries {
             tables.remove_dynamic(station).unwrap();
         }
-        // A is_static address goes when it speaks from the wire.
+        // A static address goes when it speaks from the wire.
         shared.live.store(1, SeqCst);
-        for mac in &is_static {
+        for mac in &static_entries {
             let mut frame = [0; HEADER];
             frame[6..12].copy_from_slice(&mac.0);
             self.test_run(&frame);
@@ -230,7 +231,7 @@ impl Bench {
         &self,
         frame: &[u8],
         view: &View,
-        dynamic_entries: &[Station],
+        dynamic_entries: &[Address],
         static_entries: &[Mac],
         live: bool,
         nic: Mac,
@@ -246,10 +247,10 @@ impl Bench {
             return expected;
         }
         let (to, from) = (view.destination, view.source);
-        if learned.contains(&from) {
+        if dynamic_entries.contains(&from) {
             expected.moves.push((from, false));
         }
-        if is_static.contains(&from.mac) {
+        if static_entries.contains(&from.mac) {
             expected.moves.push((from, true));
         }
         expected.count(Count::Moved, expected.moves.len());
@@ -269,8 +270,8 @@ impl Bench {
             return expected;
         }
         // Whoever has just spoken from the wire is there.
-        let by_learning = learned.contains(&to) && to != from;
-        let by_pattern = is_static.contains(&to.mac) && to.mac != from.mac;
+        let by_learning = dynamic_entries.contains(&to) && to != from;
+        let by_pattern = static_entries.contains(&to.mac) && to.mac != from.mac;
         let port = match () {
             () if to.mac == nic => None,
             () if by_learning => Some(entry(1)),

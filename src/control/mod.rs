@@ -13,7 +13,7 @@ mod pseudos;
 mod routers;
 mod sources;
 
-use crate::control_frames::Blocked;
+use crate::ether::control_frames::Blocked;
 use crate::fdb::Port;
 use crate::guard::Guard;
 use crate::lan::Lan;

@@ -14,9 +14,9 @@
 //! locked memory allows it), and files in the state directory.
 
 use super::{Error, Options, all_down};
-use crate::ethernet;
+use crate::ether;
+use crate::ether::Mac;
 use crate::fdb::Fdb;
-use crate::iou::mac::Mac;
 use crate::lan::Lan;
 use crate::nic::attach::{Attachment, PATIENCE, XdpMode, XdpModeChoice, attach_within};
 use crate::nic::kernel::shares_large_frames;
@@ -78,7 +78,7 @@ const WARNINGS: usize = 8;
 
 /// Whether a NIC of this MTU has frames that do not fit into one chunk; those with two VLAN tags are the largest.
 fn needs_several_chunks(mtu: u32) -> bool {
-    mtu as usize + ethernet::HEADER + 2 * ethernet::TAG > MAX_STEERED
+    mtu as usize + ether::HEADER + 2 * ether::TAG > MAX_STEERED
 }
 
 /// How to bind to a NIC: whether to copy, and whether frames may take several chunks. A driver may have zero-copy for
@@ -370,7 +370,7 @@ impl Device {
     /// Says what does not fit into the buffers under this MTU, and what can be done.
     fn warn_of_mtu(&self, mtu: u32) {
         let (name, largest) = (self.nic.name(), self.largest());
-        if self.registration.is_none() || mtu as usize + ethernet::HEADER <= largest {
+        if self.registration.is_none() || mtu as usize + ether::HEADER <= largest {
             return;
         }
         let why = match self.attachment.zero_copy_chunks {

@@ -4,38 +4,7 @@
 //! word. Addresses that follow no pattern (HSRP, VRRP, `mac-address` set by hand) are learned: [`crate::fdb`].
 
 use super::Endpoint;
-use std::fmt;
-
-/// An Ethernet address.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mac(pub [u8; 6]);
-
-impl Mac {
-    /// True for multicast and broadcast addresses (the I/G bit).
-    #[must_use]
-    pub const fn is_group(self) -> bool {
-        self.0[0] & 1 != 0
-    }
-
-    /// True for `00:00:00:00:00:00`, which no station may use.
-    #[must_use]
-    pub const fn is_zero(self) -> bool {
-        matches!(self.0, [0, 0, 0, 0, 0, 0])
-    }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl fmt::Debug for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+use crate::ether::Mac;
 
 /// Current images: `aa:bb:cc:HH:LL:PP`, HHLL the instance id, PP the interface byte.
 #[must_use]

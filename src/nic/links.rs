@@ -1,7 +1,7 @@
 //! All interfaces of a network namespace, and what is stacked on what, as netlink tells (`rtnetlink(7)`).
 
 use super::Error;
-use crate::iou::mac::Mac;
+use crate::ether::Mac;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use std::collections::{BTreeMap, BTreeSet};

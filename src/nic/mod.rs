@@ -17,7 +17,7 @@ pub mod offload;
 pub mod promisc;
 pub mod watch;
 
-use crate::iou::mac::Mac;
+use crate::ether::Mac;
 use crate::sys::device::{self, DeviceSocket};
 use rustix::io::Errno;
 use std::path::PathBuf;

@@ -10,9 +10,10 @@
 
 pub mod follow;
 
+use crate::ether::Mac;
 use crate::fdb::Port as PortIndex;
 use crate::iou::header::Header;
-use crate::iou::mac::{self, Mac};
+use crate::iou::mac;
 use crate::iou::{Endpoint, InstanceId};
 use crate::netmap::{End, Netmap};
 use crate::steer::layout::{MAX_WORKERS, PortEntry, STAMP_GROUP};

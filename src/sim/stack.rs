@@ -1,7 +1,7 @@
 //! The simulated router itself: one smoltcp interface, which answers ARP, neighbour solicitations and pings.
 
+use crate::ether::Mac;
 use crate::iou::header;
-use crate::iou::mac::Mac;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::icmp;

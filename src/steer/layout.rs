@@ -1,9 +1,9 @@
 //! The layout that `bpf/steer.h` shares with user space, in Rust. `tests/steer.rs` compares the two through the
 //! program's BTF.
 
-use crate::fdb::Station;
+use crate::ether::Address;
+use crate::ether::Mac;
 use crate::iou::header::Header;
-use crate::iou::mac::Mac;
 use crate::sys::mmsg::CHUNKS;
 
 /// Bytes in front of a steered frame: the arrival stamp, then the IOU header.
@@ -153,7 +153,7 @@ impl<'a> Copied<'a> {
 
 /// Key of a learned station: `struct station`.
 #[must_use]
-pub fn station_key(station: &Station) -> [u8; 12] {
+pub fn address_key(station: &Address) -> [u8; 12] {
     let mut key = [0; 12];
     key[..6].copy_from_slice(&station.mac.0);
     key[6..8].copy_from_slice(&station.outer_vid.to_be_bytes());
@@ -163,12 +163,12 @@ pub fn station_key(station: &Station) -> [u8; 12] {
 
 /// The station in `struct moved`, and whether it was a is_static address. `None` if `record` is not one.
 #[must_use]
-pub fn read_moved(record: &[u8]) -> Option<(Station, bool)> {
+pub fn read_moved(record: &[u8]) -> Option<(Address, bool)> {
     let mac = Mac(*record.first_chunk()?);
     let outer_vid = u16::from_be_bytes(*record.get(6..)?.first_chunk()?);
     let inner_vid = u16::from_be_bytes(*record.get(8..)?.first_chunk()?);
     let is_static = u32::from_ne_bytes(*record.get(12..)?.first_chunk()?) != 0;
-    Some((Station { mac, outer_vid, inner_vid }, is_static))
+    Some((Address { mac, outer_vid, inner_vid }, is_static))
 }
 
 /// An address as the program compares it: bytes 0-5 as on the wire, 6-7 zero.

@@ -4,11 +4,11 @@
 
 pub mod layout;
 
-use crate::fdb::Station;
-use crate::iou::mac::Mac;
+use crate::ether::Address;
+use crate::ether::Mac;
 use crate::sys::ringbuf::RingBuffer;
 use crate::sys::shared::{Shared, SteerShared};
-use layout::{COPY_RING, COUNTS, Count, MOVES_RING, PortEntry, mac_word, station_key};
+use layout::{COPY_RING, COUNTS, Count, MOVES_RING, PortEntry, address_key, mac_word};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, Object, ObjectBuilder};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
@@ -213,10 +213,10 @@ impl Tables {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn insert_dynamic(&self, station: &Station, entry: &PortEntry) -> Result<(), Error> {
+    pub fn insert_dynamic(&self, station: &Address, entry: &PortEntry) -> Result<(), Error> {
         self.shared.any_dynamic.store(1, Relaxed);
         self.dynamic_fdb
-            .update(&station_key(station), &entry.bytes(), MapFlags::ANY)
+            .update(&address_key(station), &entry.bytes(), MapFlags::ANY)
             .map_err(|source| Error::Map { map: "dynamic_fdb", source })
     }
 
@@ -224,15 +224,15 @@ impl Tables {
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn remove_dynamic(&self, station: &Station) -> Result<(), Error> {
-        forget(self.dynamic_fdb.delete(&station_key(station)))
+    pub fn remove_dynamic(&self, station: &Address) -> Result<(), Error> {
+        forget(self.dynamic_fdb.delete(&address_key(station)))
             .map_err(|source| Error::Map { map: "dynamic_fdb", source })
     }
 
     /// Whether `station` has an entry. What cannot be read counts as there.
     #[must_use]
-    pub fn has_dynamic(&self, station: &Station) -> bool {
-        !matches!(self.dynamic_fdb.lookup(&station_key(station), MapFlags::ANY), Ok(None))
+    pub fn has_dynamic(&self, station: &Address) -> bool {
+        !matches!(self.dynamic_fdb.lookup(&address_key(station), MapFlags::ANY), Ok(None))
     }
 
     /// Whether `mac` has an entry. What cannot be read counts as there.

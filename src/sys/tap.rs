@@ -1,6 +1,6 @@
 //! A TAP device: a network interface of the kernel whose cable ends in this process.
 
-use crate::iou::mac::Mac;
+use crate::ether::Mac;
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};

@@ -24,8 +24,8 @@ mod to_routers;
 pub(crate) use clock::monotonic;
 pub use pool::Pool;
 
-use crate::checksum;
-use crate::control_frames::Blocked;
+use crate::ether::checksum;
+use crate::ether::control_frames::Blocked;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::plan::Plan;

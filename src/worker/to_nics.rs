@@ -4,9 +4,10 @@ use super::poller::Poller;
 use super::pool::ChunkCache;
 use super::to_routers::{Datagram, FloodPort, Origin, RouterEgress};
 use super::{BATCH, FLOOD_SENDS, Rings, batch_chunks, clock};
-use crate::control_frames::{self, Blocked, Protocol};
-use crate::ethernet::{self, View};
-use crate::fdb::{Learned, Refusal, Station, StationMap};
+use crate::ether::Address;
+use crate::ether::control_frames::{self, Blocked, Protocol};
+use crate::ether::{self, View};
+use crate::fdb::{AddressMap, Learned, Refusal};
 use crate::iou::InstanceId;
 use crate::iou::header::{self, Header, TYPE_DATA};
 use crate::lan::{Lan, explain};
@@ -76,7 +77,7 @@ pub(super) struct Source {
 /// The last source address of a port, which then needs no look-up for a while.
 #[derive(Clone, Copy, Debug)]
 struct Checked {
-    station: Option<Station>,
+    station: Option<Address>,
     generation: u64,
     until: u64,
     spoofed: bool,
@@ -159,7 +160,7 @@ pub(super) struct NicEgress {
 /// A worker's memory of where stations are.
 struct Remembered {
     generation: u64,
-    places: StationMap<Option<u32>>,
+    places: AddressMap<Option<u32>>,
 }
 
 impl NicEgress {
@@ -174,7 +175,7 @@ impl NicEgress {
             times: Vec::with_capacity(BATCH),
             remembered: Remembered {
                 generation: u64::MAX,
-                places: StationMap::with_capacity_and_hasher(REMEMBERED, Default::default()),
+                places: AddressMap::with_capacity_and_hasher(REMEMBERED, Default::default()),
             },
             unsent: false,
             behind_since: 0,
@@ -228,7 +229,7 @@ impl NicEgress {
     }
 
     /// The port that `station` is behind, from memory if nothing has changed.
-    fn place_of(&mut self, station: &Station) -> Option<u32> {
+    fn place_of(&mut self, station: &Address) -> Option<u32> {
         let generation = self.lan.generation();
         let Remembered { generation: known, places } = &mut self.remembered;
         if *known != generation || places.len() >= REMEMBERED {
@@ -380,17 +381,17 @@ impl RouterIngress<'_> {
                 nic.lan.warn_of_spanning_tree(source.port as u32);
             }
         }
-        let most = ethernet::HEADER + view.tags + nic.lan.mtu.load(Relaxed) as usize;
+        let most = ether::HEADER + view.tags + nic.lan.mtu.load(Relaxed) as usize;
         // A NIC's MTU is for what is behind tags and labels: that it can send them, too, is for its driver to say.
-        if frame_len > most && frame_len > most + ethernet::labels(&bytes[header::LEN..here], view.tags) {
+        if frame_len > most && frame_len > most + ether::labels(&bytes[header::LEN..here], view.tags) {
             return Err(DropReason::AboveMtu);
         }
         if is_large {
             return self.send_large(link.nic, n, frame_len);
         }
-        if frame_len < ethernet::SHORTEST {
-            bytes[len..header::LEN + ethernet::SHORTEST].fill(0);
-            frame_len = ethernet::SHORTEST;
+        if frame_len < ether::SHORTEST {
+            bytes[len..header::LEN + ether::SHORTEST].fill(0);
+            frame_len = ether::SHORTEST;
         }
         let fresh = self.cache.take().ok_or(DropReason::NoChunk)?;
         let frame = self.receiver.replace(n, fresh);
@@ -500,7 +501,7 @@ fn check(pseudo: &Pseudo, header: Header) -> Result<(usize, usize), DropReason> 
 }
 
 /// Learns where `station` is, unless this port said so a moment ago.
-fn learn(lan: &Lan, source: &mut Source, station: Station, frame: &[u8], now: u64) -> Result<(), DropReason> {
+fn learn(lan: &Lan, source: &mut Source, station: Address, frame: &[u8], now: u64) -> Result<(), DropReason> {
     let generation = lan.generation();
     let Checked { station: known, generation: then, until, spoofed } = source.checked;
     if known == Some(station) && then == generation && now < until {

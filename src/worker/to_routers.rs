@@ -4,7 +4,7 @@ use super::backlog::{Backlog, Pause, Waiting, between_bound, bound, copy_bound, 
 use super::poller::{Poller, Token};
 use super::pool::ChunkCache;
 use super::{BATCH, Event, EventSender, clock};
-use crate::checksum;
+use crate::ether::checksum;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::stats::{self, DropReason, Fault, Latency, WorkerCounts};

@@ -3,7 +3,7 @@
 //! A switch image sends them on every port, to the wire as well. There a switch with BPDU guard takes the port down,
 //! and the whole server off the network with it; so `--block` keeps them inside. Pure: [`crate::worker`] asks.
 
-use crate::ethernet;
+use crate::ether;
 use std::fmt;
 use std::str::FromStr;
 
@@ -71,8 +71,8 @@ pub fn may_be(destination: [u8; 6]) -> bool {
 #[must_use]
 pub fn protocol(frame: &[u8], tags: usize) -> Option<Protocol> {
     let destination: [u8; 6] = *frame.first_chunk()?;
-    let payload = frame.get(ethernet::HEADER + tags..)?;
-    let kind = u16::from_be_bytes(*frame[..ethernet::HEADER + tags].last_chunk()?);
+    let payload = frame.get(ether::HEADER + tags..)?;
+    let kind = u16::from_be_bytes(*frame[..ether::HEADER + tags].last_chunk()?);
     if destination == PVST {
         return Some(Protocol::Stp);
     }

@@ -1,7 +1,10 @@
-//! What forwarding needs to see of an Ethernet frame: two addresses and up to two VLAN tags.
+//! Ethernet: addresses, and what forwarding needs to see of a frame: two addresses and up to two VLAN tags.
 
-use crate::fdb::Station;
-use crate::iou::mac::Mac;
+mod address;
+pub mod checksum;
+pub mod control_frames;
+
+pub use address::{Address, Mac};
 
 /// Bytes of addresses and type.
 pub const HEADER: usize = 14;
@@ -35,9 +38,9 @@ pub fn labels(frame: &[u8], tags: usize) -> usize {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct View {
     /// Whom it is for.
-    pub destination: Station,
+    pub destination: Address,
     /// Who sent it.
-    pub source: Station,
+    pub source: Address,
     /// Bytes of its VLAN tags: 0, 4 or 8.
     pub tags: usize,
 }
@@ -60,7 +63,7 @@ impl View {
                 (inner_vid, tags) = (control & 0x0fff, 2 * TAG);
             }
         }
-        let station = |mac| Station { mac: Mac(mac), outer_vid, inner_vid };
+        let station = |mac| Address { mac: Mac(mac), outer_vid, inner_vid };
         Some(Self { destination: station([a, b, c, d, e, f]), source: station([g, h, i, j, k, l]), tags })
     }
 }
