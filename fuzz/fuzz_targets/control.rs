@@ -3,7 +3,7 @@
 #![no_main]
 
 use clap::Parser;
-use iou_fast::cli::{Args, CpuList};
+use iou_fast::cli::{Cli, CpuList};
 use iou_fast::fuzzing;
 use iou_fast::iou::Endpoint;
 use iou_fast::netmap::infer::PseudoIds;
@@ -33,10 +33,11 @@ fuzz_target!(|input: &[u8]| {
         return;
     }
     let words = input.split(|byte| *byte == b'\n').take(32).map(OsStr::from_bytes);
-    match Args::try_parse_from([OsStr::new("iou-fast")].into_iter().chain(words)) {
-        Ok(args) => {
-            assert!(!args.interfaces.is_empty());
-            assert!(args.interfaces.iter().all(|binding| !binding.nic.is_empty()));
+    match Cli::try_parse_from([OsStr::new("iou-fast")].into_iter().chain(words)) {
+        Ok(cli) => {
+            let interfaces = &cli.start.interfaces;
+            assert!(cli.command.is_some() || !interfaces.is_empty());
+            assert!(interfaces.iter().all(|binding| !binding.nic.is_empty()));
         }
         Err(error) => assert!(!error.to_string().is_empty()),
     }

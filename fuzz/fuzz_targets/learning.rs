@@ -46,14 +46,14 @@ fuzz_target!(|data: &[u8]| {
             _ => model.learned(station, port, now, fdb.learn(station, port, now)),
         }
         assert_eq!(fdb.lookup(&station), model.lookup(&station), "{station:?}");
-        assert_eq!(fdb.learned(), model.learned.len());
+        assert_eq!(fdb.learned(), model.dynamic_entries.len());
     }
-    for station in model.learned.keys() {
+    for station in model.dynamic_entries.keys() {
         assert_eq!(fdb.lookup(station), model.lookup(station), "{station:?}");
     }
     let entries: HashSet<(Address, bool)> = fdb.entries().into_iter().collect();
-    let learned = model.learned.keys().map(|station| (*station, false));
-    let standing = model.is_static.iter().filter(|(_, (_, stands))| *stands);
+    let learned = model.dynamic_entries.keys().map(|station| (*station, false));
+    let standing = model.static_entries.iter().filter(|(_, (_, stands))| *stands);
     let is_static = standing.map(|(mac, _)| (Address { mac: *mac, outer_vid: 0, inner_vid: 0 }, true));
     assert_eq!(entries, learned.chain(is_static).collect());
 });
@@ -82,25 +82,26 @@ struct Model {
 
 impl Model {
     fn add_static(&mut self, mac: Mac, port: Port) -> bool {
-        mac != NIC && self.is_static.entry(mac).or_insert((port, true)).0 == port
+        mac != NIC && self.static_entries.entry(mac).or_insert((port, true)).0 == port
     }
 
     fn lookup(&self, station: &Address) -> Option<Port> {
-        let learned = self.learned.get(station).map(|(port, _)| *port);
-        learned
-            .or_else(|| self.is_static.get(&station.mac).filter(|(_, stands)| *stands).map(|(port, _)| *port))
+        let learned = self.dynamic_entries.get(station).map(|(port, _)| *port);
+        learned.or_else(|| {
+            self.static_entries.get(&station.mac).filter(|(_, stands)| *stands).map(|(port, _)| *port)
+        })
     }
 
     /// It spoke from the wire.
-    fn left(&mut self, station: Address, static_entries: bool, from: Option<Port>) {
+    fn left(&mut self, station: Address, is_static: bool, from: Option<Port>) {
         if is_static {
-            let entry = self.is_static.get_mut(&station.mac);
+            let entry = self.static_entries.get_mut(&station.mac);
             assert_eq!(from, entry.as_ref().map(|(port, _)| *port));
             if let Some((_, stands)) = entry {
                 *stands = false;
             }
         } else {
-            let was = self.learned.remove(&station).map(|(port, _)| port);
+            let was = self.dynamic_entries.remove(&station).map(|(port, _)| port);
             assert_eq!(from, was);
             if was.is_some() {
                 self.moves.entry(station).or_default();
@@ -109,9 +110,9 @@ impl Model {
     }
 
     /// It spoke from a port, and this is what was made of it.
-    fn learned(&mut self, station: Address, port: Port, now: Duration, dynamic_entries: Learned) {
-        let before = self.learned.get(&station).map(|(port, _)| *port);
-        let pattern = self.is_static.get(&station.mac).copied();
+    fn learned(&mut self, station: Address, port: Port, now: Duration, learned: Learned) {
+        let before = self.dynamic_entries.get(&station).map(|(port, _)| *port);
+        let pattern = self.static_entries.get(&station.mac).copied();
         let never = match pattern {
             _ if station.mac.0[0] & 1 != 0 || station.mac.0 == [0; 6] => Some(Refusal::NoStation),
             _ if station.mac == NIC => Some(Refusal::Nic),
@@ -120,14 +121,14 @@ impl Model {
         };
         match learned {
             Learned::Refused(why) if never.is_some() => return assert_eq!(Some(why), never),
-            _ => assert_eq!(never, None, "{station:?} may not be behind {port}: {dynamic_entries:?}"),
+            _ => assert_eq!(never, None, "{station:?} may not be behind {port}: {learned:?}"),
         }
         match learned {
             // By pattern, whatever was learned before.
             Learned::Known if pattern == Some((port, true)) => {}
             Learned::Known => {
                 assert_eq!(before, Some(port), "known from nowhere");
-                self.learned.insert(station, (port, now));
+                self.dynamic_entries.insert(station, (port, now));
             }
             Learned::New { evicted } => {
                 assert_eq!(before, None);
@@ -143,7 +144,7 @@ impl Model {
                     // A window of ten seconds can end in between two windows of the database.
                     assert!(moves.len() <= 10, "a loop is followed: {moves:?}");
                 }
-                self.learned.remove(&station);
+                self.dynamic_entries.remove(&station);
                 self.settle(station, port, now, evicted);
             }
             Learned::Refused(Refusal::Unsteady) => {
@@ -156,15 +157,16 @@ impl Model {
     }
 
     fn settle(&mut self, station: Address, port: Port, now: Duration, evicted: Option<Address>) {
-        let behind = || self.learned.iter().filter(|(_, (other, _))| *other == port);
+        let behind = || self.dynamic_entries.iter().filter(|(_, (other, _))| *other == port);
         if let Some(evicted) = evicted {
-            let used = self.learned.get(&evicted).filter(|(other, _)| *other == port).map(|(_, used)| *used);
+            let used =
+                self.dynamic_entries.get(&evicted).filter(|(other, _)| *other == port).map(|(_, used)| *used);
             let used = used.expect("a port displaces only its own");
             assert!(behind().all(|(_, (_, other))| used <= *other), "not the least recently used");
-            self.learned.remove(&evicted);
+            self.dynamic_entries.remove(&evicted);
         }
-        self.learned.insert(station, (port, now));
-        let count = self.learned.values().filter(|(other, _)| *other == port).count();
+        self.dynamic_entries.insert(station, (port, now));
+        let count = self.dynamic_entries.values().filter(|(other, _)| *other == port).count();
         assert!(count <= Fdb::share(PORTS), "port {port} has {count} stations");
     }
 }
