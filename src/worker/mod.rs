@@ -18,11 +18,15 @@ mod poller;
 mod pool;
 mod request_response;
 mod sleep;
+#[cfg(feature = "fuzzing")]
+mod stepper;
 mod to_nics;
 mod to_routers;
 
 pub(crate) use clock::monotonic;
 pub use pool::Pool;
+#[cfg(feature = "fuzzing")]
+pub use stepper::Stepper;
 
 use crate::ether::checksum;
 use crate::ether::control_frames::Blocked;
@@ -632,12 +636,6 @@ impl Worker {
         self.upkeep();
         self.coalesce();
         false
-    }
-
-    /// One turn of [`run`](Self::run), for the fuzzing of it.
-    #[cfg(feature = "fuzzing")]
-    pub(crate) fn turn_once(&mut self) -> bool {
-        self.turn(&mut Events::new())
     }
 
     /// In dense traffic, lets some frames gather; in a conversation, and when told to poll busily, does not.
