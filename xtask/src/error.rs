@@ -36,6 +36,9 @@ pub(crate) enum Error {
     /// What is wrong with the package.
     #[error("{0}")]
     Package(String),
+    /// Instructions cannot be counted, or the committed numbers cannot be read.
+    #[error("{0}")]
+    Instructions(String),
     /// What stands in the way of a virtual machine.
     #[error("{0}")]
     Vm(String),

@@ -1,4 +1,4 @@
-//! The project's own tasks: `cargo xtask lab`, `test`, `soak`, `fuzz` and `setup`.
+//! The project's own tasks: `cargo xtask lab`, `test`, `soak`, `fuzz`, `instructions` and `setup`.
 //!
 //! Each installs what is missing first, so that a fresh machine with a Rust toolchain is enough.
 
@@ -6,6 +6,7 @@
 mod docs;
 mod error;
 mod fuzz;
+mod instructions;
 mod lab;
 mod machine;
 mod package;
@@ -39,6 +40,9 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Builds the Debian package, with man pages, completions and the unit of the service: target/debian.
     Package(package::Options),
+    /// Counts a worker's instructions per frame and compares them with those of the last change that was meant to change
+    /// them: the gate for a change of the fast path. Needs root.
+    Instructions(instructions::Options),
     /// Installs what building and testing need, nothing else.
     Setup,
 }
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
         Task::Soak(options) => soak::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Package(options) => package::run(&options),
+        Task::Instructions(options) => instructions::run(&options),
         Task::Setup => setup::install(setup::For::Tests).map(|()| true),
     };
     match outcome {

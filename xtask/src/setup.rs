@@ -65,6 +65,7 @@ const NEEDS: &[Need] = &[
     need(For::Tests, &["g++"], Some("g++"), "compiles the fuzzing engine"),
     need(For::Tests, &["iputils-ping"], Some("ping"), "pings"),
     need(For::Tests, &["python3"], Some("python3"), "a second process that holds a lock"),
+    need(For::Tests, &["valgrind"], Some("valgrind"), "counts the instructions of a worker"),
     // Ubuntu has it in the package of the kernel's tools.
     need(For::Tests, &["bpftool", "linux-tools-common"], Some("bpftool"), "shows what is attached to a NIC"),
     need(For::Tests, &["systemd"], Some("systemd-analyze"), "checks the unit of the service"),

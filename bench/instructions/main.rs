@@ -1,0 +1,405 @@
+//! How many instructions a worker executes for a frame: `cargo xtask instructions`, the gate for a change of the fast path.
+//!
+//! The real [`Worker`] runs over `af_xdp`'s simulated kernel and Unix datagram sockets as routers have them. It gets one
+//! fixed sequence of frames, in batches of 64, and one turn of its loop is made for each batch; the program counts nothing
+//! itself. `cargo xtask instructions` runs each section in a process of its own under valgrind's callgrind, which counts
+//! inside [`measured_turn`] alone, divides by the frames that the section says it moved, and compares the result with
+//! `bench/instructions/baseline.tsv`: more than 2 % above it is a failure. It is repeatable to less than 0.1 %, which no
+//! measurement of time is, so it finds what a benchmark's noise hides. It knows nothing of what the kernel does in a system
+//! call, of cache misses, nor of turns and naps that depend on the clock: for those there is `cargo bench`.
+//!
+//! - What is measured is the release profile with one difference: the loop waits by `epoll_pwait`, because valgrind 3.19
+//!   does not know `epoll_pwait2` (feature `epoll_pwait2` in Cargo.toml).
+//! - It needs root: the FDB lies in BPF maps, and routers' queues take 64 datagrams whatever the host has set.
+//! - The worker polls busily, so its turns do not depend on how fast valgrind is. What is due by the clock stays outside:
+//!   a section comes to its end before a source is looked up again (after 1 s), or it fails; it begins right after the
+//!   upkeep of each 100 ms.
+//! - The numbers are those of one compiler. The first line of `baseline.tsv` names it; another one's are shown, but compared
+//!   with nothing.
+//! - A change that costs more and is worth it writes new numbers, `cargo xtask instructions --write`, and its commit says
+//!   why. The annotated profile of a section: `callgrind_annotate target/instructions/SECTION.out`.
+//! - Each section ends only when every frame has come out where it belongs; one that does not is a panic.
+
+use af_xdp::simulated::{Kernel, rings};
+use af_xdp::{Socket, Umem};
+use iou_fast::ether::Mac;
+use iou_fast::ether::control_frames::Blocked;
+use iou_fast::fuzzing::{Paper, Stepper, stamp_arrivals};
+use iou_fast::lan::Lan;
+use iou_fast::netmap::Netmap;
+use iou_fast::plan::{Binding, LabRequest, Plan};
+use iou_fast::stats::WorkerCounts;
+use iou_fast::steer::layout::STAMP_GROUP;
+use iou_fast::steer::{Options, Steering};
+use iou_fast::worker::{
+    NicPart, NicSockets, Order, Orders, Poll, Pool, QueueSocket, Report, Reports, Rings, Setup, Worker,
+    eventfd,
+};
+use rustix::net::{RecvFlags, recv, sockopt};
+use std::collections::HashSet;
+use std::fmt::Write;
+use std::hint::black_box;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use testbed::{Router, RouterOptions};
+
+/// A classroom.
+const ROUTERS: usize = 50;
+const PSEUDO: u16 = 513;
+/// The worker's own batch.
+const BATCH: usize = 64;
+/// Batches that a router does not read when it reads none.
+const UNREAD: usize = 8;
+/// Rounds before those that are measured: sources are learned, memory is at its size.
+const WARM_UP: usize = 2;
+/// Rounds that are measured; fewer where each is much work. A round is a batch, or those that are not read.
+const ROUNDS: usize = 16;
+const FEW_ROUNDS: usize = 4;
+/// Turns in which all of a round must have come out.
+const TURNS: usize = 200;
+/// Between two looks of the worker at what is due by the clock.
+const UPKEEP: Duration = Duration::from_millis(100);
+/// After this time the worker looks a source up again.
+const SOURCE_GOOD_FOR: Duration = Duration::from_secs(1);
+
+const NIC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+const HOST: [u8; 6] = [2, 0, 0, 0, 0, 2];
+/// OSPF's.
+const GROUP: [u8; 6] = [1, 0, 0x5e, 0, 0, 5];
+
+const CHUNKS: u32 = 8192;
+const RING: u32 = 512;
+/// Where the kernel puts a frame in its chunk, and how much of one it fills.
+const HEADROOM: u64 = 256;
+const KERNEL_CHUNK: usize = 4096 - 256;
+
+#[derive(Clone, Copy)]
+enum Frames {
+    /// From the wire to so many routers.
+    ToRouters(usize),
+    /// From the wire to a router that does not read, until it does.
+    Backlog,
+    /// Multicast from the wire to all routers, by the ring buffer.
+    Group,
+    /// The same by the RX ring, as with `--exclusive`.
+    GroupSteered,
+    /// From all routers to the wire.
+    ToNic,
+    /// From each router to the next.
+    Between,
+    /// Multicast from a router to all others and the wire.
+    GroupFromRouter,
+}
+
+/// Name, also of a file; what is sent; its length.
+const SECTIONS: &[(&str, Frames, usize)] = &[
+    ("wire-to-1-router-64", Frames::ToRouters(1), 64),
+    ("wire-to-1-router-1514", Frames::ToRouters(1), 1514),
+    ("wire-to-1-router-9014", Frames::ToRouters(1), 9014),
+    ("wire-to-50-routers-64", Frames::ToRouters(ROUTERS), 64),
+    ("wire-to-50-routers-1514", Frames::ToRouters(ROUTERS), 1514),
+    ("wire-to-full-router-64", Frames::Backlog, 64),
+    ("wire-to-full-router-1514", Frames::Backlog, 1514),
+    ("wire-multicast-64", Frames::Group, 64),
+    ("wire-multicast-1514", Frames::Group, 1514),
+    ("wire-multicast-exclusive-64", Frames::GroupSteered, 64),
+    ("routers-to-nic-64", Frames::ToNic, 64),
+    ("routers-to-nic-1514", Frames::ToNic, 1514),
+    ("routers-to-nic-9014", Frames::ToNic, 9014),
+    ("router-to-router-64", Frames::Between, 64),
+    ("router-to-router-1514", Frames::Between, 1514),
+    ("router-multicast-64", Frames::GroupFromRouter, 64),
+    ("router-multicast-1514", Frames::GroupFromRouter, 1514),
+];
+
+/// Without an argument: the names of all sections, a line each. With a name: how many frames were measured.
+fn main() -> ExitCode {
+    let Some(name) = std::env::args().nth(1) else {
+        SECTIONS.iter().for_each(|(name, ..)| println!("{name}"));
+        return ExitCode::SUCCESS;
+    };
+    let Some((_, frames, len)) = SECTIONS.iter().find(|(other, ..)| *other == name) else {
+        eprintln!("there is no section {name}; without an argument all are listed");
+        return ExitCode::FAILURE;
+    };
+    println!("{}", measure(*frames, *len));
+    ExitCode::SUCCESS
+}
+
+/// The only function in which callgrind counts, by its name.
+#[inline(never)]
+fn measured_turn(stepper: &mut Stepper, worker: &mut Worker) -> bool {
+    // Were it the same as another function, a compiler could make them one, and that would be counted as well.
+    black_box(stepper.turn(black_box(worker)))
+}
+
+/// Returns how many frames were measured.
+fn measure(frames: Frames, len: usize) -> usize {
+    let mut bed = Bed::new(len);
+    let begin = Instant::now();
+    let rounds = match frames {
+        Frames::ToRouters(_) | Frames::ToNic | Frames::Between if len <= KERNEL_CHUNK => ROUNDS,
+        _ => FEW_ROUNDS,
+    };
+    for round in 0..WARM_UP + rounds {
+        if round == WARM_UP {
+            bed.begin();
+        }
+        bed.round(frames, len);
+    }
+    let took = begin.elapsed();
+    assert!(
+        took < SOURCE_GOOD_FOR,
+        "this took {took:?}, too long to be exact: the machine is busy, run it again"
+    );
+    bed.loaded
+}
+
+/// A worker and everything around it.
+struct Bed {
+    worker: Worker,
+    stepper: Stepper,
+    measured: bool,
+    plan: Arc<Plan>,
+    kernel: Kernel,
+    copies: Paper,
+    routers: Vec<Router>,
+    /// The router that is next.
+    next: usize,
+    /// Frames put where the worker finds them.
+    loaded: usize,
+    buffer: Vec<u8>,
+    /// What must not be closed or removed as long as the worker runs.
+    _held: (TempDir, Steering, Router, Orders, crossbeam::channel::Receiver<Report>),
+}
+
+impl Bed {
+    fn new(len: usize) -> Self {
+        let large = len > KERNEL_CHUNK;
+        let netio = tempfile::tempdir().expect("a directory");
+        let plan = plan(netio.path());
+        let options =
+            Options { workers: 1, queues: 1, exclusive: false, dynamic_entries: 4096, static_entries: 1024 };
+        let steering = Steering::load(&options).expect("the XDP program can be loaded, by root");
+        let lan = Arc::new(Lan::new(&plan, 0, Mac(NIC), steering.tables().clone()).expect("its maps"));
+        lan.up.store(true, Relaxed);
+        lan.mtu.store(if large { 9000 } else { 1500 }, Relaxed);
+
+        let (umem, mut free) = Umem::new(CHUNKS).expect("memory");
+        let umem = Arc::new(umem);
+        let (mut fill, completion, rx, tx, kernel) = rings(&umem, RING).expect("memory");
+        fill.push(&mut free, RING as usize);
+        let copies = Paper::new(64);
+
+        // A queue of a router takes one batch, then it is full.
+        let router = |id, queue| {
+            let options = RouterOptions { max_dgram_qlen: queue, ..RouterOptions::default() };
+            Router::with(netio.path(), id, &options).expect("a socket")
+        };
+        let pseudo = router(PSEUDO, 4096);
+        let socket = pseudo.as_fd().try_clone_to_owned().expect("a descriptor");
+        stamp_arrivals(socket.as_fd()).expect("SO_TIMESTAMPNS");
+        let routers: Vec<Router> =
+            plan.routers.iter().map(|planned| router(planned.id.get(), BATCH as u32 - 1)).collect();
+
+        let (channel, reports) = crossbeam::channel::unbounded();
+        let queue = QueueSocket {
+            socket: Socket { rx, tx: Some(tx) },
+            rings: Arc::new(Rings::new(fill, completion)),
+            credits: 0,
+            steered: (0, 0),
+        };
+        let wake = Arc::into_inner(eventfd().expect("an eventfd")).expect("the only one");
+        let (worker, orders) = Worker::new(Setup {
+            index: 0,
+            plan: plan.clone(),
+            poll: Poll::Busy,
+            blocked: Blocked::default(),
+            nics: vec![NicPart {
+                lan,
+                sockets: NicSockets { queues: vec![queue], scatter: large },
+                copies: (copies.ring(32), wake),
+            }],
+            pseudos: vec![(0, socket)],
+            pool: Arc::new(Pool::new(umem, free)),
+            reserve: 64,
+            large,
+            counts: Arc::new(WorkerCounts::default()),
+            reports: Reports { channel, wake: eventfd().expect("an eventfd") },
+        })
+        .expect("a worker");
+        for (n, router) in routers.iter().enumerate() {
+            orders.give(Order::Router { router: n, socket: Some((connected(router), 1)) });
+        }
+        let mut bed = Self {
+            worker,
+            stepper: Stepper::default(),
+            measured: false,
+            plan,
+            kernel,
+            copies,
+            routers,
+            next: 0,
+            loaded: 0,
+            buffer: vec![0; 1 << 16],
+            _held: (netio, steering, pseudo, orders, reports),
+        };
+        bed.turn();
+        bed
+    }
+
+    /// From now on turns are measured. The worker's upkeep was just now.
+    fn begin(&mut self) {
+        std::thread::sleep(UPKEEP);
+        self.turn();
+        (self.measured, self.loaded) = (true, 0);
+    }
+
+    fn turn(&mut self) {
+        let (stepper, worker) = (&mut self.stepper, &mut self.worker);
+        let stopped = if self.measured { measured_turn(stepper, worker) } else { stepper.turn(worker) };
+        assert!(!stopped, "the worker was not told to");
+    }
+
+    /// A batch, or several that a router does not read, and turns until all of it is where it belongs.
+    fn round(&mut self, frames: Frames, len: usize) {
+        let mut expected = self.load(frames, len);
+        if let Frames::Backlog = frames {
+            for _ in 1..UNREAD {
+                self.turn();
+                expected += self.load(frames, len);
+            }
+        }
+        let mut came = 0;
+        for _ in 0..TURNS {
+            self.turn();
+            came += self.collect();
+            if came >= expected {
+                break;
+            }
+        }
+        assert_eq!(came, expected, "frames that came out");
+    }
+
+    /// Puts a batch where the worker finds it; returns how many datagrams and frames must come out.
+    fn load(&mut self, frames: Frames, len: usize) -> usize {
+        let mut expected = 0;
+        self.loaded += BATCH;
+        for _ in 0..BATCH {
+            let n = self.next;
+            self.next = (n + 1) % ROUTERS;
+            match frames {
+                Frames::ToRouters(routers) => self.arrive((n % routers) as u16, self.mac(n % routers), len),
+                Frames::Backlog => self.arrive(0, self.mac(0), len),
+                Frames::GroupSteered => self.arrive(STAMP_GROUP, GROUP, len),
+                Frames::Group => self.copy(&frame(GROUP, HOST, len)),
+                Frames::ToNic => self.send(n, &frame(HOST, self.mac(n), len)),
+                Frames::Between => self.send(n, &frame(self.mac((n + 1) % ROUTERS), self.mac(n), len)),
+                Frames::GroupFromRouter => self.send(n, &frame(GROUP, self.mac(n), len)),
+            }
+            expected += match frames {
+                Frames::Group | Frames::GroupSteered | Frames::GroupFromRouter => ROUTERS,
+                _ => 1,
+            };
+        }
+        expected
+    }
+
+    /// A frame as the XDP program steers it to `router`: stamp and header in front.
+    fn arrive(&mut self, router: u16, to: [u8; 6], len: usize) {
+        let stamp = now() & ((1 << 48) - 1) | u64::from(router) << 48;
+        let header = self.plan.ports.get(usize::from(router)).map_or([0; 8], |port| port.to_router.0);
+        let packet = [&stamp.to_ne_bytes()[..], &header, &frame(to, HOST, len)].concat();
+        // The head lies in the headroom.
+        let (first, rest) = packet.split_at(packet.len().min(KERNEL_CHUNK + 16));
+        let mut offset = HEADROOM - 16;
+        let parts = std::iter::once(first).chain(rest.chunks(KERNEL_CHUNK));
+        let last = parts.clone().count() - 1;
+        for (n, part) in parts.enumerate() {
+            let address = self.kernel.take_fill().expect("the worker fills the ring again") + offset;
+            assert!(self.kernel.write(address, part), "a chunk of the kernel's");
+            assert!(self.kernel.put_rx(address, part.len() as u32, u32::from(n < last)), "room");
+            offset = HEADROOM;
+        }
+    }
+
+    /// A multicast frame as the XDP program copies it into the ring buffer.
+    fn copy(&mut self, frame: &[u8]) {
+        let head = [&now().to_ne_bytes()[..], &(frame.len() as u32).to_ne_bytes(), &[0; 4]].concat();
+        assert!(self.copies.put(&[&head, frame].concat(), 0), "room");
+    }
+
+    fn send(&self, router: usize, frame: &[u8]) {
+        let header = self.plan.ports[router].from_router.0;
+        self.routers[router].send(PSEUDO, header, frame).expect("room in the queue");
+    }
+
+    fn mac(&self, router: usize) -> [u8; 6] {
+        self.plan.static_addresses(router)[0].0
+    }
+
+    /// What routers and the NIC have got: how many datagrams and frames.
+    fn collect(&mut self) -> usize {
+        let mut came = 0;
+        for router in &self.routers {
+            while recv(router, &mut self.buffer[..], RecvFlags::DONTWAIT).is_ok() {
+                came += 1;
+            }
+        }
+        while let Some((address, _, goes_on)) = self.kernel.take_tx() {
+            assert!(self.kernel.put_completion(address), "room");
+            came += usize::from(!goes_on);
+        }
+        came
+    }
+}
+
+/// Routers on one pseudo instance's links.
+fn plan(netio: &Path) -> Arc<Plan> {
+    let mut netmap = String::new();
+    for n in 0..ROUTERS {
+        let _ = writeln!(netmap, "{}:0/0 {PSEUDO}:{}/{}", n + 1, n % 16, n / 16);
+    }
+    let lab = LabRequest {
+        netmap: Netmap::parse(netmap.as_bytes(), Path::new("NETMAP")).expect("a NETMAP"),
+        file: "NETMAP".into(),
+        netio: netio.into(),
+        uid: 0,
+        pseudo: PSEUDO.to_string().parse::<iou_fast::netmap::infer::PseudoIds>().expect("an id").0,
+        remote: HashSet::new(),
+    };
+    let binding = Binding { nic: "nic".into(), choice: None };
+    Arc::new(Plan::new(&[lab], &[binding], 1, None).expect("a plan"))
+}
+
+/// The worker's end to a router, with the room that the program gives it: a batch of large frames does not fill it.
+fn connected(router: &Router) -> OwnedFd {
+    let socket = UnixDatagram::unbound().expect("a socket");
+    socket.set_nonblocking(true).expect("not blocking");
+    sockopt::set_socket_send_buffer_size_force(&socket, 8 << 20).expect("room");
+    socket.connect(router.path()).expect("a router");
+    socket.into()
+}
+
+/// UDP over IPv4 that left its checksum out: all that is looked at, and nothing to be completed.
+fn frame(to: [u8; 6], from: [u8; 6], len: usize) -> Vec<u8> {
+    let ip = (len - 14) as u16;
+    let mut frame = [&to[..], &from, &[8, 0, 0x45, 0]].concat();
+    frame.extend(ip.to_be_bytes());
+    frame.extend([0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0, 7, 0, 7]);
+    frame.extend((ip - 20).to_be_bytes());
+    frame.resize(len, 0);
+    frame
+}
+
+/// `CLOCK_MONOTONIC`, ns.
+fn now() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
