@@ -100,7 +100,7 @@ impl Paper {
     pub fn is_busy(&self) -> bool {
         let (mut consumed, mut word) = ([0; 8], [0; 4]);
         pread(&self.file, &mut consumed, 0).expect("the consumer's page");
-        let at = u64::from_ne_bytes(consumed) as usize % self.size & !7;
+        let at = (u64::from_ne_bytes(consumed) as usize % self.size) & !7;
         pread(&self.file, &mut word, (2 * Self::PAGE + at) as u64).expect("data");
         u32::from_ne_bytes(word) >> 31 == 1
     }

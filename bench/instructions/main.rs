@@ -1,24 +1,25 @@
 //! How many instructions a worker executes for a frame: `cargo xtask instructions`, the gate for a change of the fast path.
 //!
-//! The real [`Worker`] runs over `af_xdp`'s simulated kernel and Unix datagram sockets as routers have them. It gets one
-//! fixed sequence of frames, in batches of 64, and one turn of its loop is made for each batch; the program counts nothing
-//! itself. `cargo xtask instructions` runs each section in a process of its own under valgrind's callgrind, which counts
-//! inside [`measured_turn`] alone, divides by the frames that the section says it moved, and compares the result with
-//! `bench/instructions/baseline.tsv`: more than 2 % above it is a failure. It is repeatable to less than 0.1 %, which no
-//! measurement of time is, so it finds what a benchmark's noise hides. It knows nothing of what the kernel does in a system
-//! call, of cache misses, nor of turns and naps that depend on the clock: for those there is `cargo bench`.
+//! The real [`Worker`] runs over `af_xdp`'s simulated kernel and Unix datagram sockets like those of routers. It gets one
+//! fixed sequence of frames in batches of 64. `cargo xtask instructions` runs each section of it in a process of its own
+//! under valgrind's callgrind, which counts inside [`measured_turn`] alone, divides by the number of frames that the section
+//! put in, and compares the result with `bench/instructions/baseline.tsv`: a section that is more than 2 % above its number
+//! there fails. Two runs differ by less than 0.1 %, which no measurement of time achieves, so a change of 2 % shows that
+//! `cargo bench` cannot see. Not counted are the kernel's part of a system call, cache misses, and adaptive polling, which
+//! depends on the clock: `cargo bench` measures those.
 //!
-//! - What is measured is the release profile with one difference: the loop waits by `epoll_pwait`, because valgrind 3.19
-//!   does not know `epoll_pwait2` (feature `epoll_pwait2` in Cargo.toml).
-//! - It needs root: the FDB lies in BPF maps, and routers' queues take 64 datagrams whatever the host has set.
-//! - The worker polls busily, so its turns do not depend on how fast valgrind is. What is due by the clock stays outside:
-//!   a section comes to its end before a source is looked up again (after 1 s), or it fails; it begins right after the
-//!   upkeep of each 100 ms.
-//! - The numbers are those of one compiler. The first line of `baseline.tsv` names it; another one's are shown, but compared
-//!   with nothing.
-//! - A change that costs more and is worth it writes new numbers, `cargo xtask instructions --write`, and its commit says
-//!   why. The annotated profile of a section: `callgrind_annotate target/instructions/SECTION.out`.
-//! - Each section ends only when every frame has come out where it belongs; one that does not is a panic.
+//! - Each section ends when every frame has come out, to a router or the NIC; a frame too few or too many is a panic.
+//! - It needs root, because the FDB lies in BPF maps and the routers' queues take 64 datagrams whatever the host has set.
+//! - The build is the release profile with one difference: the worker waits by `epoll_pwait`, because valgrind 3.19 does
+//!   not know `epoll_pwait2` (feature `valgrind` in `Cargo.toml`).
+//! - The worker polls busily, so that its turns do not depend on how fast valgrind is. What it does by the clock is kept
+//!   out: measuring begins right after the upkeep that is due each 100 ms, and a section fails that takes so long that
+//!   sources are looked up again, a second.
+//! - The numbers depend on the compiler and on the C library. The first line of `baseline.tsv` names both; with others the
+//!   table is printed, and nothing fails.
+//! - A change that costs more and is worth it writes new numbers by `cargo xtask instructions --write`, and its commit says
+//!   why.
+//! - `callgrind_annotate target/instructions/SECTION.out` shows where the instructions of a section are.
 
 use af_xdp::simulated::{Kernel, rings};
 use af_xdp::{Socket, Umem};
@@ -49,23 +50,23 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use testbed::{Router, RouterOptions};
 
-/// A classroom.
+/// Routers, of one pseudo id and one NIC.
 const ROUTERS: usize = 50;
 const PSEUDO: u16 = 513;
 /// The worker's own batch.
 const BATCH: usize = 64;
-/// Batches that a router does not read when it reads none.
+/// Batches that come before a router begins to read: the first fills its queue, the others wait.
 const UNREAD: usize = 8;
 /// Rounds before those that are measured: sources are learned, memory is at its size.
 const WARM_UP: usize = 2;
-/// Rounds that are measured; fewer where each is much work. A round is a batch, or those that are not read.
+/// Rounds that are measured, fewer where each is much work. A round is one batch, or [`UNREAD`].
 const ROUNDS: usize = 16;
 const FEW_ROUNDS: usize = 4;
 /// Turns in which all of a round must have come out.
 const TURNS: usize = 200;
-/// Between two looks of the worker at what is due by the clock.
+/// How often a worker does what is due by the clock: `UPKEEP` in `src/worker/mod.rs`.
 const UPKEEP: Duration = Duration::from_millis(100);
-/// After this time the worker looks a source up again.
+/// After this time a worker looks a source up again: the same in `src/worker/to_nics.rs`.
 const SOURCE_GOOD_FOR: Duration = Duration::from_secs(1);
 
 const NIC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -73,12 +74,15 @@ const HOST: [u8; 6] = [2, 0, 0, 0, 0, 2];
 /// OSPF's.
 const GROUP: [u8; 6] = [1, 0, 0x5e, 0, 0, 5];
 
+/// More than all backlogs lock.
 const CHUNKS: u32 = 8192;
+/// Slots of each ring: more than a batch takes.
 const RING: u32 = 512;
 /// Where the kernel puts a frame in its chunk, and how much of one it fills.
 const HEADROOM: u64 = 256;
 const KERNEL_CHUNK: usize = 4096 - 256;
 
+/// Where frames come from and go to.
 #[derive(Clone, Copy)]
 enum Frames {
     /// From the wire to so many routers.
@@ -97,7 +101,7 @@ enum Frames {
     GroupFromRouter,
 }
 
-/// Name, also of a file; what is sent; its length.
+/// Name; which frames; their length in bytes.
 const SECTIONS: &[(&str, Frames, usize)] = &[
     ("wire-to-1-router-64", Frames::ToRouters(1), 64),
     ("wire-to-1-router-1514", Frames::ToRouters(1), 1514),
@@ -135,7 +139,7 @@ fn main() -> ExitCode {
 /// The only function in which callgrind counts, by its name.
 #[inline(never)]
 fn measured_turn(stepper: &mut Stepper, worker: &mut Worker) -> bool {
-    // Were it the same as another function, a compiler could make them one, and that would be counted as well.
+    // The compiler merges functions that are the same, and callgrind would count in the other one as well.
     black_box(stepper.turn(black_box(worker)))
 }
 
@@ -156,7 +160,7 @@ fn measure(frames: Frames, len: usize) -> usize {
     let took = begin.elapsed();
     assert!(
         took < SOURCE_GOOD_FOR,
-        "this took {took:?}, too long to be exact: the machine is busy, run it again"
+        "this took {took:?}, sources were looked up again meanwhile: the machine is too busy, run it again"
     );
     bed.loaded
 }
@@ -175,7 +179,7 @@ struct Bed {
     /// Frames put where the worker finds them.
     loaded: usize,
     buffer: Vec<u8>,
-    /// What must not be closed or removed as long as the worker runs.
+    /// Kept open as long as the worker runs.
     _held: (TempDir, Steering, Router, Orders, crossbeam::channel::Receiver<Report>),
 }
 
@@ -387,7 +391,7 @@ fn connected(router: &Router) -> OwnedFd {
     socket.into()
 }
 
-/// UDP over IPv4 that left its checksum out: all that is looked at, and nothing to be completed.
+/// UDP over IPv4 without a checksum: the worker looks for one to complete, and finds none.
 fn frame(to: [u8; 6], from: [u8; 6], len: usize) -> Vec<u8> {
     let ip = (len - 14) as u16;
     let mut frame = [&to[..], &from, &[8, 0, 0x45, 0]].concat();

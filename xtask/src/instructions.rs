@@ -56,12 +56,12 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 /// The release profile, by what valgrind can run.
 fn build() -> Command {
     let mut command = shell::cargo(&["build", "--release", "--example", "instructions"]);
-    // Flags of somebody's own, such as those for one CPU, would be compared with builds without.
+    // Flags such as those for one kind of CPU would be compared with a build without them.
     command.args(["--no-default-features", "--features", "valgrind"]).env_remove("RUSTFLAGS");
     command
 }
 
-/// What the numbers depend on beside the code: the compiler, and the C library, whose wrappers of system calls count.
+/// What the numbers depend on beside the code: the compiler, and the C library, whose wrappers of system calls are counted.
 fn tools() -> Result<String> {
     let version = shell::stdout(Command::new("rustc").arg("-vV").current_dir(shell::workspace()))?;
     let compiler = version.lines().next().unwrap_or_default();
@@ -70,7 +70,7 @@ fn tools() -> Result<String> {
     Ok(format!("{compiler} for {host}, {}", library.trim()))
 }
 
-/// Runs a section under callgrind, whose profile stays for `callgrind_annotate`.
+/// Runs a section under callgrind. Its profile stays, for `callgrind_annotate`.
 fn count(program: &Path, name: &str) -> Result<Section> {
     let profile = profile(program, name)?;
     let mut command = shell::as_root("valgrind");
@@ -92,7 +92,7 @@ fn count(program: &Path, name: &str) -> Result<Section> {
     }
 }
 
-/// `target/instructions/NAME.out`, beside the directory of the profile that `program` was built with.
+/// `target/instructions/NAME.out`, where `program` is `target/release/examples/instructions`.
 fn profile(program: &Path, name: &str) -> Result<PathBuf> {
     let target = program.ancestors().nth(3).unwrap_or(Path::new("."));
     let directory = target.join("instructions");
@@ -131,8 +131,8 @@ fn from_tsv(text: &str) -> Result<(&str, Vec<Section>)> {
     Ok((tools, sections))
 }
 
-/// The table, and whether no section costs too much more than in the `committed` file. Numbers that other `tools` made are
-/// not judged.
+/// The table, and whether no section costs too much more than in the `committed` file. If that is of other `tools` nothing
+/// fails.
 fn judge(tools: &str, sections: &[Section], committed: &str) -> Result<(String, bool)> {
     let (of, committed) = from_tsv(committed)?;
     let before = |name: &str| committed.iter().find(|section| section.name == name);
@@ -152,14 +152,14 @@ fn judge(tools: &str, sections: &[Section], committed: &str) -> Result<(String, 
                 wrong.push(format!("{name} is more than {:.0} % above", 100.0 * MOST));
             }
         } else {
-            wrong.push(format!("{name} is not there"));
+            wrong.push(format!("{name} has no number yet"));
         }
         text.push('\n');
     }
     let gone = committed.iter().filter(|before| !sections.iter().any(|section| section.name == before.name));
     wrong.extend(gone.map(|before| format!("{} is no section any more", before.name)));
     if of != tools {
-        let _ = writeln!(text, "Not judged: {FILE} is of {of}, this is {tools}.");
+        let _ = writeln!(text, "Nothing is judged: the committed numbers are of {of}; this is {tools}.");
         return Ok((text, true));
     }
     for what in &wrong {
@@ -211,21 +211,25 @@ mod tests {
     #[test]
     fn a_section_on_one_side_only_fails() {
         let committed = to_tsv(TOOLS, &sections(&[("a", 500.0), ("b", 500.0)]));
-        for (now, what) in
-            [(&[("a", 500.0)][..], "b is no section"), (&[("a", 1.0), ("b", 1.0), ("c", 1.0)], "c is not")]
-        {
+        for (now, what) in [
+            (&[("a", 500.0)][..], "b is no section"),
+            (&[("a", 1.0), ("b", 1.0), ("c", 1.0)], "c has no number"),
+        ] {
             let (text, passed) = judge(TOOLS, &sections(now), &committed).unwrap();
             assert!(!passed && text.contains(what), "{text}");
         }
     }
 
     #[test]
-    fn numbers_of_other_tools_are_shown_and_not_judged() {
+    fn numbers_of_another_compiler_are_shown_and_not_judged() {
         let committed =
             to_tsv("rustc 1.94.0 for x86_64-unknown-linux-gnu, glibc 2.36", &sections(&[("a", 500.0)]));
         let (text, passed) = judge(TOOLS, &sections(&[("a", 1000.0)]), &committed).unwrap();
         assert!(passed && text.contains("1000.0") && text.contains("+100.0 %"), "{text}");
-        assert!(text.contains("Not judged") && text.contains("1.94.0") && text.contains("1.95.0"), "{text}");
+        assert!(
+            text.contains("Nothing is judged") && text.contains("1.94.0") && text.contains("1.95.0"),
+            "{text}"
+        );
     }
 
     #[test]
