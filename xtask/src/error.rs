@@ -16,9 +16,9 @@ pub(crate) enum Error {
     /// A program of the system says no.
     #[error("`{command}` failed ({status}), its output is above")]
     Command { command: String, status: ExitStatus },
-    /// Packages are missing and only their Debian names are known.
+    /// Packages are missing where there is no apt to install them with: the command that does.
     #[error(
-        "packages are missing, and only Debian and Ubuntu are known here: install what corresponds to\n  {0}\nand run again with --no-setup"
+        "packages are missing, and only apt is used from here. Install them by\n  {0}\nand run this again"
     )]
     OtherDistribution(String),
     /// apt knows none of the names.

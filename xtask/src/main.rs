@@ -44,7 +44,11 @@ enum Task {
     /// them: the gate for a change of the fast path. Needs root.
     Instructions(instructions::Options),
     /// Installs what building and testing need, nothing else.
-    Setup,
+    Setup {
+        /// Installs nothing, and prints the list as a Markdown table, with the names of Debian, Fedora and Arch.
+        #[arg(long)]
+        list: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -56,7 +60,11 @@ fn main() -> ExitCode {
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Package(options) => package::run(&options),
         Task::Instructions(options) => instructions::run(&options),
-        Task::Setup => setup::install(setup::For::Tests).map(|()| true),
+        Task::Setup { list: true } => {
+            print!("{}", setup::table());
+            Ok(true)
+        }
+        Task::Setup { list: false } => setup::install(setup::For::Tests).map(|()| true),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use std::{fmt, fs};
 use tempfile::TempDir;
 
-/// Where Debian puts the daemons.
-const DAEMONS: &str = "/usr/lib/frr";
+/// Where Debian and Arch put the daemons, and where Fedora does.
+const DAEMONS: [&str; 2] = ["/usr/lib/frr", "/usr/libexec/frr"];
 
 /// Each daemon makes a directory `<name>.<pid>` here, whatever it is told, and leaves it behind when it is killed.
 const CRASH_LOGS: &str = "/var/tmp/frr";
@@ -78,7 +78,8 @@ impl Frr {
         let path = |file: &str| self.directory.path().join(file);
         let config_file = path(&format!("{name}.conf"));
         fs::write(&config_file, config).context(|| format!("file {}", config_file.display()))?;
-        let mut command = namespace.command(Path::new(DAEMONS).join(name));
+        let [debian, fedora] = DAEMONS.map(|directory| Path::new(directory).join(name));
+        let mut command = namespace.command(if fedora.exists() { fedora } else { debian });
         command.arg("-f").arg(config_file).arg("-i").arg(path(&format!("{name}.pid")));
         command.arg("-z").arg(path("zserv.api")).arg("--vty_socket").arg(self.directory.path());
         command.args(["-P", "0", "--log", "stdout"]);

@@ -3,13 +3,11 @@
 
 use super::Kernel;
 use crate::error::{Context, Error, Result};
+use crate::setup::KEYRING;
 use crate::shell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-
-/// Debian's keys, in the package of the same name.
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// The package that leads to the newest kernel of a suite. The cloud kernels have virtio and little else.
 const PACKAGE: &str = "linux-image-cloud-amd64";
