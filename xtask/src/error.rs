@@ -42,6 +42,12 @@ pub(crate) enum Error {
     /// What stands in the way of a virtual machine.
     #[error("{0}")]
     Vm(String),
+    /// What stands in the way of a bare machine.
+    #[error("{0}")]
+    Bare(String),
+    /// ^C or SIGTERM.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 /// The result of a task or of a part of one.

@@ -1,7 +1,8 @@
-//! The project's own tasks: `cargo xtask lab`, `test`, `soak`, `fuzz`, `instructions` and `setup`.
+//! The project's own tasks: `cargo xtask lab`, `test`, `soak`, `fuzz`, `bare`, `package`, `instructions` and `setup`.
 //!
 //! Each installs what is missing first, so that a fresh machine with a Rust toolchain is enough.
 
+mod bare;
 #[cfg(test)]
 mod docs;
 mod error;
@@ -43,6 +44,8 @@ enum Task {
     /// Counts a worker's instructions per frame and compares them with those of the last change that was meant to change
     /// them: the gate for a change of the fast path. Needs root.
     Instructions(instructions::Options),
+    /// Runs the README's commands on a minimal Debian in a directory of its own: nothing that they need is there by chance.
+    Bare(bare::Options),
     /// Installs what building and testing need, nothing else.
     Setup {
         /// Installs nothing, and prints the list as a Markdown table, with the names of Debian, Fedora and Arch.
@@ -60,6 +63,10 @@ fn main() -> ExitCode {
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Package(options) => package::run(&options),
         Task::Instructions(options) => instructions::run(&options),
+        Task::Bare(options) => match bare::run(&options) {
+            Ok(code) => return ExitCode::from(code),
+            Err(error) => Err(error),
+        },
         Task::Setup { list: true } => {
             print!("{}", setup::table());
             Ok(true)
@@ -71,7 +78,7 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(if matches!(error, error::Error::Interrupted) { 130 } else { 1 })
         }
     }
 }
