@@ -56,28 +56,27 @@ impl Machine {
 
     /// Writes what is in files into the root directory of a bare machine that has the packages of `suite`.
     pub(super) fn configure(&self, root: &Path, suite: &str) -> Result<()> {
-        let write = |path: &str, text: &str| {
-            let path = root.join(path);
+        let write = |path: &str, contents: &[u8]| {
+            let path = root.join(path.trim_start_matches('/'));
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent).context(|| format!("directory {}", parent.display()))?;
             }
-            fs::write(&path, text).context(|| format!("file {}", path.display()))
+            fs::write(&path, contents).context(|| format!("file {}", path.display()))
         };
         let [main, security] = &self.mirrors;
         let sources = format!("deb {main} {suite} main\ndeb {security} {suite}-security main\n");
-        write("etc/apt/sources.list", &sources)?;
+        write("etc/apt/sources.list", sources.as_bytes())?;
         let mut apt = self.apt.clone();
         if let Some(file) = &self.certificates {
-            let there = root.join(CERTIFICATES_THERE.trim_start_matches('/'));
-            fs::copy(file, there).context(|| format!("file {}", file.display()))?;
+            write(CERTIFICATES_THERE, &fs::read(file).context(|| format!("file {}", file.display()))?)?;
             apt += &format!("Acquire::https::CAInfo \"{CERTIFICATES_THERE}\";\n");
         }
-        write("etc/apt/apt.conf.d/00machine", &apt)?;
-        write("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")?;
+        write("etc/apt/apt.conf.d/00machine", apt.as_bytes())?;
+        write("etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n")?;
         if let Ok(text) = fs::read_to_string("/etc/resolv.conf") {
-            write("etc/resolv.conf", &text)?;
+            write("etc/resolv.conf", text.as_bytes())?;
         }
-        self.cargo_config.as_ref().map_or(Ok(()), |text| write("root/.cargo/config.toml", text))
+        self.cargo_config.as_ref().map_or(Ok(()), |text| write("root/.cargo/config.toml", text.as_bytes()))
     }
 
     /// The environment on a bare machine.
