@@ -46,6 +46,9 @@ pub(crate) struct Options {
     /// Where its files are meanwhile: a file system mounted with exec, suid and dev. Else target/bare.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Installs nothing on this machine.
+    #[arg(long)]
+    no_setup: bool,
     /// Options for the command that is run there, after `--`.
     #[arg(last = true, value_name = "OPTIONS")]
     more: Vec<String>,
@@ -82,7 +85,9 @@ impl Suite {
 
 /// Runs the task; returns its exit code.
 pub(crate) fn run(options: &Options) -> Result<u8> {
-    setup::install(setup::For::Bare)?;
+    if !options.no_setup {
+        setup::install(setup::For::Bare)?;
+    }
     if !testbed::is_root() {
         return Err(again_as_root());
     }
