@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{fs, ops::AddAssign};
 
 /// How long each target is fuzzed, beyond its corpus. To find something new takes hours: this finds what was just broken.
@@ -18,6 +18,78 @@ const TAKEN: Duration = Duration::from_millis(100);
 const AGAIN: usize = 3;
 /// ...and only if no more than these failed: what fails in so many places is broken.
 const FEW: usize = 8;
+
+/// End-to-end tests that measure: a program, and which of its tests, all if none is named. They run one at a time, when
+/// nothing else does. All others wait for most of their time, in namespaces and directories of their own, and run side by
+/// side.
+const ALONE: &[(&str, &[&str])] = &[
+    // Measures nothing, but removes what any lab that crashed has left, also that of another test.
+    ("clean", &[]),
+    // Which frames come late, by milliseconds.
+    ("faults", &[]),
+    // What a flood leaves to the others.
+    ("hostile_router", &[]),
+    // Rates, CPU time, how late a frame comes, what is lost at a limit.
+    ("load", &[]),
+    // How long a frame takes beside a log that nobody reads.
+    ("output", &[]),
+    // How soon frames flow again.
+    ("restarts", &[]),
+    // Two minutes of faults and traffic, in which each missing frame has its reason.
+    ("soak", &[]),
+    // What TCP carries.
+    ("tcp", &[]),
+    // How long starts and ends take, and the host's traffic meanwhile.
+    (
+        "host",
+        &[
+            "a_storm_of_bum_frames_never_costs_the_host_its_copy",
+            "it_starts_again_at_once_after_a_kill_fifty_times_in_a_row",
+            "the_host_s_own_traffic_is_undisturbed_before_during_and_after",
+        ],
+    ),
+    // How soon frames flow again.
+    (
+        "nic_changes",
+        &[
+            "a_nic_that_is_removed_and_comes_back_is_taken_again",
+            "a_nic_that_was_moved_to_another_namespace_is_taken_again_when_it_is_back",
+            "a_nic_that_was_renamed_is_given_back_and_taken_again_under_its_name",
+            "in_generic_mode_a_nic_that_comes_back_is_taken_again",
+            "with_two_workers_and_queues_a_nic_that_comes_back_is_taken_again",
+        ],
+    ),
+    // The time between two signs of life.
+    (
+        "notify",
+        &[
+            "signs_of_life_come_under_load_and_without_descriptors",
+            "signs_of_life_come_until_a_worker_stands_still",
+        ],
+    ),
+    // That BFD sees no pause of 150 ms, and how long VRRP's failover takes.
+    (
+        "protocols",
+        &[
+            "a_vrrp_address_answers_from_the_wire_and_moves_to_the_other_router",
+            "among_fifty_routers_and_two_with_frr_all_converges_and_bfd_does_not_flap_for_a_minute",
+            "one_vrrp_group_is_active_on_different_routers_in_two_vlans_and_fails_over_in_each_alone",
+        ],
+    ),
+    // How soon a change is in force.
+    ("reload", &["links_come_and_go_while_the_others_lose_nothing"]),
+    // How long a start takes.
+    (
+        "start",
+        &[
+            "endpoints_on_other_hosts_are_reported_and_the_rest_works",
+            "it_is_ready_at_once_with_fifty_routers_and_with_a_thousand",
+        ],
+    ),
+];
+
+/// So many tests run side by side for each CPU.
+const PER_CPU: usize = 3;
 
 /// Options of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -49,11 +121,12 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let mut stages = Stages { filter: options.filter.clone(), ..Stages::default() };
     let build = shell::cargo(&["build", "--workspace", "--bins"]);
     if stages.step("build", build)? {
-        let all = ["test", "--workspace", "--no-fail-fast"];
-        let with = |more: &[&str]| shell::cargo(&[&all[..], more].concat());
-        stages.tests("unit tests", || with(&["--lib", "--bins", "--exclude", "testbed"]))?;
-        stages.tests("examples in the documentation", || with(&["--doc"]))?;
-        stages.tests("models of who sees what when", models)?;
+        let with =
+            |more: &[&str]| shell::cargo(&[&["test", "--workspace", "--no-fail-fast"][..], more].concat());
+        let which = Which { arguments: options.filter.iter().cloned().collect(), ..Which::default() };
+        stages.tests("unit tests", &which, || with(&["--lib", "--bins", "--exclude", "testbed"]))?;
+        stages.tests("examples in the documentation", &which, || with(&["--doc"]))?;
+        stages.tests("models of who sees what when", &which, models)?;
         if options.no_e2e {
             stages.not_run.push("end-to-end tests and the test bed's own (--no-e2e)".into());
         } else if shell::can_be_root() {
@@ -61,13 +134,8 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             // Built as the user, run as root.
             let runner = runner();
             let test_bed = [runner, &["test", "--package", "testbed", "--lib"]].concat();
-            stages.tests("test bed (root)", || shell::cargo(&test_bed))?;
-            if has_integration_tests(&shell::workspace()) {
-                // One at a time: each fills the machine with traffic of its own.
-                stages.single = true;
-                let end_to_end = [runner, &all[..], &["--test", "*"]].concat();
-                stages.tests("end-to-end tests (root)", || shell::cargo(&end_to_end))?;
-            }
+            stages.tests("test bed (root)", &which, || shell::cargo(&test_bed))?;
+            end_to_end(&mut stages, runner)?;
         } else {
             stages.incomplete = true;
             stages
@@ -81,6 +149,45 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
     stages.specification(options)?;
     stages.finish()
+}
+
+/// Runs the end-to-end tests, those that measure behind the others.
+fn end_to_end(stages: &mut Stages, runner: &[&str]) -> Result<()> {
+    let programs = end_to_end_programs(&shell::workspace());
+    let tests_alone =
+        |program: &str| ALONE.iter().find(|(name, _)| *name == program).map(|(_, tests)| *tests);
+    let is_alone = |program: &&String| tests_alone(program).is_some_and(<[_]>::is_empty);
+    let (alone, side_by_side): (Vec<_>, Vec<_>) = programs.iter().partition(is_alone);
+    let partly: Vec<_> =
+        side_by_side.iter().copied().filter(|program| tests_alone(program).is_some()).collect();
+    let command = |programs: &[&String]| {
+        let mut command = shell::cargo(&[runner, &["test", "--workspace", "--no-fail-fast"]].concat());
+        command.args(programs.iter().flat_map(|program| ["--test", program]));
+        command
+    };
+    let tests: Vec<String> =
+        ALONE.iter().flat_map(|(_, tests)| *tests).map(|test| (*test).to_owned()).collect();
+
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let skip = tests.iter().flat_map(|test| ["--skip".to_owned(), test.clone()]);
+    let filter = stages.filter.clone();
+    let arguments = skip.chain(filter.clone()).collect();
+    let which = Which { threads: Some(cpus * PER_CPU), arguments };
+    stages.tests("end-to-end tests, side by side (root)", &which, || command(&side_by_side))?;
+
+    let which = Which { threads: Some(1), arguments: filter.iter().cloned().collect() };
+    stages.tests("end-to-end tests that measure (root)", &which, || command(&alone))?;
+
+    let wanted = |test: &String| filter.as_ref().is_none_or(|filter| test.contains(filter));
+    let tests: Vec<_> = tests.into_iter().filter(wanted).collect();
+    if !tests.is_empty() {
+        let arguments = std::iter::once("--exact".to_owned()).chain(tests).collect();
+        let which = Which { threads: Some(1), arguments };
+        stages.tests("end-to-end tests that measure, of the other programs (root)", &which, || {
+            command(&partly)
+        })?;
+    }
+    Ok(())
 }
 
 /// Has cargo run what it built as root.
@@ -111,6 +218,7 @@ fn fuzzing(stages: &mut Stages, options: &Options) -> Result<()> {
         return Ok(());
     }
     println!("== fuzzing");
+    let start = Instant::now();
     let root = !options.no_e2e && shell::can_be_root();
     if !root {
         stages.not_run.push("fuzzing of the XDP program and of workers: they need root".into());
@@ -122,6 +230,7 @@ fn fuzzing(stages: &mut Stages, options: &Options) -> Result<()> {
             stages.failed.push(format!("fuzzing: {target}"));
         }
     }
+    println!("== fuzzing: {} s", start.elapsed().as_secs());
     Ok(())
 }
 
@@ -151,14 +260,30 @@ fn reap() -> Result<()> {
     Ok(())
 }
 
-/// True if a package of the workspace has a `tests/*.rs`: cargo refuses `--test '*'` where there is none.
-fn has_integration_tests(workspace: &Path) -> bool {
-    let has = |package: &Path| {
-        let entries = fs::read_dir(package.join("tests"));
-        entries.is_ok_and(|mut e| e.any(|e| e.is_ok_and(|e| e.path().extension().is_some_and(|x| x == "rs"))))
-    };
+/// The names of all programs of end-to-end tests: `tests/NAME.rs` and `tests/NAME/main.rs` of each package.
+fn end_to_end_programs(workspace: &Path) -> Vec<String> {
     let crates = fs::read_dir(workspace.join("crates")).into_iter().flatten().flatten();
-    has(workspace) || has(&workspace.join("xtask")) || crates.into_iter().any(|package| has(&package.path()))
+    let packages = crates.map(|entry| entry.path()).chain([workspace.to_owned(), workspace.join("xtask")]);
+    let files =
+        packages.flat_map(|package| fs::read_dir(package.join("tests")).into_iter().flatten().flatten());
+    let name = |entry: fs::DirEntry| {
+        let path = entry.path();
+        let is_program =
+            path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file();
+        is_program.then(|| path.file_stem()?.to_str().map(str::to_owned)).flatten()
+    };
+    let mut names: Vec<_> = files.filter_map(name).collect();
+    names.sort_unstable();
+    names
+}
+
+/// Which tests of some programs run, and how.
+#[derive(Default)]
+struct Which {
+    /// So many at a time; else as many as there are CPUs.
+    threads: Option<usize>,
+    /// Names and options for libtest.
+    arguments: Vec<String>,
 }
 
 /// What one run of some tests came to.
@@ -194,7 +319,6 @@ fn is_begin(line: &str) -> bool {
 /// What the stages so far came to.
 struct Stages {
     filter: Option<String>,
-    single: bool,
     count: Count,
     failed: Vec<String>,
     /// Those that failed at first.
@@ -211,7 +335,6 @@ impl Default for Stages {
     fn default() -> Self {
         Self {
             filter: None,
-            single: false,
             count: Count::default(),
             failed: Vec::new(),
             again: Vec::new(),
@@ -228,7 +351,9 @@ impl Stages {
     /// Runs something that is no test; false if it failed.
     fn step(&mut self, name: &str, mut command: Command) -> Result<bool> {
         println!("== {name}");
+        let start = Instant::now();
         let status = command.status().map_err(|source| shell::start_error(&command, source))?;
+        println!("== {name}: {} s", start.elapsed().as_secs());
         if !status.success() {
             self.count.failed += 1;
             self.failed.push(name.into());
@@ -238,10 +363,11 @@ impl Stages {
 
     /// Runs tests, passing on what they write. Those that failed while the hypervisor kept CPUs from this machine are run
     /// again: on such a machine a deadline says nothing.
-    fn tests(&mut self, name: &str, command: impl Fn() -> Command) -> Result<()> {
+    fn tests(&mut self, name: &str, which: &Which, command: impl Fn() -> Command) -> Result<()> {
         println!("== {name}");
-        let threads = self.single.then(|| "--test-threads=1".to_owned());
-        let args: Vec<String> = threads.into_iter().chain(self.filter.clone()).collect();
+        let start = Instant::now();
+        let threads = which.threads.map(|threads| format!("--test-threads={threads}"));
+        let args: Vec<String> = threads.into_iter().chain(which.arguments.clone()).collect();
         let mut run = self.once(command(), &args)?;
         let mut tries = 0;
         while tries < AGAIN && run.is_worth_another_try() {
@@ -279,11 +405,13 @@ impl Stages {
             self.not_run.push(format!("{} of the {name}, marked as ignored", run.count.ignored));
         }
         self.count += run.count;
+        println!("== {name}: {} s", start.elapsed().as_secs());
         Ok(())
     }
 
     /// Runs tests once, with these arguments for libtest.
     fn once(&mut self, mut command: Command, args: &[String]) -> Result<Run> {
+        let single = args.iter().any(|arg| arg == "--test-threads=1");
         command.arg("--").args(args);
         let start = |source| Error::Start { program: "cargo".into(), source };
         // One pipe for both: which program a test is in stands between the results, on standard error.
@@ -307,7 +435,7 @@ impl Stages {
                     run.failed.insert(test, now.saturating_sub(before));
                 }
                 // Where several run at once, each is taken to have run from the beginning.
-                before = if self.single { now } else { before };
+                before = if single { now } else { before };
             } else if is_begin(&text) {
                 begun += 1;
                 before = (self.stolen)();
@@ -409,6 +537,10 @@ mod tests {
         }
     }
 
+    fn single(filter: Option<&str>) -> Which {
+        Which { threads: Some(1), arguments: filter.into_iter().map(str::to_owned).collect() }
+    }
+
     fn script(text: &str) -> impl Fn() -> Command {
         move || {
             let mut command = Command::new("sh");
@@ -421,10 +553,10 @@ mod tests {
     fn stages_add_up() {
         let mut stages = Stages::default();
         let one = "echo 'running 4 tests'; echo 'test result: ok. 3 passed; 0 failed; 1 ignored;'";
-        stages.tests("one", script(one)).unwrap();
+        stages.tests("one", &Which::default(), script(one)).unwrap();
         let two =
             "echo 'running 3 tests'; echo 'test result: FAILED. 1 passed; 2 failed; 0 ignored;'; exit 101";
-        stages.tests("two", script(two)).unwrap();
+        stages.tests("two", &Which::default(), script(two)).unwrap();
         assert_eq!(stages.count, Count { passed: 4, failed: 2, ignored: 1 });
         assert_eq!(stages.failed, ["two"]);
         assert_eq!(stages.not_run.len(), 1);
@@ -434,9 +566,9 @@ mod tests {
     #[test]
     fn what_does_not_build_counts_as_failed() {
         let mut stages = Stages::default();
-        stages.tests("broken", script("exit 101")).unwrap();
+        stages.tests("broken", &Which::default(), script("exit 101")).unwrap();
         assert_eq!(stages.count.failed, 1);
-        stages.tests("mute", script("exit 0")).unwrap();
+        stages.tests("mute", &Which::default(), script("exit 0")).unwrap();
         assert_eq!(stages.count.failed, 2);
         let mut stages = Stages::default();
         assert!(!stages.step("build", script("exit 1")()).unwrap());
@@ -447,7 +579,7 @@ mod tests {
     fn a_program_that_ends_in_the_midst_of_its_tests_has_failed() {
         let mut stages = Stages::default();
         let text = "echo 'running 1 test'; echo 'test result: ok. 1 passed; 0 failed;'; echo 'running 2 tests'; echo 'test x ... ok'";
-        stages.tests("one", script(text)).unwrap();
+        stages.tests("one", &Which::default(), script(text)).unwrap();
         assert_eq!(stages.count, Count { passed: 1, failed: 1, ignored: 0 });
         assert!(!stages.finish().unwrap());
     }
@@ -478,8 +610,8 @@ mod tests {
     fn what_failed_while_cpus_were_taken_away_is_run_again_and_said_to_have() {
         for (times, passes) in [(1, true), (3, true), (4, false)] {
             let directory = tempfile::tempdir().unwrap();
-            let mut stages = Stages { stolen: much, wait: || (), single: true, ..Stages::default() };
-            stages.tests("one", fails(times, directory.path())).unwrap();
+            let mut stages = Stages { stolen: much, wait: || (), ..Stages::default() };
+            stages.tests("one", &single(None), fails(times, directory.path())).unwrap();
             let args = fs::read_to_string(directory.path().join("runs.args")).unwrap();
             let args: Vec<_> = args.lines().collect();
             assert_eq!(args.len(), 1 + times.min(3) as usize);
@@ -496,7 +628,7 @@ mod tests {
     fn what_failed_on_a_calm_machine_has_failed() {
         let directory = tempfile::tempdir().unwrap();
         let mut stages = Stages { stolen: Duration::default, ..Stages::default() };
-        stages.tests("one", fails(1, directory.path())).unwrap();
+        stages.tests("one", &Which::default(), fails(1, directory.path())).unwrap();
         assert_eq!(fs::read_to_string(directory.path().join("runs")).unwrap(), "run\n");
         assert!(stages.again.is_empty());
         assert!(!stages.finish().unwrap());
@@ -506,15 +638,15 @@ mod tests {
     fn all_passed_but_not_all_run_is_no_success() {
         let mut stages = Stages { incomplete: true, ..Stages::default() };
         let text = "echo 'running 3 tests'; echo 'test result: ok. 3 passed; 0 failed; 1 ignored;'";
-        stages.tests("one", script(text)).unwrap();
+        stages.tests("one", &Which::default(), script(text)).unwrap();
         assert!(!stages.finish().unwrap());
     }
 
     #[test]
     fn a_filter_that_fits_nothing_is_an_error() {
-        let mut stages = Stages { filter: Some("no_such".into()), single: true, ..Stages::default() };
+        let mut stages = Stages { filter: Some("no_such".into()), ..Stages::default() };
         let text = r#"test "$*" = '-- --test-threads=1 no_such' && echo 'running 0 tests' && echo 'test result: ok. 0 passed; 0 failed;'"#;
-        stages.tests("one", script(text)).unwrap();
+        stages.tests("one", &single(Some("no_such")), script(text)).unwrap();
         assert!(matches!(stages.finish(), Err(Error::NoSuchTest(_))));
     }
 
@@ -524,5 +656,22 @@ mod tests {
         assert!(
             !is_begin("running tests") && !is_begin("running 3 tests at once") && !is_begin("test a ... ok")
         );
+    }
+
+    #[test]
+    fn tests_that_measure_are_there() {
+        let workspace = shell::workspace();
+        let programs = end_to_end_programs(&workspace);
+        assert!(programs.iter().any(|program| program == "forward"), "{programs:?}");
+        for (program, tests) in ALONE {
+            assert!(programs.iter().any(|name| name == program), "no tests/{program}.rs");
+            if tests.is_empty() {
+                continue;
+            }
+            let text = fs::read_to_string(workspace.join(format!("tests/{program}.rs"))).unwrap();
+            for test in *tests {
+                assert!(text.contains(&format!("#[test]\nfn {test}()")), "no {test} in {program}");
+            }
+        }
     }
 }
