@@ -94,11 +94,11 @@ impl Lan {
 
     /// Lines of the log about BPDUs to the wire; everything was `blocked` or carried.
     fn end(self, blocked: u64) -> Vec<String> {
-        let log = self.iou_fast.process.stderr();
         let summary = self.iou_fast.stop();
         assert_eq!(summary.drops("blocked"), blocked, "{}", summary.text);
         assert_eq!(summary.dropped.len(), usize::from(blocked > 0), "{}", summary.text);
-        log.lines().filter(|line| line.contains("--block stp")).map(str::to_string).collect()
+        let lines = summary.log.lines();
+        lines.filter(|line| line.contains("--block stp")).map(str::to_string).collect()
     }
 }
 

@@ -141,7 +141,7 @@ impl Running {
         self.process.signal(Signal::INT);
         let status = self.process.wait(SOON).unwrap();
         assert!(status.success(), "{status}\n{}", self.process.dump());
-        let summary = Summary::read(&self.process.stdout());
+        let summary = Summary { log: self.process.stderr(), ..Summary::read(&self.process.stdout()) };
         let (found, all) = summary.chunks;
         assert!(all > 0 && found == all, "{found} of {all} chunks\n{}", self.process.dump());
         assert!(summary.text.ends_with("\naccounting: balanced\n"), "{}", self.process.dump());
@@ -194,6 +194,8 @@ pub struct Summary {
     pub chunks: (u64, u64),
     /// As it was printed.
     pub text: String,
+    /// All that it logged, the last words too.
+    pub log: String,
 }
 
 impl Summary {

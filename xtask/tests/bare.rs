@@ -71,7 +71,7 @@ fn an_interrupted_run_leaves_nothing() {
         process.signal(signal);
         assert_eq!(process.wait(LONG).unwrap().code(), Some(130), "{process:?}");
         assert!(left(directory.path()).is_empty());
-        assert!(!sleeps(seconds));
+        assert!(wait_until(LONG, || !sleeps(seconds)));
     }
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
     assert!(!mounts.contains(&*directory.path().to_string_lossy()), "{mounts}");
