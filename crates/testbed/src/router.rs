@@ -95,7 +95,14 @@ impl Router {
     /// # Errors
     /// The system's own, `WouldBlock` if there was no room for 5 s.
     pub fn send_raw(&self, pseudo: u16, datagram: &[u8]) -> io::Result<()> {
-        self.socket.send_to(datagram, self.path.with_file_name(pseudo.to_string())).map(drop)
+        let path = self.path.with_file_name(pseudo.to_string());
+        loop {
+            match self.socket.send_to(datagram, &path) {
+                // A sleep with a time limit, which the kernel ends for reasons of its own too.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                outcome => return outcome.map(drop),
+            }
+        }
     }
 
     /// Sends any bytes as a datagram if there is room for it at once; false if there is none, or nobody is there.
