@@ -39,6 +39,9 @@ pub(crate) enum Error {
     /// Instructions cannot be counted, or the committed numbers cannot be read.
     #[error("{0}")]
     Instructions(String),
+    /// Words cannot be looked for.
+    #[error("{0}")]
+    Words(String),
     /// What stands in the way of a virtual machine.
     #[error("{0}")]
     Vm(String),

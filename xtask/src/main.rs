@@ -1,4 +1,4 @@
-//! The project's own tasks: `cargo xtask lab`, `test`, `soak`, `fuzz`, `bare`, `package`, `instructions` and `setup`.
+//! The project's own tasks: `cargo xtask lab`, `test`, `soak`, `fuzz`, `bare`, `package`, `instructions`, `words` and `setup`.
 //!
 //! Each installs what is missing first, so that a fresh machine with a Rust toolchain is enough.
 
@@ -17,6 +17,7 @@ mod soak;
 mod spec;
 mod test;
 mod vm;
+mod words;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ enum Task {
     Instructions(instructions::Options),
     /// Runs the README's commands on a minimal Debian in a directory of its own: nothing that they need is there by chance.
     Bare(bare::Options),
+    /// Finds words that the project has given up, with the word that docs/glossary.md has in the place of each.
+    Words,
     /// Installs what building and testing need, nothing else.
     Setup {
         /// Installs nothing, and prints the list as a Markdown table, with the names of Debian, Fedora and Arch.
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
             Ok(code) => return ExitCode::from(code),
             Err(error) => Err(error),
         },
+        Task::Words => words::run(),
         Task::Setup { list: true } => {
             print!("{}", setup::table());
             Ok(true)
