@@ -18,6 +18,16 @@
 #![cfg_attr(loom, allow(dead_code, reason = "what the models do not use"))]
 
 mod chunk;
+#[cfg(not(loom))]
+mod completion;
+#[cfg(not(loom))]
+mod config;
+#[cfg(not(loom))]
+mod descriptor;
+#[cfg(not(loom))]
+mod error;
+#[cfg(not(loom))]
+mod fill;
 mod mapping;
 #[cfg(all(test, loom))]
 mod model;
@@ -25,17 +35,35 @@ mod model;
 mod registration;
 mod ring;
 #[cfg(not(loom))]
-mod socket;
+mod rx;
+#[cfg(all(any(test, feature = "simulated"), not(loom)))]
+pub mod simulated;
+#[cfg(not(loom))]
+mod sockets;
 mod sync;
+#[cfg(all(test, not(loom)))]
+mod testing;
+#[cfg(not(loom))]
+mod tx;
 mod umem;
+#[cfg(not(loom))]
+mod xsk;
 
 pub use chunk::{CHUNK_SIZE, Chunk, Fragment};
 #[cfg(not(loom))]
+pub use completion::Completion;
+#[cfg(not(loom))]
+pub use config::{Config, CopyMode};
+#[cfg(not(loom))]
+pub use error::Error;
+#[cfg(not(loom))]
+pub use fill::Fill;
+#[cfg(not(loom))]
 pub use registration::Registration;
 #[cfg(not(loom))]
-pub use socket::simulated;
+pub use rx::{Rx, RxStatistics};
 #[cfg(not(loom))]
-pub use socket::{
-    Completion, Config, CopyMode, Error, Fill, Kick, Queue, RingFull, Rx, RxStatistics, Socket, Sockets, Tx,
-};
+pub use sockets::{Queue, Socket, Sockets};
+#[cfg(not(loom))]
+pub use tx::{Kick, RingFull, Tx};
 pub use umem::Umem;

@@ -57,7 +57,7 @@ impl Mapping {
     pub(crate) fn shared(fd: BorrowedFd<'_>, len: usize, offset: u64) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice aliases no Rust object. That the kernel
-        // writes there is why rings access it through atomics and volatile-free hand-over only (see ring.rs).
+        // writes there is why rings access it through atomics and volatile-free hand-over only (see ring/mod.rs).
         let base = unsafe {
             mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED | MapFlags::POPULATE, fd, offset)?
         };

@@ -4,8 +4,8 @@
 //! no ring is left in user space and the kernel can no longer touch them.
 
 use crate::chunk::Chunk;
-use crate::socket::queue_is_free;
 use crate::umem::Umem;
+use crate::xsk::queue_is_free;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -96,6 +96,7 @@ impl Umem {
     }
 
     /// Whether the kernel has the chunk that `address` lies in.
+    #[cfg(all(any(test, feature = "simulated"), not(loom)))]
     pub(crate) fn has_lent(&self, address: u64) -> bool {
         let chunk = usize::try_from(address / CHUNK_SIZE as u64).ok();
         chunk.and_then(|chunk| self.lent.get(chunk)).is_some_and(|lent| lent.load(Relaxed) != 0)

@@ -12,7 +12,7 @@ struct Memory<T> {
     places: Vec<UnsafeCell<T>>,
 }
 
-/// As the `Shared` of shared.rs; a clone is the other side's mapping of the same memory.
+/// As the `Shared` of memory.rs; a clone is the other side's mapping of the same memory.
 #[derive(Clone, Debug)]
 pub(crate) struct Shared<T>(Arc<Memory<T>>);
 

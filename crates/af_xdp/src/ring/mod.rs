@@ -8,38 +8,24 @@
 #[cfg(loom)]
 pub(crate) mod checked;
 #[cfg(not(loom))]
-mod shared;
+mod memory;
+#[cfg(all(any(test, feature = "simulated"), not(loom)))]
+pub(crate) mod pair;
 
 #[cfg(not(loom))]
 use crate::mapping::Mapping;
-#[cfg(not(loom))]
-use crate::socket::simulated::Word;
 use crate::sync::{Ordering, fence};
 #[cfg(loom)]
 use checked::Shared;
 #[cfg(not(loom))]
-use shared::Shared;
+pub(crate) use memory::Layout;
+#[cfg(not(loom))]
+use memory::Shared;
+#[cfg(all(any(test, feature = "simulated"), not(loom)))]
+pub use memory::Word;
 
 /// Says in `flags` that the kernel sleeps on this ring (`XDP_RING_NEED_WAKEUP`).
 pub(crate) const NEED_WAKEUP: u32 = 1;
-
-/// Where the parts of a ring lie in its mapping, in bytes from its start.
-#[cfg(not(loom))]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Layout {
-    pub(crate) producer: u64,
-    pub(crate) consumer: u64,
-    pub(crate) flags: u64,
-    pub(crate) descriptors: u64,
-}
-
-#[cfg(not(loom))]
-impl Layout {
-    /// Bytes that a ring of `size` descriptors of type `T` takes.
-    pub(crate) fn bytes<T>(&self, size: u32) -> usize {
-        self.descriptors as usize + size as usize * size_of::<T>()
-    }
-}
 
 /// The side that fills a ring.
 #[derive(Debug)]
@@ -124,7 +110,7 @@ impl<T: Copy> Producer<T> {
     }
 
     /// Sets a word of the ring, as only a kernel at fault would.
-    #[cfg(not(loom))]
+    #[cfg(all(any(test, feature = "simulated"), not(loom)))]
     pub(crate) fn set(&self, word: Word, value: u32) {
         self.ring.set(word, value);
     }
@@ -183,36 +169,20 @@ impl<T: Copy> Consumer<T> {
     }
 
     /// Sets a word of the ring, as only a kernel at fault would.
-    #[cfg(not(loom))]
+    #[cfg(all(any(test, feature = "simulated"), not(loom)))]
     pub(crate) fn set(&self, word: Word, value: u32) {
         self.ring.set(word, value);
     }
 }
 
 #[cfg(all(test, not(loom)))]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::VecDeque;
-    use std::os::fd::AsFd;
 
-    pub(crate) const LAYOUT: Layout = Layout { producer: 0, consumer: 64, flags: 128, descriptors: 192 };
-
-    /// Both ends of one ring, in memory of a file without a name, indices starting at `start`.
-    pub(crate) fn pair<T: Copy>(size: u32, start: u32) -> (Producer<T>, Consumer<T>) {
-        let (a, b) = mappings::<T>(size);
-        for at in [0, 64] {
-            // SAFETY: the mapping is larger than the layout, page-aligned, and not shared with anyone yet.
-            unsafe { a.base().add(at).cast::<u32>().write(start) };
-        }
-        (Producer::new(a, LAYOUT, size), Consumer::new(b, LAYOUT, size))
-    }
-
-    fn mappings<T>(size: u32) -> (Mapping, Mapping) {
-        let file = rustix::fs::memfd_create("ring", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-        let len = LAYOUT.bytes::<T>(size);
-        rustix::fs::ftruncate(&file, len as u64).unwrap();
-        (Mapping::shared(file.as_fd(), len, 0).unwrap(), Mapping::shared(file.as_fd(), len, 0).unwrap())
+    fn pair<T: Copy>(size: u32, start: u32) -> (Producer<T>, Consumer<T>) {
+        pair::pair(size, start).unwrap()
     }
 
     #[test]

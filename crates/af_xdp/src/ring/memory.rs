@@ -1,11 +1,39 @@
 //! A ring's memory: indices, flags and descriptors in a mapping that the kernel shares.
 
-use super::Layout;
 use crate::mapping::Mapping;
-use crate::socket::simulated::Word;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::AtomicU32;
+#[cfg(any(test, feature = "simulated"))]
+use crate::sync::Ordering;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+
+/// Where the parts of a ring lie in its mapping, in bytes from its start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) producer: u64,
+    pub(crate) consumer: u64,
+    pub(crate) flags: u64,
+    pub(crate) descriptors: u64,
+}
+
+impl Layout {
+    /// Bytes that a ring of `size` descriptors of type `T` takes.
+    pub(crate) fn bytes<T>(&self, size: u32) -> usize {
+        self.descriptors as usize + size as usize * size_of::<T>()
+    }
+}
+
+/// A word of a ring beside its descriptors.
+#[cfg(any(test, feature = "simulated"))]
+#[derive(Clone, Copy, Debug)]
+pub enum Word {
+    /// How far it was filled.
+    Producer,
+    /// How far it was emptied.
+    Consumer,
+    /// Whether the kernel sleeps.
+    Flags,
+}
 
 /// A ring of descriptors `T` (plain integers and structs of them) in shared memory.
 #[derive(Debug)]
@@ -44,6 +72,7 @@ impl<T: Copy> Shared<T> {
         self.word(self.layout.flags)
     }
 
+    #[cfg(any(test, feature = "simulated"))]
     pub(super) fn set(&self, word: Word, value: u32) {
         let word = match word {
             Word::Producer => self.producer(),

@@ -2,31 +2,34 @@
 //! be measured without a NIC, and a kernel can be played that puts anything there. For benchmarks and
 //! fuzzing alone: nothing else has a use for it.
 
-use super::{Completion, Fill, Rx, Tx, more};
 use crate::chunk::CHUNK_SIZE;
-use crate::mapping::Mapping;
+use crate::completion::Completion;
+use crate::descriptor::more;
+use crate::fill::Fill;
 use crate::registration::Registration;
-use crate::ring::{Consumer, Layout, Producer};
+pub use crate::ring::Word;
+use crate::ring::pair::pair;
+use crate::ring::{Consumer, Producer};
+use crate::rx::Rx;
+use crate::tx::Tx;
 use crate::umem::Umem;
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::xdp::{XdpDesc, XdpDescOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-const LAYOUT: Layout = Layout { producer: 0, consumer: 64, flags: 128, descriptors: 192 };
 /// Where the kernel puts a frame in its chunk: XDP_PACKET_HEADROOM.
 const HEADROOM: u64 = 256;
 
 /// The other side of the rings.
 #[derive(Debug)]
 pub struct Kernel {
-    fill: Consumer<u64>,
-    completion: Producer<u64>,
-    rx: Producer<XdpDesc>,
-    tx: Consumer<XdpDesc>,
+    pub(crate) fill: Consumer<u64>,
+    pub(crate) completion: Producer<u64>,
+    pub(crate) rx: Producer<XdpDesc>,
+    pub(crate) tx: Consumer<XdpDesc>,
     umem: Arc<Umem>,
     _peer: UnixDatagram,
 }
@@ -44,30 +47,28 @@ pub enum Ring {
     Tx,
 }
 
-/// A word of a ring beside its descriptors.
-#[derive(Clone, Copy, Debug)]
-pub enum Word {
-    /// How far it was filled.
-    Producer,
-    /// How far it was emptied.
-    Consumer,
-    /// Whether the kernel sleeps.
-    Flags,
-}
-
 /// Four rings of `size` places each (a power of two), and their other side. The kernel never asks to be woken: no system
 /// call is made.
 ///
 /// # Errors
 /// What the system says if it has no memory.
 pub fn rings(umem: &Arc<Umem>, size: u32) -> io::Result<(Fill, Completion, Rx, Tx, Kernel)> {
+    rings_from(umem, size, 0)
+}
+
+/// As [`rings`], with indices that begin at `start`.
+pub(crate) fn rings_from(
+    umem: &Arc<Umem>,
+    size: u32,
+    start: u32,
+) -> io::Result<(Fill, Completion, Rx, Tx, Kernel)> {
     // Takes a few kicks, and then no more.
     let (socket, peer) = UnixDatagram::pair()?;
     let fd: Arc<OwnedFd> = Arc::new(socket.into());
-    let (fill, kernel_fill) = pair(size)?;
-    let (kernel_completion, completion) = pair(size)?;
-    let (kernel_rx, rx) = pair(size)?;
-    let (tx, kernel_tx) = pair(size)?;
+    let (fill, kernel_fill) = pair(size, start)?;
+    let (kernel_completion, completion) = pair(size, start)?;
+    let (kernel_rx, rx) = pair(size, start)?;
+    let (tx, kernel_tx) = pair(size, start)?;
     let kernel = Kernel {
         fill: kernel_fill,
         completion: kernel_completion,
@@ -82,14 +83,6 @@ pub fn rings(umem: &Arc<Umem>, size: u32) -> io::Result<(Fill, Completion, Rx, T
     let tx = Tx { ring: tx, umem: umem.clone(), fd: fd.try_clone()?, zero_copy: false };
     let rx = Rx { ring: rx, umem, fd, faults: 0 };
     Ok((fill, completion, rx, tx, kernel))
-}
-
-fn pair<T: Copy>(size: u32) -> io::Result<(Producer<T>, Consumer<T>)> {
-    let file = memfd_create("ring", MemfdFlags::CLOEXEC)?;
-    let len = LAYOUT.bytes::<T>(size);
-    ftruncate(&file, len as u64)?;
-    let map = || Mapping::shared(file.as_fd(), len, 0);
-    Ok((Producer::new(map()?, LAYOUT, size), Consumer::new(map()?, LAYOUT, size)))
 }
 
 impl Kernel {
@@ -185,5 +178,58 @@ impl Kernel {
         let fits = address as usize % CHUNK_SIZE + len <= CHUNK_SIZE;
         // SAFETY: a chunk that was lent is one of the UMEM's, so the address lies in its memory.
         (fits && self.umem.has_lent(address)).then(|| unsafe { self.umem.address().add(address as usize) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! The four rings with this test as the kernel: what goes round comes round.
+
+    use super::*;
+    use crate::testing::both_sides;
+    use crate::tx::RingFull;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Chunk conservation: after any sequence of steps on either side, every chunk is in exactly one place.
+        #[test]
+        fn no_chunk_is_lost_or_doubled(steps in prop::collection::vec((0u8..8, 0usize..6), 0..300)) {
+            const CHUNKS: usize = 12;
+            let (umem, mut user, mut kernel) = both_sides(CHUNKS as u32, 8);
+            let (mut lent, mut sent): (Vec<u64>, Vec<u64>) = (Vec::new(), Vec::new());
+            for (step, n) in steps {
+                match step {
+                    0 => { user.fill.push(&mut user.free, n); }
+                    1 => { user.completion.reap(&mut user.free); }
+                    2 => { user.rx.receive(&mut user.held, n); }
+                    3 => if let Some(fragment) = user.held.pop() {
+                        match user.tx.push(fragment) {
+                            Ok(()) => user.tx.publish(),
+                            Err(RingFull(fragment)) => user.held.push(fragment),
+                        }
+                    },
+                    4 => { while let Some(address) = kernel.fill.pop() { lent.push(address); }
+                           kernel.fill.release(); }
+                    5 => if let Some(address) = lent.pop() {
+                        let descriptor = XdpDesc { addr: address + 256, len: 60, options: XdpDescOptions::empty() };
+                        if kernel.rx.push(descriptor).is_err() { lent.push(address); }
+                        kernel.rx.publish();
+                    },
+                    6 => { while let Some(descriptor) = kernel.tx.pop() { sent.push(descriptor.addr); }
+                           kernel.tx.release(); }
+                    _ => if let Some(address) = sent.pop() {
+                        if kernel.completion.push(address).is_err() { sent.push(address); }
+                        kernel.completion.publish();
+                    },
+                }
+                prop_assert_eq!(user.free.len() + user.held.len() + umem.lent(), CHUNKS);
+                let mut chunks: Vec<u32> = user.free.iter().map(|chunk| chunk.index)
+                    .chain(user.held.iter().map(|fragment| fragment.chunk.index)).collect();
+                chunks.sort_unstable();
+                chunks.dedup();
+                prop_assert_eq!(chunks.len(), user.free.len() + user.held.len());
+            }
+            prop_assert_eq!(user.rx.faults() + user.completion.faults(), 0);
+        }
     }
 }

@@ -1,0 +1,78 @@
+//! Why sockets could not be opened.
+
+use crate::config::{Config, CopyMode};
+use rustix::io::Errno;
+use std::io;
+
+/// Why sockets could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A right is missing.
+    #[error(
+        "AF_XDP needs the capabilities CAP_NET_RAW and CAP_NET_ADMIN, and kernel lockdown must allow it: {0}"
+    )]
+    Permission(io::Error),
+    /// The UMEM cannot be pinned.
+    #[error(
+        "the kernel refuses to pin {bytes} bytes for AF_XDP: {source}. Raise the limit (ulimit -l unlimited) or grant CAP_IPC_LOCK"
+    )]
+    Memlock {
+        /// Size of the UMEM in bytes.
+        bytes: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A queue has AF_XDP sockets of someone else.
+    #[error("queue {queue} already has an AF_XDP socket of another program; `ss --xdp --processes` names it")]
+    Busy {
+        /// The queue.
+        queue: u32,
+    },
+    /// The driver cannot do zero-copy.
+    #[error("queue {queue} cannot do zero-copy: {source}")]
+    ZeroCopy {
+        /// The queue.
+        queue: u32,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// There are too few frames to fill the fill rings.
+    #[error("the UMEM has too few chunks: {needed} more are needed")]
+    Frames {
+        /// How many are missing.
+        needed: usize,
+    },
+    /// Any other failure, with the step that failed.
+    #[error("{step} on queue {queue}: {source}")]
+    Step {
+        /// What was being done.
+        step: &'static str,
+        /// The queue.
+        queue: u32,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn bind(config: &Config, queue: u32, errno: Errno) -> Self {
+        match errno {
+            Errno::OPNOTSUPP | Errno::INVAL if config.copy_mode == CopyMode::ZeroCopy => {
+                Self::ZeroCopy { queue, source: errno.into() }
+            }
+            _ => Self::step("bind", queue, errno),
+        }
+    }
+
+    pub(crate) fn mapping(queue: u32, source: io::Error) -> Self {
+        Self::Step { step: "mapping a ring", queue, source }
+    }
+
+    pub(crate) fn step(step: &'static str, queue: u32, errno: Errno) -> Self {
+        match errno {
+            Errno::PERM | Errno::ACCESS => Self::Permission(errno.into()),
+            Errno::BUSY => Self::Busy { queue },
+            _ => Self::Step { step, queue, source: errno.into() },
+        }
+    }
+}
