@@ -1,5 +1,6 @@
 use crate::error::{Context, Result};
-use crate::{Process, sys};
+use crate::process::Process;
+use crate::sys;
 use std::fs;
 use std::io::ErrorKind;
 

@@ -1,6 +1,8 @@
+use crate::command::kill;
 use crate::error::{Context, Error, Result};
-use crate::process::{Process, kill};
-use crate::{Namespace, wait_until};
+use crate::namespace::Namespace;
+use crate::process::Process;
+use crate::wait::wait_until;
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{PermissionsExt, chown};

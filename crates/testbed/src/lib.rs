@@ -17,45 +17,37 @@
 //! ```
 
 mod bin;
+mod command;
 mod error;
 mod first;
 pub mod frame;
 mod frr;
+mod mounts;
 mod namespace;
 mod process;
 mod router;
+mod stall;
 mod station;
 mod sys;
 mod terminal;
 mod trunk;
+mod usage;
 mod veth;
+mod wait;
 
 pub use bin::Bin;
+pub use command::{is_root, require_root, run};
 pub use error::{Error, Result};
 pub use first::First;
 pub use frame::{Tag, frame};
 pub use frr::Frr;
-pub use namespace::{Namespace, is_root, namespace_exists, reap_stale, require_root, run, with_own_mounts};
-pub use process::{Process, Signal, Stalled, Streams};
+pub use mounts::with_own_mounts;
+pub use namespace::{Namespace, namespace_exists, reap_stale};
+pub use process::{Process, Signal, Streams};
 pub use router::{Datagram, Router, RouterOptions};
+pub use stall::Stalled;
 pub use station::Station;
 pub use terminal::Terminal;
 pub use trunk::Trunk;
 pub use veth::{VethOptions, veth};
-
-use std::time::{Duration, Instant};
-
-/// Asks `ready` every 2 ms until it says yes; false if it does not within `timeout`.
-#[must_use]
-pub fn wait_until(timeout: Duration, mut ready: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + timeout;
-    loop {
-        if ready() {
-            return true;
-        }
-        if Instant::now() >= end {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
+pub use wait::wait_until;

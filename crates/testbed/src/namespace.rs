@@ -1,5 +1,5 @@
-use crate::error::{Context, Error, Result};
-use crate::process::kill;
+use crate::command::{kill, output, require_root, run};
+use crate::error::{Context, Result};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -12,34 +12,6 @@ const FOLDER: &str = "/run/netns";
 
 /// What the names made by [`Namespace::new`] begin with.
 const PREFIX: &str = "iouf-";
-
-/// True if this process is root.
-#[must_use]
-pub fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
-
-/// Runs `inside` on a thread of its own in a mount namespace of its own: what is mounted there is seen there, and by
-/// processes started there, and goes when it ends, however that happens.
-///
-/// # Errors
-/// Without root. A panic inside goes on in the caller.
-pub fn with_own_mounts<T: Send>(inside: impl FnOnce() -> T + Send) -> Result<T> {
-    let on_thread = || {
-        crate::sys::unshare_mounts().context(|| "a mount namespace".into())?;
-        run("mount", ["--make-rprivate", "/"])?;
-        Ok(inside())
-    };
-    thread::scope(|scope| scope.spawn(on_thread).join()).unwrap_or_else(|panic| panic::resume_unwind(panic))
-}
-
-/// Refuses to go on without root.
-///
-/// # Errors
-/// [`Error::NotRoot`], whose message says what to do.
-pub fn require_root() -> Result<()> {
-    if is_root() { Ok(()) } else { Err(Error::NotRoot) }
-}
 
 /// A network namespace, known to `ip netns` by name, that goes when this is dropped: with every process in it.
 #[derive(Debug)]
@@ -235,56 +207,12 @@ fn owner(name: &str) -> Option<u32> {
     pid.parse().ok()
 }
 
-/// Runs a program to its end, where this process is, and returns its output.
-///
-/// # Errors
-/// If it cannot be started or fails; the message holds all it wrote.
-pub fn run<A: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = A>) -> Result<Output> {
-    output(Command::new(program).args(args))
-}
-
-fn output(command: &mut Command) -> Result<Output> {
-    let line = command_line(command);
-    let output = match command.output() {
-        Ok(output) => output,
-        Err(source) => return Err(Error::Start { command: line, source }),
-    };
-    if output.status.success() {
-        return Ok(output);
-    }
-    let text = [&output.stderr[..], &output.stdout[..]].concat();
-    let text = String::from_utf8_lossy(&text).trim().to_owned();
-    Err(Error::Command { command: line, status: output.status, output: text })
-}
-
-/// The command as one would type it.
-pub(crate) fn command_line(command: &Command) -> String {
-    let words: Vec<_> = std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .map(|word| word.to_string_lossy())
-        .collect();
-    words.join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn exists(name: &str) -> bool {
         fs::exists(format!("{FOLDER}/{name}")).unwrap()
-    }
-
-    #[test]
-    fn own_mounts_are_nobody_elses() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().to_str().unwrap();
-        with_own_mounts(|| {
-            run("mount", ["-t", "tmpfs", "none", path]).unwrap();
-            fs::write(directory.path().join("inside"), "").unwrap();
-            assert!(run("ls", [path]).unwrap().stdout.starts_with(b"inside"));
-        })
-        .unwrap();
-        assert_eq!(directory.path().read_dir().unwrap().count(), 0);
     }
 
     #[test]
@@ -321,15 +249,6 @@ mod tests {
         assert!(!exists(&name));
         let status = child.unwrap().wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
-    }
-
-    #[test]
-    fn an_error_tells_the_command_and_its_output() {
-        let ns = Namespace::new("error").unwrap();
-        let message = ns.run("ip", ["link", "show", "nosuch"]).unwrap_err().to_string();
-        assert!(message.contains("ip link show nosuch") && message.contains("does not exist"), "{message}");
-        let message = run("no-such-program", ["x"]).unwrap_err().to_string();
-        assert!(message.contains("no-such-program x"), "{message}");
     }
 
     #[test]

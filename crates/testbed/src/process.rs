@@ -1,10 +1,10 @@
+use crate::command::command_line;
 use crate::error::{Context, Error, Result};
-use crate::namespace::command_line;
 use crate::sys;
+use crate::wait::wait_until;
 pub use rustix::process::Signal;
 use rustix::process::{Pid, kill_process};
 use std::fs::File;
-use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -35,20 +35,6 @@ pub struct Streams {
     pub stdout: Option<OwnedFd>,
     /// Else a file.
     pub stderr: Option<OwnedFd>,
-}
-
-/// A thread that stands still until this is dropped: see [`Process::stall`].
-#[derive(Debug)]
-pub struct Stalled {
-    thread: i32,
-    /// Only the thread that stopped it can let it go on.
-    tracer: PhantomData<*const ()>,
-}
-
-impl Drop for Stalled {
-    fn drop(&mut self) {
-        sys::release_thread(self.thread);
-    }
 }
 
 impl Process {
@@ -166,7 +152,7 @@ impl Process {
             // It has not been waited for, so the number is still its own.
             let _ = kill_process(pid, signal);
             if signal == Signal::STOP {
-                let _ = crate::wait_until(Duration::from_secs(5), || self.stands_still());
+                let _ = wait_until(Duration::from_secs(5), || self.stands_still());
             }
         }
     }
@@ -178,22 +164,6 @@ impl Process {
             // The state follows the name, which is in brackets.
             stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
         })
-    }
-
-    /// Has the thread of this name stand still until the value returned is dropped; the others go on.
-    ///
-    /// # Errors
-    /// If there is no such thread, or it may not be traced.
-    pub fn stall(&self, thread: &str) -> Result<Stalled> {
-        let what = || format!("thread {thread:?} of process {}", self.pid());
-        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).context(what)?;
-        let is_it =
-            |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == thread);
-        let found = threads.flatten().find(|entry| is_it(&entry.path()));
-        let id = found.and_then(|entry| entry.file_name().to_str()?.parse().ok());
-        let id = id.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound)).context(what)?;
-        sys::hold_thread(id).context(what)?;
-        Ok(Stalled { thread: id, tracer: PhantomData })
     }
 
     /// How it ended, or `None` while it runs.
@@ -230,70 +200,6 @@ impl Process {
         self.wait(timeout)
     }
 
-    /// CPU time of all its threads so far, user and system, in steps of a clock tick (10 ms).
-    ///
-    /// # Errors
-    /// If it has ended and was waited for.
-    pub fn cpu_time(&self) -> Result<Duration> {
-        let stat = self.proc("stat")?;
-        let ticks = cpu_ticks(&stat).ok_or_else(|| std::io::Error::other(stat.clone()));
-        let ticks = ticks.context(|| format!("fields of /proc/{}/stat", self.pid()))?;
-        Ok(Duration::from_secs_f64(ticks as f64 / sys::clock_ticks() as f64))
-    }
-
-    /// Its resident memory in bytes.
-    ///
-    /// # Errors
-    /// If it has ended.
-    pub fn rss(&self) -> Result<u64> {
-        let status = self.proc("status")?;
-        let kib = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
-        let kib: u64 = kib
-            .ok_or_else(|| std::io::Error::other("no VmRSS, it has ended"))
-            .context(|| format!("memory of process {}", self.pid()))?;
-        Ok(kib * 1024)
-    }
-
-    /// How many file descriptors it holds.
-    ///
-    /// # Errors
-    /// If it has ended.
-    pub fn fd_count(&self) -> Result<usize> {
-        let path = format!("/proc/{}/fd", self.pid());
-        Ok(fs::read_dir(&path).context(|| path.clone())?.count())
-    }
-
-    /// Leaves it no file descriptor beyond those that it has, until [`give_descriptors`](Self::give_descriptors).
-    ///
-    /// # Errors
-    /// If it has ended.
-    pub fn take_descriptors(&self) -> Result<()> {
-        let path = format!("/proc/{}/fd", self.pid());
-        let open = fs::read_dir(&path).context(|| path.clone())?;
-        let open: Vec<u32> =
-            open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
-        self.limit_descriptors((0..).find(|n| !open.contains(n)).unwrap_or_default())
-    }
-
-    /// Has it open descriptors again, to a thousand.
-    ///
-    /// # Errors
-    /// If it has ended.
-    pub fn give_descriptors(&self) -> Result<()> {
-        self.limit_descriptors(1000)
-    }
-
-    /// Has it open no descriptor from the number `limit` on, whatever is open already.
-    ///
-    /// # Errors
-    /// If it has ended.
-    pub fn limit_descriptors(&self, limit: u32) -> Result<()> {
-        // The soft limit: not every root may raise a hard one again.
-        crate::run("prlimit", [format!("--pid={}", self.pid()), format!("--nofile={limit}:")]).map(drop)
-    }
-
     /// The process and all it wrote, for a failure's message.
     #[must_use]
     pub fn dump(&self) -> String {
@@ -305,11 +211,6 @@ impl Process {
             self.stdout().trim_end(),
             self.stderr().trim_end()
         )
-    }
-
-    fn proc(&self, file: &str) -> Result<String> {
-        let path = format!("/proc/{}/{file}", self.pid());
-        fs::read_to_string(&path).context(|| path.clone())
     }
 }
 
@@ -328,13 +229,6 @@ impl Drop for Process {
     }
 }
 
-/// SIGKILL to a process that is no child of ours.
-pub(crate) fn kill(pid: u32) {
-    if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
-        let _ = kill_process(pid, Signal::KILL);
-    }
-}
-
 /// Read by offset: the child writes through the same open file.
 fn contents(file: &File) -> String {
     let mut bytes = vec![0; file.metadata().map_or(0, |m| m.len() as usize)];
@@ -348,18 +242,10 @@ fn contents(file: &File) -> String {
     String::from_utf8_lossy(&bytes[..len]).into_owned()
 }
 
-/// utime + stime, fields 14 and 15 of proc_pid_stat(5). The name, field 2, may hold blanks and brackets.
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(user + system)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Namespace, wait_until};
+    use crate::Namespace;
 
     const LONG: Duration = Duration::from_secs(10);
 
@@ -392,24 +278,6 @@ mod tests {
         assert!(p.wait(LONG).unwrap().success());
         assert_eq!(p.stdout().lines().count(), 200_000);
         assert_eq!(p.stderr(), "done\n");
-    }
-
-    #[test]
-    fn signals_and_figures() {
-        let mut p = shell("trap 'exit 7' INT; echo ready; while :; do :; done");
-        p.wait_for_line(|l| l == "ready", LONG).unwrap();
-        assert!(wait_until(LONG, || p.cpu_time().unwrap() >= Duration::from_millis(50)));
-        assert!(p.rss().unwrap() > 100_000);
-        assert!(p.fd_count().unwrap() >= 3);
-        assert_eq!(p.stop(LONG).unwrap().code(), Some(7));
-        assert!(p.rss().is_err());
-    }
-
-    #[test]
-    fn cpu_ticks_of_a_name_with_brackets() {
-        let stat = "12 (a) b) R 1 12 12 0 -1 4194304 100 0 0 0 30 12 0 0 20 0 1 0 1 1 1";
-        assert_eq!(cpu_ticks(stat), Some(42));
-        assert_eq!(cpu_ticks("12 (a) R 1"), None);
     }
 
     #[test]

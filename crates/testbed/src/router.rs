@@ -1,6 +1,7 @@
+use crate::command::require_root;
 use crate::error::{Context, Result};
-use crate::station::readable;
 use crate::sys;
+use crate::wait::readable;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketAddrUnix, sendto};
@@ -64,7 +65,7 @@ impl Router {
     /// # Errors
     /// Without root (which the queue's depth needs), if the directory cannot be written or another process holds the lock.
     pub fn with(directory: &Path, id: u16, options: &RouterOptions) -> Result<Self> {
-        crate::require_root()?;
+        require_root()?;
         let path = directory.join(id.to_string());
         let lock = if options.lock { Some(lock(directory.join(format!("{id}.lck")))?) } else { None };
         match fs::remove_file(&path) {

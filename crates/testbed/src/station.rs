@@ -1,6 +1,7 @@
 use crate::error::{Context, Result};
-use crate::{Namespace, sys};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use crate::namespace::Namespace;
+use crate::sys;
+use crate::wait::readable;
 use rustix::net::netdevice::name_to_index;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -141,18 +142,6 @@ fn with_tag(frame: &[u8], tag: Option<(u16, u16)>) -> Vec<u8> {
     let Some((tpid, tci)) = tag else { return frame.to_vec() };
     let (addresses, rest) = frame.split_at(12);
     [addresses, &tpid.to_be_bytes(), &tci.to_be_bytes(), rest].concat()
-}
-
-/// Waits until there is something to read; false if that is not so at `end`.
-pub(crate) fn readable(socket: impl AsFd, end: Instant) -> bool {
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-        match poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&left)) {
-            Err(rustix::io::Errno::INTR) => {}
-            result => return result.is_ok_and(|n| n > 0),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use crate::error::Result;
-use crate::{Namespace, Station};
+use crate::namespace::Namespace;
+use crate::station::Station;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;

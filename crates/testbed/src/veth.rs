@@ -1,5 +1,6 @@
 use crate::error::{Context, Result};
-use crate::{Namespace, wait_until};
+use crate::namespace::Namespace;
+use crate::wait::wait_until;
 use std::time::Duration;
 
 /// How a veth pair is to be. The pair's first end is meant to be the wire, its second the NIC.
