@@ -9,7 +9,7 @@
 //! - `no-chunk`: the bound of the backlogs leaves a reserve of chunks for whatever the sockets and rings can hold at once
 //!   (`worker::backlog`, `stuck_routers_never_take_the_reserve`).
 //! - `bad-descriptor`: the kernel writes none; `af_xdp::umem`, `the_kernel_cannot_give_back_what_it_was_not_given`, and
-//!   `af_xdp::ring`, `nonsense_from_the_other_side_stays_within_the_ring`.
+//!   `af_xdp::ring`, `an_invalid_index_of_the_other_side_stays_within_the_ring`.
 
 mod common;
 

@@ -5,9 +5,9 @@ pub const CHUNK_SIZE: usize = 4096;
 
 /// A chunk of UMEM in user hands.
 ///
-/// Neither `Copy` nor `Clone`: who has the token has the only right to the chunk's memory. A frame that is
-/// dropped is lost to its UMEM until the program ends; put it back where it came from.
-#[must_use = "a dropped token is a chunk lost"]
+/// Neither `Copy` nor `Clone`: the token is the only right to the chunk's memory. The chunk of a token that is
+/// dropped stays unused until the program ends, so put the token back where it came from.
+#[must_use = "the chunk of a dropped token stays unused until the program ends"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct Chunk {
     /// Number of the chunk within its UMEM.
@@ -16,14 +16,14 @@ pub struct Chunk {
     pub(crate) umem: u32,
 }
 
-/// In a fragment's length: its frame goes on in the next fragment.
+/// In a fragment's length: its frame continues in the next fragment.
 pub(crate) const MORE: u16 = 1 << 15;
 
-/// A frame with bytes in it: `len` of them from `offset`.
+/// An Ethernet frame, or a part of one, in a chunk.
 ///
-/// An Ethernet frame that is larger than a chunk is several fragments in a row, all but the last of which
+/// A frame that is larger than a chunk consists of several fragments in a row, all but the last of which
 /// [continue](Fragment::continues).
-#[must_use = "a dropped fragment is a chunk lost"]
+#[must_use = "the chunk of a dropped fragment stays unused until the program ends"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fragment {
     pub(crate) chunk: Chunk,
@@ -33,7 +33,7 @@ pub struct Fragment {
 }
 
 impl Fragment {
-    /// The bytes `offset..offset + len` of `frame`'s chunk.
+    /// The bytes `offset..offset + len` of `chunk`.
     ///
     /// # Panics
     /// If they do not lie within the chunk.
@@ -54,19 +54,19 @@ impl Fragment {
         self.len() == 0
     }
 
-    /// Where in its chunk it begins, in bytes.
+    /// Where it begins in its chunk, in bytes.
     #[must_use]
     pub fn offset(&self) -> usize {
         usize::from(self.offset)
     }
 
-    /// True if the same Ethernet frame goes on in the next fragment.
+    /// True if the same Ethernet frame continues in the next fragment.
     #[must_use]
     pub fn continues(&self) -> bool {
         self.len & MORE != 0
     }
 
-    /// The same fragment, its frame to go on in the next one.
+    /// The same fragment of a frame that continues in the next one.
     pub fn continued(self) -> Self {
         Self { len: self.len | MORE, ..self }
     }
@@ -84,7 +84,7 @@ impl Fragment {
         self.len -= n;
     }
 
-    /// The frame, its content forgotten.
+    /// The chunk, without its content.
     pub fn into_chunk(self) -> Chunk {
         self.chunk
     }

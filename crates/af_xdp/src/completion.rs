@@ -5,7 +5,7 @@ use crate::registration::Registration;
 use crate::ring::Consumer;
 use std::sync::Arc;
 
-/// The ring of frames that have been sent.
+/// The ring of chunks whose fragments have been sent. All sockets on a queue share it.
 #[derive(Debug)]
 pub struct Completion {
     pub(crate) ring: Consumer<u64>,
@@ -14,10 +14,10 @@ pub struct Completion {
 }
 
 impl Completion {
-    /// Moves all frames that have been sent, of any socket on this queue, to `free`; returns how many.
+    /// Moves the chunks of all fragments that any socket on this queue has sent to `free`; returns how many.
     pub fn reap(&mut self, free: &mut Vec<Chunk>) -> usize {
         let before = free.len();
-        // No more than wait now: an index that is invalid would keep us here for ever.
+        // No more than are waiting now: with an invalid index this would never end.
         for _ in 0..self.ring.available() {
             let Some(address) = self.ring.pop() else { break };
             match self.umem.take_back(address) {
@@ -29,7 +29,7 @@ impl Completion {
         free.len() - before
     }
 
-    /// Addresses that the kernel gave back without having been lent them. Always 0 with a sane kernel.
+    /// How many addresses the kernel returned that it had not been lent. Always 0 unless a driver is faulty.
     #[must_use]
     pub fn faults(&self) -> u64 {
         self.faults
@@ -41,9 +41,9 @@ mod tests {
     use crate::ring::Word;
     use crate::testing::{START, both_sides};
 
-    /// An index behind ours reads as billions that wait.
+    /// An index behind ours reads as billions of waiting descriptors.
     #[test]
-    fn an_index_that_makes_no_sense_ends_no_later_than_the_ring() {
+    fn reaping_with_an_invalid_index_ends_after_one_ring() {
         let (_umem, mut user, kernel) = both_sides(12, 8);
         kernel.completion.set(Word::Producer, START - 1);
         assert_eq!(user.completion.reap(&mut user.free), 0);

@@ -9,7 +9,7 @@ pub enum CopyMode {
     Auto,
     /// Zero-copy or an error.
     ZeroCopy,
-    /// The kernel copies.
+    /// The kernel copies each frame.
     Copy,
 }
 

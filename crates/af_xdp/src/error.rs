@@ -7,22 +7,22 @@ use std::io;
 /// Why sockets could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A right is missing.
+    /// A capability is missing, or kernel lockdown forbids it.
     #[error(
         "AF_XDP needs the capabilities CAP_NET_RAW and CAP_NET_ADMIN, and kernel lockdown must allow it: {0}"
     )]
     Permission(io::Error),
-    /// The UMEM cannot be pinned.
+    /// The limit on locked memory is too low for the UMEM.
     #[error(
         "the kernel refuses to pin {bytes} bytes for AF_XDP: {source}. Raise the limit (ulimit -l unlimited) or grant CAP_IPC_LOCK"
     )]
     Memlock {
         /// Size of the UMEM in bytes.
         bytes: u64,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// A queue has AF_XDP sockets of someone else.
+    /// Another program has AF_XDP sockets on a queue.
     #[error("queue {queue} already has an AF_XDP socket of another program; `ss --xdp --processes` names it")]
     Busy {
         /// The queue.
@@ -33,23 +33,23 @@ pub enum Error {
     ZeroCopy {
         /// The queue.
         queue: u32,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
-    /// There are too few frames to fill the fill rings.
+    /// There are too few chunks to fill the fill rings.
     #[error("the UMEM has too few chunks: {needed} more are needed")]
     Frames {
         /// How many are missing.
         needed: usize,
     },
-    /// Any other failure, with the step that failed.
+    /// Any other failure.
     #[error("{step} on queue {queue}: {source}")]
     Step {
-        /// What was being done.
+        /// The step that failed.
         step: &'static str,
         /// The queue.
         queue: u32,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }

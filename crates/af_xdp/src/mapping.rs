@@ -17,14 +17,14 @@ pub(crate) struct Mapping {
 }
 
 // SAFETY: a mapping is plain memory, valid from any thread until it is unmapped by the only owner's drop. What
-// may be read or written there, and by whom, is the business of the types built on it.
+// may be read or written there, and by whom, is up to the types built on it.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; `&Mapping` gives out nothing but a raw pointer.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// `len` bytes, zeroed, on huge pages where the machine has some: reserved ones, else transparent ones. Each chunk
-    /// is on a page of its own otherwise, and every frame a miss of the TLB.
+    /// `len` bytes, zeroed, on huge pages where the machine has some: reserved ones, else transparent ones. On small pages
+    /// each chunk has a page of its own, and every frame costs a TLB miss.
     pub(crate) fn anonymous(len: usize) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let huge_len = len.next_multiple_of(HUGE);
@@ -46,7 +46,7 @@ impl Mapping {
         let before = start.align_offset(HUGE);
         // SAFETY: `before` is less than HUGE, so HUGE-aligned `huge_len` bytes lie within the mapping.
         let base = unsafe { start.byte_add(before) };
-        // SAFETY: advice on memory that is ours; that it is not taken is no error.
+        // SAFETY: advice on memory that is ours. A kernel that does not take it costs speed only.
         let _ = unsafe { madvise(base, huge_len, Advice::LinuxHugepage) };
         let mut mapping = Self::from_raw(base.cast(), whole - before)?;
         mapping.before = before;
@@ -56,8 +56,8 @@ impl Mapping {
     /// `len` bytes of `fd` from `offset`, shared with the kernel.
     pub(crate) fn shared(fd: BorrowedFd<'_>, len: usize, offset: u64) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address of the kernel's choice aliases no Rust object. That the kernel
-        // writes there is why rings access it through atomics and volatile-free hand-over only (see ring/mod.rs).
+        // SAFETY: a new mapping at an address of the kernel's choice aliases no Rust object. The kernel
+        // writes there, so rings access it through atomics and hand slots over by the indices only (see ring/mod.rs).
         let base = unsafe {
             mmap(std::ptr::null_mut(), len, protection, MapFlags::SHARED | MapFlags::POPULATE, fd, offset)?
         };
@@ -81,7 +81,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: base and len are what mmap gave; the owner is gone, and with it every user of the memory.
-        // Failure is impossible for a range that is mapped, and could not be acted upon.
+        // A range that is mapped can be unmapped, so there is no error to report.
         let _ = unsafe { munmap(self.base.as_ptr().byte_sub(self.before).cast(), self.len + self.before) };
     }
 }

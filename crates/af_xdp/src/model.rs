@@ -10,7 +10,7 @@ use loom::sync::Arc;
 use loom::sync::atomic::AtomicBool;
 use loom::thread;
 
-/// Numbers its descriptors from 1; 0 is what a place holds that was never written.
+/// Numbers its descriptors from 1, because a slot that was never written holds 0.
 fn produce(ring: Shared<u32>, count: u32) {
     let mut producer = Producer::on(ring);
     let mut n = 1;
@@ -25,9 +25,9 @@ fn produce(ring: Shared<u32>, count: u32) {
 }
 
 #[test]
-fn descriptors_arrive_once_in_order_and_no_place_is_touched_by_both() {
+fn descriptors_arrive_once_in_order_and_no_slot_is_touched_by_both() {
     loom::model(|| {
-        // Two places and three descriptors across the wrap of the indices: the third waits for a release.
+        // Two slots and three descriptors across the wrap of the indices: the third waits for a release.
         let ring = Shared::new(2, u32::MAX);
         let mut consumer = Consumer::on(ring.clone());
         let other = thread::spawn(move || produce(ring, 3));
@@ -68,7 +68,7 @@ fn a_batch_is_seen_whole() {
     });
 }
 
-/// The kernel sets the flag, and looks at the ring once more; we publish, and look at the flag. One sees the other.
+/// The kernel sets the flag and looks at the ring once more; we publish and look at the flag. One sees the other.
 #[test]
 fn a_kernel_that_goes_to_sleep_sees_the_descriptor_or_is_woken() {
     loom::model(|| {
@@ -89,9 +89,9 @@ fn a_kernel_that_goes_to_sleep_sees_the_descriptor_or_is_woken() {
     });
 }
 
-/// One chunk named in two rings at once, by a driver that is at fault, becomes one token all the same.
+/// A faulty driver may name one chunk in two rings at once: only one token comes of it.
 #[test]
-fn a_chunk_that_comes_back_twice_at_once_is_one_frame() {
+fn a_chunk_that_comes_back_twice_at_once_is_one_token() {
     loom::model(|| {
         let (umem, mut chunks) = Umem::new(1).unwrap();
         let umem = Arc::new(umem);

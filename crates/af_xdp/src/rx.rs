@@ -13,8 +13,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// Fragments that one Ethernet frame can have at most: `MAX_SKB_FRAGS` + 1 of a kernel as distributions build it.
-const MOST_PACKETS: usize = 18;
+/// The most fragments of one frame: `MAX_SKB_FRAGS` + 1 of a kernel as distributions build it.
+const MOST_FRAGMENTS: usize = 18;
 
 /// A socket's ring of received fragments.
 #[derive(Debug)]
@@ -25,14 +25,14 @@ pub struct Rx {
     pub(crate) faults: u64,
 }
 
-/// Why the kernel could not deliver, since the socket was made; frames.
+/// How many frames the kernel has dropped since the socket was made, by reason.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct RxStatistics {
-    /// Dropped: too long for a chunk, or no memory.
+    /// The frame was too long for a chunk, or the kernel had no memory.
     pub dropped: u64,
-    /// Dropped: the RX ring was full.
+    /// The RX ring was full.
     pub ring_full: u64,
-    /// Dropped: the fill ring was empty.
+    /// The fill ring was empty.
     pub fill_ring_empty: u64,
 }
 
@@ -51,10 +51,10 @@ impl Rx {
         Ok(Self { ring: Consumer::new(memory, at, config.rx_size), umem: umem.clone(), fd, faults: 0 })
     }
 
-    /// Moves up to `max` fragments to `fragments`, and a few more where the last frame has more of them: frames are always
-    /// whole. Returns how many fragments those are.
+    /// Appends up to `max` fragments to `fragments`, and the rest of the last frame where it has more: frames are always
+    /// whole. Returns the number of fragments.
     ///
-    /// What is invalid, such as a frame without an end, becomes fragments without bytes.
+    /// The fragments of an invalid frame, such as one without an end, have no bytes.
     pub fn receive(&mut self, fragments: &mut Vec<Fragment>, max: usize) -> usize {
         let count = (self.ring.available() as usize).min(max);
         let before = fragments.len();
@@ -84,10 +84,10 @@ impl Rx {
         fragments.push(fragment);
     }
 
-    /// Takes the rest of the last frame, of which the kernel publishes all fragments at once.
+    /// Takes the rest of the last frame. The kernel publishes all fragments of a frame at once.
     #[cold]
     fn finish(&mut self, fragments: &mut Vec<Fragment>, before: usize) {
-        for _ in 0..MOST_PACKETS {
+        for _ in 0..MOST_FRAGMENTS {
             let Some(descriptor) = self.ring.pop() else { break };
             self.take(descriptor, fragments, before);
             if !fragments[before..].last().is_some_and(Fragment::continues) {
@@ -97,7 +97,7 @@ impl Rx {
         self.spoil(&mut fragments[before..]);
     }
 
-    /// Counts a fault, and empties the fragments of the frame that has not come to its end in `fragments`.
+    /// Counts a fault and empties the fragments of the unfinished frame at the end of `fragments`.
     #[cold]
     fn spoil(&mut self, fragments: &mut [Fragment]) {
         self.faults += 1;
@@ -106,21 +106,21 @@ impl Rx {
         }
     }
 
-    /// True if nothing waits.
+    /// True if no fragment is waiting.
     pub fn is_empty(&mut self) -> bool {
         self.ring.available() == 0
     }
 
-    /// Descriptors that was invalid. Always 0 with a sane kernel.
+    /// How many descriptors were invalid. Always 0 unless a driver is faulty.
     #[must_use]
     pub fn faults(&self) -> u64 {
         self.faults
     }
 
-    /// The kernel's counts for this socket.
+    /// The kernel's counters of this socket.
     ///
     /// # Errors
-    /// What `getsockopt` says.
+    /// The error of `getsockopt`.
     pub fn statistics(&self) -> io::Result<RxStatistics> {
         let statistics = sockopt::xdp_statistics(&self.fd)?;
         Ok(RxStatistics {
@@ -131,7 +131,7 @@ impl Rx {
     }
 }
 
-/// The socket: for an XSKMAP, and to wait for fragments (readable).
+/// The kernel's socket: for an XSKMAP, and to wait until fragments have arrived (it is readable then).
 impl AsFd for Rx {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -146,7 +146,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Whatever the kernel's side writes, no token is doubled and no fragment leaves its chunk.
+        /// Nothing that the kernel's side writes doubles a token or makes a fragment leave its chunk.
         #[test]
         fn a_hostile_kernel_makes_no_chunks(
             descriptors in prop::collection::vec((any::<u64>(), any::<u32>(), any::<bool>(), any::<bool>()), 0..40),
@@ -154,8 +154,8 @@ mod tests {
         ) {
             let (umem, mut user, mut kernel) = both_sides(4, 8);
             user.fill.push(&mut user.free, 2);
-            for (addr, len, goes_on, publish) in descriptors {
-                let _ = kernel.rx.push(descriptor(addr % (6 * CHUNK_SIZE as u64), len % 9000, goes_on));
+            for (addr, len, continues, publish) in descriptors {
+                let _ = kernel.rx.push(descriptor(addr % (6 * CHUNK_SIZE as u64), len % 9000, continues));
                 if publish {
                     kernel.rx.publish();
                     user.rx.receive(&mut user.held, max);
@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    /// The kernel receives a frame of these lengths, each in a chunk of its own.
+    /// The kernel receives a frame of fragments of these lengths, each in a chunk of its own.
     fn receive(kernel: &mut Kernel, lengths: &[u32]) {
         for (n, len) in lengths.iter().enumerate() {
             let addr = kernel.fill.pop().expect("a chunk to receive into") + 256;
@@ -184,16 +184,16 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_of_several_packets_is_received_whole_also_around_the_end_of_the_ring() {
+    fn a_frame_of_several_fragments_is_received_whole_also_across_the_end_of_the_ring() {
         let (umem, mut user, mut kernel) = both_sides(16, 8);
-        // Every place of the ring begins a frame once; its indices begin at u32::MAX - 5.
+        // Each slot of the ring holds the beginning of a frame once, and the indices wrap.
         for round in 0..16 {
             user.fill.push(&mut user.free, 5);
             receive(&mut kernel, &[60]);
             receive(&mut kernel, &[3840, 3840, 1336]);
             receive(&mut kernel, &[61]);
             let whole = [(60, false), (3840, true), (3840, true), (1336, false), (61, false)];
-            // However few are wanted, a frame is not cut.
+            // A frame is not cut, even if fewer fragments are wanted.
             let wanted: &[(usize, usize)] = match round % 3 {
                 0 => &[(8, 5)],
                 1 => &[(1, 1), (1, 3), (1, 1)],
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_without_an_end_is_a_fault_and_what_follows_is_whole() {
+    fn a_frame_without_an_end_is_a_fault_and_later_frames_are_whole() {
         let (_umem, mut user, mut kernel) = both_sides(64, 32);
         user.fill.push(&mut user.free, 32);
         // The ring ends before the frame does.
@@ -242,7 +242,7 @@ mod tests {
             kernel.rx.push(descriptor(addr, 64, true)).unwrap();
         }
         kernel.rx.publish();
-        assert_eq!(user.rx.receive(&mut fragments, 1), 1 + MOST_PACKETS);
+        assert_eq!(user.rx.receive(&mut fragments, 1), 1 + MOST_FRAGMENTS);
         assert!(fragments.iter().all(|fragment| fragment.is_empty() && !fragment.continues()));
         assert_eq!(user.rx.faults(), 4);
     }

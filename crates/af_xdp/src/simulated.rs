@@ -1,6 +1,6 @@
-//! The rings of a socket with a simulated kernel at their other side, in plain memory: what the user's side costs can
-//! be measured without a NIC, and a kernel can be played that puts anything there. For benchmarks and
-//! fuzzing alone: nothing else has a use for it.
+//! The rings of a socket with a simulated kernel at their other side, in plain memory. Benchmarks measure the user's side
+//! without a NIC, tests run without root, and fuzz targets have a kernel that writes anything. Needs the feature
+//! `simulated`.
 
 use crate::chunk::CHUNK_SIZE;
 use crate::completion::Completion;
@@ -20,10 +20,10 @@ use std::os::unix::net::UnixDatagram;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// Where the kernel puts a frame in its chunk: XDP_PACKET_HEADROOM.
+/// Where the kernel puts a frame in its chunk: `XDP_PACKET_HEADROOM`.
 const HEADROOM: u64 = 256;
 
-/// The other side of the rings.
+/// The kernel's side of the rings.
 #[derive(Debug)]
 pub struct Kernel {
     pub(crate) fill: Consumer<u64>,
@@ -37,21 +37,24 @@ pub struct Kernel {
 /// One of a socket's rings.
 #[derive(Clone, Copy, Debug)]
 pub enum Ring {
-    /// Frames to receive into.
+    /// The fill ring.
     Fill,
-    /// Frames that have been sent.
+    /// The completion ring.
     Completion,
-    /// What arrived.
+    /// The RX ring.
     Rx,
-    /// What is to be sent.
+    /// The TX ring.
     Tx,
 }
 
-/// Four rings of `size` places each (a power of two), and their other side. The kernel never asks to be woken: no system
-/// call is made.
+/// Four rings of `size` slots each, a power of two, and the kernel's side of them. This kernel never asks to be woken, so
+/// the rings make no system call.
 ///
 /// # Errors
-/// What the system says if it has no memory.
+/// The system's error if it has no memory or no descriptor.
+///
+/// # Panics
+/// If `size` is not a power of two.
 pub fn rings(umem: &Arc<Umem>, size: u32) -> io::Result<(Fill, Completion, Rx, Tx, Kernel)> {
     rings_from(umem, size, 0)
 }
@@ -62,7 +65,7 @@ pub(crate) fn rings_from(
     size: u32,
     start: u32,
 ) -> io::Result<(Fill, Completion, Rx, Tx, Kernel)> {
-    // Takes a few kicks, and then no more.
+    // Its queue takes a few kicks and then no more.
     let (socket, peer) = UnixDatagram::pair()?;
     let fd: Arc<OwnedFd> = Arc::new(socket.into());
     let (fill, kernel_fill) = pair(size, start)?;
@@ -86,7 +89,7 @@ pub(crate) fn rings_from(
 }
 
 impl Kernel {
-    /// Receives up to `max` fragments of `len` bytes into frames of the fill ring; returns how many.
+    /// Receives up to `max` frames of `len` bytes into chunks of the fill ring; returns how many.
     pub fn receive(&mut self, max: usize, len: u32) -> usize {
         let mut count = 0;
         while count < max && self.rx.free(1) > 0 {
@@ -102,7 +105,7 @@ impl Kernel {
         count
     }
 
-    /// Sends everything in the TX ring; returns how many fragments that was.
+    /// Sends all fragments in the TX ring; returns how many.
     pub fn send(&mut self) -> usize {
         let mut count = 0;
         while self.completion.free(1) > 0 {
@@ -117,14 +120,14 @@ impl Kernel {
         count
     }
 
-    /// Takes the address of a frame to receive into.
+    /// Takes the address of a chunk to receive into.
     pub fn take_fill(&mut self) -> Option<u64> {
         let address = self.fill.pop();
         self.fill.release();
         address
     }
 
-    /// Takes a fragment to send: address, length, and whether its frame goes on in the next.
+    /// Takes a fragment to send: address, length, and whether its frame continues in the next.
     pub fn take_tx(&mut self) -> Option<(u64, u32, bool)> {
         let fragment = self.tx.pop();
         self.tx.release();
@@ -156,21 +159,21 @@ impl Kernel {
         }
     }
 
-    /// Writes `bytes` at `address`, as a NIC does. False, and nothing is written, unless they lie in one chunk that was
-    /// given to the kernel.
+    /// Writes `bytes` at `address`, as a NIC does. Returns false and writes nothing unless they lie in one chunk that is lent
+    /// to the kernel.
     pub fn write(&self, address: u64, bytes: &[u8]) -> bool {
         let Some(place) = self.place(address, bytes.len()) else { return false };
         // SAFETY: `place` checked that the bytes lie in a chunk of the UMEM; the kernel's side has it, so there is no
-        // token by which anybody else could refer to it.
+        // token by which other code could refer to it.
         unsafe { place.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
         true
     }
 
-    /// The `len` bytes at `address`, unless they do not lie in one chunk that was given to the kernel.
+    /// The `len` bytes at `address`, or `None` unless they lie in one chunk that is lent to the kernel.
     #[must_use]
     pub fn read(&self, address: u64, len: usize) -> Option<Vec<u8>> {
         let place = self.place(address, len)?;
-        // SAFETY: as in `write`; the copy is made before anyone can get the chunk back.
+        // SAFETY: as in `write`; the copy is made before the chunk can be taken back.
         Some(unsafe { std::slice::from_raw_parts(place.as_ptr(), len) }.to_vec())
     }
 
@@ -183,7 +186,7 @@ impl Kernel {
 
 #[cfg(test)]
 mod tests {
-    //! The four rings with this test as the kernel: what goes round comes round.
+    //! The four rings with this test as the kernel.
 
     use super::*;
     use crate::testing::both_sides;
@@ -191,7 +194,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Chunk conservation: after any sequence of steps on either side, every chunk is in exactly one place.
+        /// Chunk conservation: after any sequence of steps of either side, every chunk is in exactly one place.
         #[test]
         fn no_chunk_is_lost_or_doubled(steps in prop::collection::vec((0u8..8, 0usize..6), 0..300)) {
             const CHUNKS: usize = 12;

@@ -17,51 +17,55 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long the kernel may take to let go of a queue on which a later step failed: 62 ms were seen.
+/// How long the kernel may take to release a queue on which a later step failed. It took up to 62 ms in measurements.
 const RELEASED_WITHIN: Duration = Duration::from_secs(1);
 
 /// All sockets on a NIC.
 #[derive(Debug)]
 pub struct Sockets {
-    /// By queue number.
+    /// The queues, by number.
     pub queues: Vec<Queue>,
     /// True if the NIC reads and writes the UMEM itself.
     pub zero_copy: bool,
-    /// To get the frames back when the sockets are gone.
+    /// Takes the chunks back when the sockets are gone.
     pub registration: Arc<Registration>,
     /// True if frames may be larger than a chunk.
     pub scatter: bool,
 }
 
-/// What sockets on one queue share, and the sockets.
+/// The rings that all sockets on one queue share, and the sockets.
 #[derive(Debug)]
 pub struct Queue {
-    /// Frames for the kernel to receive into.
+    /// Chunks for the kernel to receive into.
     pub fill: Fill,
-    /// Frames that have been sent.
+    /// Chunks whose fragments have been sent.
     pub completion: Completion,
     /// The sockets.
     pub sockets: Vec<Socket>,
 }
 
-/// What one of those who share a queue has of it.
+/// An RX ring and a TX ring of one queue.
 ///
-/// The two rings have a kernel socket each. Whenever the kernel frees a fragment that was sent from a copy, it wakes who
-/// waits at the socket of the TX ring (`sock_wfree` in net/core/sock.c); who waits for fragments to arrive is not meant.
+/// The two rings have a kernel socket each. Whenever the kernel frees a copy that it has sent, it wakes the threads that
+/// wait at the socket of the TX ring (`sock_wfree` in net/core/sock.c). A thread that waits for frames to arrive is not
+/// woken, because it waits at the other socket.
 #[derive(Debug)]
 pub struct Socket {
-    /// What arrived.
+    /// Fragments that have arrived.
     pub rx: Rx,
-    /// What is to be sent, if that leaves by this queue: see [`Config::tx_queues`].
+    /// Fragments to send, if this socket sends on this queue: see [`Config::tx_queues`].
     pub tx: Option<Tx>,
 }
 
 impl Sockets {
-    /// Opens and binds `config.queues` x `config.sockets_per_queue` sockets, and fills the fill rings with frames
-    /// from `free`. Call it in the network namespace of the NIC.
+    /// Opens and binds `config.queues` x `config.sockets_per_queue` sockets and fills the fill rings with chunks from
+    /// `free`. Call it in the network namespace of the NIC.
     ///
     /// # Errors
-    /// See [`Error`]. All frames are then in `free` again, unless the kernel keeps a queue for more than a second.
+    /// See [`Error`]. All chunks are then in `free` again, unless the kernel keeps a queue for more than a second.
+    ///
+    /// # Panics
+    /// If a chunk in `free` is of another UMEM.
     pub fn open(umem: &Arc<Umem>, free: &mut Vec<Chunk>, config: &Config) -> Result<Self, Error> {
         let registration = Arc::new(Registration::new(umem, config.ifindex));
         Self::bind(&registration, free, config).inspect_err(|_| {
@@ -129,7 +133,7 @@ impl Queue {
             umem: umem.clone(),
             faults: 0,
         };
-        // Before bind: a driver in zero-copy mode takes frames at once.
+        // Before bind, because a driver in zero-copy mode takes chunks at once.
         let wanted = config.fill_size as usize;
         if fill.push(free, wanted) < wanted {
             return Err(Error::Frames { needed: wanted - fill.ring.pending() as usize });

@@ -14,20 +14,20 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// A fragment that found the TX ring full.
+/// The fragment that did not fit, because the TX ring was full.
 #[derive(Debug)]
 pub struct RingFull(pub Fragment);
 
-/// What became of a kick.
+/// The outcome of [`Tx::kick`]. There will be no others: a caller handles each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kick {
-    /// The kernel has taken everything, or does so without being told.
+    /// The kernel has taken everything, or will without another kick.
     Taken,
-    /// Something is left in the ring: reap completions and kick again.
+    /// Fragments are left in the ring: reap completions and kick again.
     Again,
-    /// The driver threw a fragment away; others may be left. Kick again.
+    /// The driver dropped a fragment, and others may be left. Kick again.
     Dropped,
-    /// The NIC is down or gone; fragments stay in the ring.
+    /// The NIC is down or was removed; fragments stay in the ring.
     Down,
 }
 
@@ -37,7 +37,7 @@ pub struct Tx {
     pub(crate) ring: Producer<XdpDesc>,
     pub(crate) umem: Arc<Registration>,
     pub(crate) fd: OwnedFd,
-    /// The driver takes fragments by itself once it is told that there are some.
+    /// The driver takes all fragments by itself after one kick.
     pub(crate) zero_copy: bool,
 }
 
@@ -57,10 +57,13 @@ impl Tx {
         Ok(Self { ring, umem: umem.clone(), fd, zero_copy: false })
     }
 
-    /// Puts `fragment`, a whole frame, into the ring; it is sent after [`Tx::publish`] and [`Tx::kick`].
+    /// Puts `fragment`, a whole frame, into the ring. It is sent after [`Tx::publish`] and [`Tx::kick`].
     ///
     /// # Errors
     /// The fragment, if the ring is full.
+    ///
+    /// # Panics
+    /// If its chunk is of another UMEM.
     pub fn push(&mut self, fragment: Fragment) -> Result<(), RingFull> {
         if self.ring.free(1) == 0 {
             return Err(RingFull(fragment));
@@ -69,55 +72,62 @@ impl Tx {
         Ok(())
     }
 
-    /// Puts one frame that consists of `fragments` into the ring, on sockets with [`Sockets::scatter`]. Returns false,
-    /// and leaves them all in `fragments`, if there is no room for the whole of it.
+    /// Puts one frame that consists of `fragments` into the ring of a socket with [`scatter`](crate::Sockets::scatter).
+    /// Returns false and leaves them all in `fragments` if the ring has fewer free slots than that.
+    ///
+    /// # Panics
+    /// If a chunk is of another UMEM.
     pub fn push_frame(&mut self, fragments: &mut Vec<Fragment>) -> bool {
         let count = fragments.len();
         if (self.ring.free(count as u32) as usize) < count {
             return false;
         }
         for (n, fragment) in fragments.drain(..).enumerate() {
-            let goes_on = n + 1 < count;
-            self.put(fragment, if goes_on { XdpDescOptions::XDP_PKT_CONTD } else { XdpDescOptions::empty() });
+            let continues = n + 1 < count;
+            self.put(
+                fragment,
+                if continues { XdpDescOptions::XDP_PKT_CONTD } else { XdpDescOptions::empty() },
+            );
         }
         true
     }
 
     fn put(&mut self, fragment: Fragment, options: XdpDescOptions) {
-        // One without bytes may begin where its chunk ends: that is the next chunk's address, which would come back for it.
+        // A fragment without bytes may begin where its chunk ends. That is the next chunk's address, and it would come back
+        // as that chunk.
         let (offset, len) = (fragment.offset().min(CHUNK_SIZE - 1) as u64, fragment.len() as u32);
         let addr = self.umem.lend(fragment.into_chunk()) + offset;
         if self.ring.push(XdpDesc { addr, len, options }).is_err() {
-            unreachable!("the ring has a free place, and only this side fills it");
+            unreachable!("the ring has a free slot, and only this side fills it");
         }
     }
 
-    /// Makes everything pushed visible to the kernel.
+    /// Makes all fragments pushed so far visible to the kernel.
     pub fn publish(&mut self) {
         self.ring.publish();
     }
 
-    /// Number of places.
+    /// Number of slots.
     #[must_use]
     pub fn size(&self) -> usize {
         self.ring.size() as usize
     }
 
-    /// Free places, each for a fragment, exact where they are fewer than `wanted`.
+    /// Number of free slots, one for each fragment. Exact if it is less than `wanted`.
     pub fn room(&mut self, wanted: usize) -> usize {
         self.ring.free(wanted as u32) as usize
     }
 
-    /// Frames that the kernel has not taken yet, or, in copy mode before Linux 6.17, has not told that it has: it tells when
-    /// it has taken all.
+    /// How many frames the kernel has not taken yet. In copy mode before Linux 6.17 it reports the frames that it has taken
+    /// only after it has taken all.
     pub fn pending(&mut self) -> usize {
         self.ring.iter_pending().filter(|descriptor| more(descriptor.options) == 0).count()
     }
 
-    /// Tells the kernel to send, if it wants to be told. In copy mode it takes at most 32 fragments a call.
+    /// Tells the kernel to send, if it needs to be told. In copy mode it takes at most 32 fragments per call.
     ///
     /// # Errors
-    /// What `sendto` says, beyond what [`Kick`] covers.
+    /// The error of `sendto`, unless [`Kick`] has a value for it.
     pub fn kick(&mut self) -> io::Result<Kick> {
         if self.ring.pending() == 0 || !self.ring.needs_wakeup() {
             return Ok(Kick::Taken);
@@ -140,7 +150,7 @@ mod tests {
     use crate::testing::both_sides;
 
     #[test]
-    fn a_frame_of_several_packets_is_sent_whole_or_not_at_all() {
+    fn a_frame_of_several_fragments_is_sent_whole_or_not_at_all() {
         let (umem, mut user, mut kernel) = both_sides(16, 8);
         for _ in 0..16 {
             let mut frame = |lengths: &[usize]| -> Vec<Fragment> {
@@ -157,8 +167,8 @@ mod tests {
             assert_eq!(user.tx.pending(), 3, "frames");
             let sent: Vec<XdpDesc> = std::iter::from_fn(|| kernel.tx.pop()).collect();
             kernel.tx.release();
-            let goes_on: Vec<bool> = sent.iter().map(|sent| more(sent.options) != 0).collect();
-            assert_eq!(goes_on, [true, true, false, false, true, true, true, false]);
+            let continues: Vec<bool> = sent.iter().map(|sent| more(sent.options) != 0).collect();
+            assert_eq!(continues, [true, true, false, false, true, true, true, false]);
             assert_eq!(user.tx.pending(), 0);
             sent.iter().for_each(|sent| kernel.completion.push(sent.addr).unwrap());
             kernel.completion.publish();
@@ -168,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_without_bytes_comes_back_as_its_own_chunk() {
+    fn a_fragment_without_bytes_comes_back_as_its_own_chunk() {
         let (umem, mut user, mut kernel) = both_sides(2, 8);
         let chunk = user.free.pop().unwrap();
         let index = chunk.index;
@@ -185,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_tx_ring_hands_the_packet_back() {
+    fn a_full_tx_ring_returns_the_fragment() {
         let (_umem, mut user, _kernel) = both_sides(12, 8);
         for _ in 0..8 {
             let chunk = user.free.pop().unwrap();

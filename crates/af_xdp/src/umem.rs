@@ -1,4 +1,4 @@
-//! The memory that frames live in.
+//! The memory of all frames.
 
 use crate::chunk::{CHUNK_SIZE, Chunk, Fragment};
 use crate::mapping::Mapping;
@@ -7,33 +7,33 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32 as Numbers;
 
-/// Numbers the UMEMs of this process, so that a frame is refused by every UMEM but its own.
+/// Numbers the UMEMs of this process, so that every UMEM but its own refuses a chunk.
 static NEXT: Numbers = Numbers::new(0);
 
-/// Memory for frames. One `Umem` can be registered with several NICs: its frames are good for all of them.
+/// Memory for frames, cut into chunks. One `Umem` can be registered with several NICs; each of them takes any of its chunks.
 #[derive(Debug)]
 pub struct Umem {
     memory: Mapping,
     chunks: u32,
     tag: u32,
-    /// By chunk: the number of the registration to which it was lent, 0 if to none. A chunk that comes back from
-    /// where it was not lent is refused, so that not even a faulty driver makes two tokens of one chunk.
+    /// By chunk: the number of the registration that it is lent to, 0 if to none. A chunk that comes back from
+    /// another registration is refused, so that not even a faulty driver makes two tokens of one chunk.
     lent: Box<[AtomicU32]>,
     /// Registrations so far.
     registrations: Numbers,
 }
 
 impl Umem {
-    /// Memory for `chunks` frames of [`CHUNK_SIZE`] bytes each, and all its frames.
+    /// A UMEM of `chunks` chunks of [`CHUNK_SIZE`] bytes each, and the tokens of all of them.
     ///
     /// # Errors
-    /// What `mmap` says, `ENOMEM` above all.
+    /// The error of `mmap`, usually `ENOMEM`.
     pub fn new(chunks: u32) -> io::Result<(Self, Vec<Chunk>)> {
         let memory = Mapping::anonymous(chunks as usize * CHUNK_SIZE)?;
         let tag = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let lent = (0..chunks).map(|_| AtomicU32::new(0)).collect();
-        let frames = (0..chunks).map(|chunk| Chunk { index: chunk, umem: tag }).collect();
-        Ok((Self { memory, chunks, tag, lent, registrations: Numbers::new(0) }, frames))
+        let free = (0..chunks).map(|index| Chunk { index, umem: tag }).collect();
+        Ok((Self { memory, chunks, tag, lent, registrations: Numbers::new(0) }, free))
     }
 
     /// Number of chunks.
@@ -42,23 +42,29 @@ impl Umem {
         self.chunks as usize
     }
 
-    /// How many chunks the kernel holds, in its rings or on their way.
+    /// How many chunks the kernel has, in its rings or in the NIC.
     #[must_use]
     pub fn lent(&self) -> usize {
         self.lent.iter().filter(|lent| lent.load(Relaxed) != 0).count()
     }
 
     /// The bytes of `fragment`.
+    ///
+    /// # Panics
+    /// If the chunk is of another UMEM.
     #[must_use]
     pub fn data<'a>(&'a self, fragment: &'a Fragment) -> &'a [u8] {
         let base = self.chunk_base(&fragment.chunk);
         // SAFETY: `chunk_base` gives a whole chunk of this UMEM, and a fragment lies within a chunk (checked where
-        // fragments are made). The token is borrowed for 'a, so no one else has it, and neither has the kernel.
+        // fragments are made). The token is borrowed for 'a, so neither the kernel nor any other code has it.
         unsafe { std::slice::from_raw_parts(base.add(fragment.offset()).as_ptr(), fragment.len()) }
     }
 
-    /// Has the CPU fetch the first two cache lines of `fragment`, which another CPU wrote or wrote long ago: several
-    /// such misses overlap where single reads would each wait for theirs.
+    /// Has the CPU fetch the first two cache lines of `fragment`, which are in another CPU's cache or in none. The misses of
+    /// several fragments overlap that way, while single reads would wait for one after another.
+    ///
+    /// # Panics
+    /// If the chunk is of another UMEM.
     pub fn prefetch(&self, fragment: &Fragment) {
         let start = self.chunk_base(&fragment.chunk).as_ptr().wrapping_add(fragment.offset());
         prefetch(start);
@@ -66,6 +72,9 @@ impl Umem {
     }
 
     /// The bytes of `fragment`, to write.
+    ///
+    /// # Panics
+    /// If the chunk is of another UMEM.
     #[must_use]
     pub fn data_mut<'a>(&'a self, fragment: &'a mut Fragment) -> &'a mut [u8] {
         let base = self.chunk_base(&fragment.chunk);
@@ -73,7 +82,10 @@ impl Umem {
         unsafe { std::slice::from_raw_parts_mut(base.add(fragment.offset()).as_ptr(), fragment.len()) }
     }
 
-    /// All [`CHUNK_SIZE`] bytes of `frame`, to write.
+    /// All [`CHUNK_SIZE`] bytes of `chunk`, to write.
+    ///
+    /// # Panics
+    /// If the chunk is of another UMEM.
     #[must_use]
     pub fn chunk_mut<'a>(&'a self, chunk: &'a mut Chunk) -> &'a mut [u8; CHUNK_SIZE] {
         let base = self.chunk_base(chunk);
@@ -81,7 +93,10 @@ impl Umem {
         unsafe { base.cast().as_mut() }
     }
 
-    /// All [`CHUNK_SIZE`] bytes of `frame`.
+    /// All [`CHUNK_SIZE`] bytes of `chunk`.
+    ///
+    /// # Panics
+    /// If the chunk is of another UMEM.
     #[must_use]
     pub fn chunk<'a>(&'a self, chunk: &'a Chunk) -> &'a [u8; CHUNK_SIZE] {
         let base = self.chunk_base(chunk);
@@ -110,23 +125,23 @@ impl Umem {
         u64::from(self.chunks) * CHUNK_SIZE as u64
     }
 
-    /// A number for a new registration. There are fewer than 2^32 in the life of a process: each takes milliseconds.
+    /// A number for a new registration. A process makes fewer than 2^32 of them, because each takes milliseconds.
     pub(crate) fn new_number(&self) -> u32 {
         self.registrations.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1
     }
 
-    /// Turns `frame` into the address that the kernel knows it by, and notes that the kernel has it, by `registration`.
+    /// Turns `chunk` into the address that the kernel knows it by, and records that it is lent to `registration`.
     pub(crate) fn lend(&self, chunk: Chunk, registration: u32) -> u64 {
         assert_eq!(chunk.umem, self.tag, "a chunk of another UMEM");
         self.lent[chunk.index as usize].store(registration, Relaxed);
         u64::from(chunk.index) * CHUNK_SIZE as u64
     }
 
-    /// The frame at `address`, any address within its chunk, if the kernel had it by `registration`. `None` is a fault
-    /// of the kernel's side: an address outside the UMEM, or of a chunk that it was not given.
+    /// The chunk at `address`, any address within it, if it is lent to `registration`. `None` is a fault of the kernel's
+    /// side: an address outside the UMEM, or of a chunk that it was not given.
     ///
-    /// An exchange, for a driver at fault might name a chunk in two rings at once. Its order does not matter: the rings'
-    /// indices order what is in the chunk.
+    /// This is an exchange, because a faulty driver might name a chunk in two rings at once. Its memory order does not
+    /// matter: the rings' indices order the accesses to the chunk's bytes.
     pub(crate) fn take_back(&self, address: u64, registration: u32) -> Option<Chunk> {
         let chunk = u32::try_from(address / CHUNK_SIZE as u64).ok()?;
         let lent = self.lent.get(chunk as usize)?;
@@ -134,7 +149,7 @@ impl Umem {
         Some(Chunk { index: chunk, umem: self.tag })
     }
 
-    /// Makes frames of all chunks that the kernel had by `registration`, and adds them to `free`; returns how many.
+    /// Takes back all chunks that are lent to `registration` and adds them to `free`; returns how many.
     /// Neither the kernel nor a ring may use them any more.
     pub(crate) fn reclaim(&self, registration: u32, free: &mut Vec<Chunk>) -> usize {
         let before = free.len();
@@ -148,7 +163,7 @@ impl Umem {
     }
 }
 
-/// Has the CPU fetch the cache line of `address`, on machines where Rust can say so.
+/// Has the CPU fetch the cache line of `address`, on machines for which Rust has an instruction.
 fn prefetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint; it reads nothing that the program sees and never faults, whatever the address.
@@ -191,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_nic_had_is_reclaimed_once_and_nothing_else() {
+    fn chunks_of_one_nic_are_reclaimed_once_and_no_others() {
         let (umem, mut chunks) = Umem::new(5).unwrap();
         let numbers = [umem.new_number(), umem.new_number()];
         assert!(numbers[0] != numbers[1] && !numbers.contains(&0));
@@ -206,7 +221,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "another UMEM")]
-    fn a_frame_is_of_no_use_in_another_umem() {
+    fn a_chunk_of_another_umem_is_refused() {
         let (_, mut chunks) = Umem::new(1).unwrap();
         let (other, _chunks) = Umem::new(1).unwrap();
         let _ = other.chunk_mut(&mut chunks[0]);
@@ -214,7 +229,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "not within a chunk")]
-    fn a_packet_does_not_leave_its_chunk() {
+    fn a_fragment_does_not_leave_its_chunk() {
         let (_umem, mut chunks) = Umem::new(1).unwrap();
         let _ = Fragment::new(chunks.pop().unwrap(), 4000, 97);
     }

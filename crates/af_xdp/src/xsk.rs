@@ -1,4 +1,4 @@
-//! One AF_XDP socket of the kernel: made, given the UMEM and its rings, bound to a queue.
+//! One AF_XDP socket of the kernel: how it is made, gets the UMEM and its rings, and is bound to a queue.
 
 use crate::chunk::CHUNK_SIZE;
 use crate::config::{Config, CopyMode};
@@ -22,14 +22,14 @@ pub(crate) const PGOFF_TX: u64 = 0x8000_0000;
 pub(crate) const PGOFF_FILL: u64 = 0x1_0000_0000;
 pub(crate) const PGOFF_COMPLETION: u64 = 0x1_8000_0000;
 
-/// Between two tries of what the kernel does in its own time.
+/// Pause between two attempts at what the kernel permits in its own time.
 pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 
 fn layout(offset: &XdpRingOffset) -> Layout {
     Layout {
         producer: offset.producer,
         consumer: offset.consumer,
-        // Absent before kernel 5.4 only, where nothing of this works anyway: the word after the consumer index.
+        // Absent before Linux 5.4 only, which lacks other things that are needed here.
         flags: offset.flags.unwrap_or(offset.consumer + 4),
         descriptors: offset.desc,
     }
@@ -65,7 +65,7 @@ pub(crate) fn register(fd: &OwnedFd, umem: &Umem) -> Result<(), Error> {
     })
 }
 
-/// Binds the socket whose UMEM all others use. True if frames may be larger than a chunk.
+/// Binds the socket whose UMEM all others share. True if frames may be larger than a chunk.
 pub(crate) fn bind_first(
     fd: &OwnedFd,
     config: &Config,
@@ -85,7 +85,7 @@ pub(crate) fn bind_first(
     if config.scatter {
         match bind(mode | SocketAddrXdpFlags::XDP_USE_SG) {
             Ok(()) => return Ok(true),
-            // An unknown flag, before kernel 6.6. What else may be invalid shows again below.
+            // Before Linux 6.6 the flag is unknown. Any other cause of EINVAL shows again below.
             Err(Errno::INVAL) => {}
             Err(errno) => return Err(Error::bind(config, queue, errno)),
         }
@@ -94,7 +94,7 @@ pub(crate) fn bind_first(
     Ok(false)
 }
 
-/// Binds a socket that uses the UMEM of `owner`; modes are inherited and must not be named again.
+/// Binds a socket that shares the UMEM of `owner`. It inherits the modes, and the kernel refuses flags that name them again.
 pub(crate) fn bind_shared(
     fd: &OwnedFd,
     owner: BorrowedFd<'_>,
@@ -116,8 +116,8 @@ fn retry_busy(deadline: Instant, mut bind: impl FnMut() -> Result<(), Errno>) ->
     }
 }
 
-/// Whether nobody's sockets are on this queue of NIC number `ifindex`, for the NIC or the queue is not there, or for a
-/// socket of our own can be bound to it, which is closed at once. A kernel that will not say so counts as a no.
+/// Whether no AF_XDP socket is on this queue of NIC number `ifindex`: the NIC or the queue does not exist, or a socket of
+/// our own can be bound to it, which is closed at once. A kernel that gives no answer counts as a no.
 pub(crate) fn queue_is_free(ifindex: u32, queue: u32) -> bool {
     let bound = || -> Option<Result<(), Errno>> {
         let (umem, _) = Umem::new(1).ok()?;
@@ -126,7 +126,7 @@ pub(crate) fn queue_is_free(ifindex: u32, queue: u32) -> bool {
         sockopt::set_xdp_umem_fill_ring_size(&fd, 2).ok()?;
         sockopt::set_xdp_umem_completion_ring_size(&fd, 2).ok()?;
         sockopt::set_xdp_rx_ring_size(&fd, 2).ok()?;
-        // Copy mode asks nothing of the driver.
+        // In copy mode the driver is not involved.
         Some(rustix::net::bind(&fd, &SocketAddrXdp::new(SocketAddrXdpFlags::XDP_COPY, ifindex, queue)))
     };
     matches!(bound(), Some(Ok(()) | Err(Errno::NODEV | Errno::INVAL)))

@@ -1,4 +1,4 @@
-//! A ring's memory: indices, flags and descriptors in a mapping that the kernel shares.
+//! A ring's memory: indices, flags and descriptors in a mapping that is shared with the kernel.
 
 use crate::mapping::Mapping;
 use crate::sync::AtomicU32;
@@ -7,7 +7,7 @@ use crate::sync::Ordering;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-/// Where the parts of a ring lie in its mapping, in bytes from its start.
+/// Offsets of a ring's parts in its mapping, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     pub(crate) producer: u64,
@@ -17,7 +17,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Bytes that a ring of `size` descriptors of type `T` takes.
+    /// Size in bytes of a ring of `size` descriptors of type `T`.
     pub(crate) fn bytes<T>(&self, size: u32) -> usize {
         self.descriptors as usize + size as usize * size_of::<T>()
     }
@@ -27,11 +27,11 @@ impl Layout {
 #[cfg(any(test, feature = "simulated"))]
 #[derive(Clone, Copy, Debug)]
 pub enum Word {
-    /// How far it was filled.
+    /// The index of the side that fills it.
     Producer,
-    /// How far it was emptied.
+    /// The index of the side that empties it.
     Consumer,
-    /// Whether the kernel sleeps.
+    /// The flags, which say whether the kernel sleeps.
     Flags,
 }
 
@@ -46,7 +46,7 @@ pub(crate) struct Shared<T> {
 
 impl<T: Copy> Shared<T> {
     pub(super) fn new(memory: Mapping, layout: Layout, size: u32) -> Self {
-        assert!(size.is_power_of_two(), "a ring has a power of two of places");
+        assert!(size.is_power_of_two(), "the number of slots is a power of two");
         assert!(layout.bytes::<T>(size) <= memory.len(), "the ring does not fit into its mapping");
         for at in [layout.producer, layout.consumer, layout.flags] {
             assert!(at as usize + 4 <= memory.len() && at.is_multiple_of(4), "an index outside the mapping");
@@ -55,7 +55,7 @@ impl<T: Copy> Shared<T> {
         Self { memory, layout, size, descriptor: PhantomData }
     }
 
-    /// Number of places.
+    /// Number of slots.
     pub(super) fn size(&self) -> u32 {
         self.size
     }
@@ -82,18 +82,18 @@ impl<T: Copy> Shared<T> {
         word.store(value, Ordering::Release);
     }
 
-    /// Writes into place `index`, modulo the ring's size; it must be this side's.
+    /// Writes into slot `index`, modulo the ring's size; it must belong to this side.
     pub(super) fn write(&self, index: u32, item: T) {
-        // SAFETY: the place lies in the mapping; it is free, so the other side does not read it before it is published.
-        unsafe { self.place(index).write(item) };
+        // SAFETY: the slot lies in the mapping; it is free, so the other side does not read it before it is published.
+        unsafe { self.slot(index).write(item) };
     }
 
-    /// Reads place `index`, modulo the ring's size; it must be this side's.
+    /// Reads slot `index`, modulo the ring's size; it must belong to this side.
     pub(super) fn read(&self, index: u32) -> T {
-        // SAFETY: the place lies in the mapping and was published by the other side, which does not write it
-        // again before it is released; or this side has written it, and the other reads it at most. T is plain data:
+        // SAFETY: the slot lies in the mapping and was published by the other side, which does not write it
+        // again before it is released; or this side has written it, and the other side only reads it. T is plain data:
         // any bytes are a valid value.
-        unsafe { self.place(index).read() }
+        unsafe { self.slot(index).read() }
     }
 
     fn word(&self, at: u64) -> &AtomicU32 {
@@ -102,9 +102,9 @@ impl<T: Copy> Shared<T> {
         unsafe { self.memory.base().add(at as usize).cast().as_ref() }
     }
 
-    fn place(&self, index: u32) -> NonNull<T> {
-        let place = (index & (self.size - 1)) as usize;
-        // SAFETY: place < size, and `new` checked that size descriptors lie within the mapping, aligned.
-        unsafe { self.memory.base().add(self.layout.descriptors as usize).cast::<T>().add(place) }
+    fn slot(&self, index: u32) -> NonNull<T> {
+        let slot = (index & (self.size - 1)) as usize;
+        // SAFETY: slot < size, and `new` checked that size descriptors lie within the mapping, aligned.
+        unsafe { self.memory.base().add(self.layout.descriptors as usize).cast::<T>().add(slot) }
     }
 }

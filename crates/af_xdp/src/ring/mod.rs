@@ -1,9 +1,9 @@
 //! The single-producer, single-consumer rings that user space shares with the kernel.
 //!
-//! Two free-running 32-bit indices and an array of descriptors, a power of two of them. Who fills the ring
-//! writes descriptors and then publishes them by a release store of `producer`; who empties it sees them by an
-//! acquire load, copies them out, and releases the places by a release store of `consumer`. The index of the
-//! other side is cached and read again only when the cache says full or empty.
+//! A ring has two free-running 32-bit indices and an array of descriptors, whose number is a power of two. The producer
+//! writes descriptors and then publishes them by a release store of its index. The consumer sees them by an acquire load,
+//! copies them out, and releases the slots by a release store of its own index. Each side caches the index of the other
+//! and reads it again only when the cached one says full or empty.
 
 #[cfg(loom)]
 pub(crate) mod checked;
@@ -27,7 +27,7 @@ pub use memory::Word;
 /// Says in `flags` that the kernel sleeps on this ring (`XDP_RING_NEED_WAKEUP`).
 pub(crate) const NEED_WAKEUP: u32 = 1;
 
-/// The side that fills a ring.
+/// The side that fills a ring with descriptors.
 #[derive(Debug)]
 pub(crate) struct Producer<T> {
     ring: Shared<T>,
@@ -50,15 +50,15 @@ impl<T: Copy> Producer<T> {
         Self { ring, next, published: next, consumer }
     }
 
-    /// Number of places.
+    /// Number of slots.
     #[cfg(not(loom))]
     pub(crate) fn size(&self) -> u32 {
         self.ring.size()
     }
 
-    /// Number of free places; looks at the other side's index only if fewer than `wanted` are known.
+    /// Number of free slots; reads the other side's index only if fewer than `wanted` are known.
     ///
-    /// A consumer index that is ahead of ours is nonsense, and counts as a full ring.
+    /// A consumer index that is ahead of ours is invalid and counts as a full ring.
     pub(crate) fn free(&mut self, wanted: u32) -> u32 {
         let free = |consumer: u32| self.ring.size().saturating_sub(self.next.wrapping_sub(consumer));
         let known = free(self.consumer);
@@ -69,7 +69,7 @@ impl<T: Copy> Producer<T> {
         free(self.consumer)
     }
 
-    /// Writes `item` into the next place, or gives it back if the ring is full. Not visible until `publish`.
+    /// Writes `item` into the next slot, or returns it if the ring is full. Not visible until `publish`.
     pub(crate) fn push(&mut self, item: T) -> Result<(), T> {
         if self.free(1) == 0 {
             return Err(item);
@@ -97,26 +97,26 @@ impl<T: Copy> Producer<T> {
     pub(crate) fn iter_pending(&mut self) -> impl Iterator<Item = T> {
         let pending = self.pending();
         let first = self.published.wrapping_sub(pending);
-        // They are this side's to write, and nobody does now.
+        // Only this side writes these slots, and it is borrowed here.
         (0..pending).map(move |n| self.ring.read(first.wrapping_add(n)))
     }
 
-    /// True if the other side sleeps: what was published before this call it may not see by itself.
+    /// True if the other side sleeps: it may not see by itself what was published before this call.
     pub(crate) fn needs_wakeup(&self) -> bool {
-        // Without the barrier the flag may be read before the index is seen: the kernel, which sets the flag and then
-        // looks at the index once more, would sleep on a ring that is not empty. src/model.rs shows it.
+        // Without the barrier the flag may be read before the kernel sees the index. The kernel, which sets the flag and
+        // then reads the index once more, would sleep on a ring that is not empty. src/model.rs shows it.
         fence(Ordering::SeqCst);
         self.ring.flags().load(Ordering::Acquire) & NEED_WAKEUP != 0
     }
 
-    /// Sets a word of the ring, as only a kernel at fault would.
+    /// Sets a word of the ring, as only a faulty kernel would.
     #[cfg(all(any(test, feature = "simulated"), not(loom)))]
     pub(crate) fn set(&self, word: Word, value: u32) {
         self.ring.set(word, value);
     }
 }
 
-/// The side that empties a ring.
+/// The side that takes descriptors out of a ring.
 #[derive(Debug)]
 pub(crate) struct Consumer<T> {
     ring: Shared<T>,
@@ -137,9 +137,9 @@ impl<T: Copy> Consumer<T> {
         Self { ring, next, released: next, producer }
     }
 
-    /// Number of descriptors that wait; looks at the other side's index only if none is known.
+    /// Number of waiting descriptors; reads the other side's index only if none is known.
     ///
-    /// A producer index more than a ring ahead is nonsense; what is believed of it is one ring.
+    /// A producer index more than a ring ahead is invalid and counts as one full ring.
     pub(crate) fn available(&mut self) -> u32 {
         let waiting = |producer: u32| producer.wrapping_sub(self.next).min(self.ring.size());
         let known = waiting(self.producer);
@@ -150,7 +150,7 @@ impl<T: Copy> Consumer<T> {
         waiting(self.producer)
     }
 
-    /// The next descriptor. Its place stays taken until `release`.
+    /// The next descriptor. Its slot stays in use until `release`.
     pub(crate) fn pop(&mut self) -> Option<T> {
         if self.available() == 0 {
             return None;
@@ -160,7 +160,7 @@ impl<T: Copy> Consumer<T> {
         Some(item)
     }
 
-    /// Gives the places of everything popped back to the other side.
+    /// Releases the slots of everything popped to the other side.
     pub(crate) fn release(&mut self) {
         if self.released != self.next {
             self.ring.consumer().store(self.next, Ordering::Release);
@@ -168,7 +168,7 @@ impl<T: Copy> Consumer<T> {
         }
     }
 
-    /// Sets a word of the ring, as only a kernel at fault would.
+    /// Sets a word of the ring, as only a faulty kernel would.
     #[cfg(all(any(test, feature = "simulated"), not(loom)))]
     pub(crate) fn set(&self, word: Word, value: u32) {
         self.ring.set(word, value);
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_from_the_other_side_stays_within_the_ring() {
+    fn an_invalid_index_of_the_other_side_stays_within_the_ring() {
         let (mut producer, mut consumer) = pair::<u64>(4, 0);
         consumer.ring.producer().store(1 << 31, Ordering::Release);
         assert_eq!(consumer.available(), 4);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a queue: whatever the sequence of operations, nothing is lost, doubled or reordered.
+        /// Compared with a queue: no sequence of operations loses, doubles or reorders an item.
         #[test]
         fn behaves_as_a_bounded_queue(start: u32, operations in prop::collection::vec(0u8..4, 0..400)) {
             let (mut producer, mut consumer) = pair::<u64>(8, start);
@@ -263,9 +263,9 @@ mod tests {
             for operation in operations {
                 match operation {
                     0 => {
-                        let room = pushed.len() + published.len() + popped < 8;
-                        prop_assert_eq!(producer.push(n).is_ok(), room);
-                        if room { pushed.push_back(n); }
+                        let fits = pushed.len() + published.len() + popped < 8;
+                        prop_assert_eq!(producer.push(n).is_ok(), fits);
+                        if fits { pushed.push_back(n); }
                         n += 1;
                     }
                     1 => { producer.publish(); published.append(&mut pushed); }
