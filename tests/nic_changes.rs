@@ -727,19 +727,7 @@ fn a_queue_that_another_program_has_is_said_with_the_way_to_find_it() {
     let index = scene.host.run("cat", ["/sys/class/net/eth0/ifindex"]).unwrap().stdout;
     let ifindex: u32 = String::from_utf8(index).unwrap().trim().parse().unwrap();
     let (umem, mut free) = af_xdp::Umem::new(64).unwrap();
-    let config = af_xdp::Config {
-        ifindex,
-        queues: 1,
-        sockets_per_queue: 1,
-        fill_size: 16,
-        completion_size: 16,
-        rx_size: 16,
-        tx_size: 16,
-        tx_queues: 1,
-        scatter: false,
-        copy_mode: af_xdp::CopyMode::Copy,
-        patience: Duration::ZERO,
-    };
+    let config = af_xdp::Config::new(ifindex).ring_size(16).copy_mode(af_xdp::CopyMode::Copy);
     let umem = std::sync::Arc::new(umem);
     let foreign = scene.host.enter(|| af_xdp::Sockets::open(&umem, &mut free, &config).unwrap()).unwrap();
     let error = scene.refused(&["-i", "eth0", "-p", "513"]);

@@ -550,19 +550,17 @@ impl ManagedNic {
         };
         let large = needs_several_chunks(device.nic.mtu());
         let (copy_mode, scatter) = binding(options.copy_mode, &device.attachment, large);
-        let config = Config {
-            ifindex: device.nic.index(),
-            queues: device.queues as u32,
-            sockets_per_queue: sizes.workers as u32,
-            fill_size: sizes.ring as u32,
-            completion_size: sizes.ring as u32,
-            rx_size: sizes.share as u32,
-            tx_size: sizes.share.max(TX_MIN) as u32,
-            tx_queues,
-            copy_mode,
-            scatter: scatter && shares_large_frames(),
-            patience,
-        };
+        let config = Config::new(device.nic.index())
+            .queues(device.queues as u32)
+            .sockets_per_queue(sizes.workers as u32)
+            .fill_size(sizes.ring as u32)
+            .completion_size(sizes.ring as u32)
+            .rx_size(sizes.share as u32)
+            .tx_size(sizes.share.max(TX_MIN) as u32)
+            .tx_queues(tx_queues)
+            .copy_mode(copy_mode)
+            .scatter(scatter && shares_large_frames())
+            .busy_timeout(patience);
         let sockets = Sockets::open(umem, free, &config)
             .map_err(|source| Error::AfXdp { nic: name.clone(), source })?;
         device.zero_copy = sockets.zero_copy;

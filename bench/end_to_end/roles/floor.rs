@@ -59,19 +59,10 @@ pub(super) fn to_routers(board: &Board, lab: &Lab, interface: &str, len: usize) 
 pub(super) fn to_nic(lab: &Lab, interface: &str) -> Result<()> {
     let (umem, mut free) = Umem::new(4 * RING)?;
     let umem = Arc::new(umem);
-    let config = Config {
-        ifindex: Nic::find(interface)?.index(),
-        queues: 1,
-        sockets_per_queue: 1,
-        fill_size: RING,
-        completion_size: RING,
-        rx_size: RING,
-        tx_size: RING,
-        tx_queues: 1,
-        copy_mode: CopyMode::Copy,
-        patience: std::time::Duration::from_secs(1),
-        scatter: false,
-    };
+    let config = Config::new(Nic::find(interface)?.index())
+        .ring_size(RING)
+        .copy_mode(CopyMode::Copy)
+        .busy_timeout(std::time::Duration::from_secs(1));
     let mut sockets = Sockets::open(&umem, &mut free, &config)?;
     let mut queue = sockets.queues.pop().ok_or("no queue")?;
     let mut tx = queue.sockets.pop().and_then(|socket| socket.tx).ok_or("no socket")?;

@@ -6,6 +6,7 @@ use std::io;
 
 /// Why sockets could not be opened.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A capability is missing, or kernel lockdown forbids it.
     #[error(
@@ -38,7 +39,7 @@ pub enum Error {
     },
     /// There are too few chunks to fill the fill rings.
     #[error("the UMEM has too few chunks: {needed} more are needed")]
-    Frames {
+    Chunks {
         /// How many are missing.
         needed: usize,
     },

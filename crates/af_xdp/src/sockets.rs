@@ -22,6 +22,7 @@ const RELEASED_WITHIN: Duration = Duration::from_secs(1);
 
 /// All sockets on a NIC.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Sockets {
     /// The queues, by number.
     pub queues: Vec<Queue>,
@@ -81,7 +82,7 @@ impl Sockets {
     }
 
     fn bind(registration: &Arc<Registration>, free: &mut Vec<Chunk>, config: &Config) -> Result<Self, Error> {
-        let deadline = Instant::now() + config.patience;
+        let deadline = Instant::now() + config.busy_timeout;
         let mut queues: Vec<Queue> = Vec::with_capacity(config.queues as usize);
         let mut scatter = false;
         for number in 0..config.queues {
@@ -136,7 +137,7 @@ impl Queue {
         // Before bind, because a driver in zero-copy mode takes chunks at once.
         let wanted = config.fill_size as usize;
         if fill.push(free, wanted) < wanted {
-            return Err(Error::Frames { needed: wanted - fill.ring.pending() as usize });
+            return Err(Error::Chunks { needed: wanted - fill.ring.pending() as usize });
         }
         let rx = Rx::new(umem, fd.clone(), config, &offsets, number)?;
         match &registered {

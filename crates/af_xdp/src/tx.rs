@@ -14,8 +14,9 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// The fragment that did not fit, because the TX ring was full.
-#[derive(Debug)]
+/// The TX ring is full. Here is the fragment that did not fit.
+#[derive(Debug, thiserror::Error)]
+#[error("the TX ring is full")]
 pub struct RingFull(pub Fragment);
 
 /// The outcome of [`Tx::kick`]. There will be no others: a caller handles each.
