@@ -1,11 +1,11 @@
-//! AF_XDP: rings of frames shared with the kernel, without a copy in user space and without BPF.
+//! AF_XDP: frames in memory that is shared with the kernel, without a copy in user space and without BPF.
 //!
 //! - [`Umem`] is the memory, cut into chunks of [`CHUNK_SIZE`] bytes. A chunk in user hands is a [`Chunk`]: a token
-//!   that is neither `Copy` nor `Clone`, so a frame cannot stand in two rings.
-//! - [`Sockets::open`] binds every queue of one NIC: on each queue one fill and one completion ring ([`Fill`],
-//!   [`Completion`]) and any number of sockets, each with an [`Rx`] and a [`Tx`] ring.
-//! - [`Registration::reclaim`] brings the frames back that a NIC had when it was removed.
-//! - The XDP program, which is the caller's, picks the socket a frame goes to.
+//!   that is neither `Copy` nor `Clone`, so a chunk cannot be in two rings.
+//! - [`Sockets::open`] binds sockets to the queues of one NIC, as [`Config`] says. Each queue has one fill and one
+//!   completion ring ([`Fill`], [`Completion`]) and any number of sockets, each with an [`Rx`] and a [`Tx`] ring.
+//! - [`Registration::reclaim`] takes back the chunks that were in a NIC's rings when it was removed.
+//! - The XDP program, which belongs to the caller, chooses the socket that receives a frame.
 //!
 //! ```text
 //!            Chunk                         Fragment
@@ -13,9 +13,16 @@
 //!   free ─► user writes a Fragment ─► Tx ─► kernel ─► Completion ─► free
 //! ```
 //!
+//! The modules import downwards only: `sockets` and `simulated`, then the four rings, then `registration`, `xsk` (the
+//! kernel's socket), `ring` (one ring of descriptors), `umem`, `chunk` and `mapping`.
+//!
 //! Source of the rules: Documentation/networking/af_xdp.rst and net/xdp/ in the kernel tree.
 
 #![cfg_attr(loom, allow(dead_code, reason = "what the models do not use"))]
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod chunk;
 #[cfg(not(loom))]

@@ -1,6 +1,29 @@
 //! The rings of a socket with a simulated kernel at their other side, in plain memory. Benchmarks measure the user's side
 //! without a NIC, tests run without root, and fuzz targets have a kernel that writes anything. Needs the feature
 //! `simulated`.
+//!
+//! ```
+//! use af_xdp::{Umem, simulated};
+//! use std::sync::Arc;
+//!
+//! let (umem, mut free) = Umem::new(8)?;
+//! let umem = Arc::new(umem);
+//! let (mut fill, mut completion, mut rx, mut tx, mut kernel) = simulated::rings(&umem, 4)?;
+//! // Two frames of 60 bytes are received, and sent again.
+//! fill.push(&mut free, 4);
+//! assert_eq!(kernel.receive(2, 60), 2);
+//! let mut fragments = Vec::new();
+//! assert_eq!(rx.receive(&mut fragments, 64), 2);
+//! for fragment in fragments {
+//!     tx.push(fragment).expect("a ring of four slots");
+//! }
+//! tx.publish();
+//! assert_eq!(kernel.send(), 2);
+//! assert_eq!(completion.reap(&mut free), 2);
+//! // Two chunks are still in the fill ring.
+//! assert_eq!((free.len(), umem.lent()), (6, 2));
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 use crate::chunk::CHUNK_SIZE;
 use crate::completion::Completion;
