@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 pub struct Bin;
 
 impl Bin {
-    /// The program `name` as built with the profile of the running test, benchmark or tool: it stands in
-    /// `target/<profile>`, the test in its `deps`.
+    /// The program `name` as built with the profile of the running test, benchmark or tool: it is in
+    /// `target/<profile>`, and the test in the `deps` there.
     ///
     /// # Errors
     /// [`Error::NotBuilt`] if it is not there. Cargo builds the programs of the root package for that package's own
-    /// tests; for everything else somebody must.
+    /// tests; build it first for everything else.
     pub fn find(name: &str) -> Result<PathBuf> {
         let dir = Self::dir()?;
         Self::in_dir(&dir, name)
@@ -44,11 +44,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_found_beside_the_tests_folder() {
+    fn a_program_is_found_beside_the_directory_of_tests() {
         let exe = std::env::current_exe().unwrap();
         let profile = exe.parent().unwrap().parent().unwrap();
         assert_eq!(Bin::dir().unwrap(), profile);
-        // This test itself is the one program that is surely built.
+        // This test itself is a program that is built for sure.
         let name = format!("deps/{}", exe.file_name().unwrap().to_str().unwrap());
         assert_eq!(Bin::find(&name).unwrap(), exe);
         let profile_name = profile.file_name().unwrap().to_str().unwrap();
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_not_built_is_named() {
+    fn a_program_that_was_not_built_is_named() {
         let message = Bin::find("no-such-program").unwrap_err().to_string();
         assert!(message.contains("no-such-program"), "{message}");
         assert!(message.contains("cargo build"), "{message}");

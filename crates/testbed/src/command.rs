@@ -9,7 +9,7 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Refuses to go on without root.
+/// Returns an error unless this process is root.
 ///
 /// # Errors
 /// [`Error::NotRoot`], whose message says what to do.
@@ -20,12 +20,12 @@ pub fn require_root() -> Result<()> {
 /// Runs a program to its end, where this process is, and returns its output.
 ///
 /// # Errors
-/// If it cannot be started or fails; the message holds all it wrote.
+/// If it cannot be started or fails; the message contains all its output.
 pub fn run<A: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = A>) -> Result<Output> {
     output(Command::new(program).args(args))
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end and returns its output.
 pub(crate) fn output(command: &mut Command) -> Result<Output> {
     let line = command_line(command);
     let output = match command.output() {
@@ -49,7 +49,7 @@ pub(crate) fn command_line(command: &Command) -> String {
     words.join(" ")
 }
 
-/// SIGKILL to a process that is no child of ours.
+/// Sends SIGKILL to a process that is no child of ours.
 pub(crate) fn kill(pid: u32) {
     if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
         let _ = kill_process(pid, Signal::KILL);
@@ -62,7 +62,7 @@ mod tests {
     use crate::Namespace;
 
     #[test]
-    fn an_error_tells_the_command_and_its_output() {
+    fn an_error_names_the_command_and_its_output() {
         let ns = Namespace::new("error").unwrap();
         let message = ns.run("ip", ["link", "show", "nosuch"]).unwrap_err().to_string();
         assert!(message.contains("ip link show nosuch") && message.contains("does not exist"), "{message}");

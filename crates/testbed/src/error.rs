@@ -17,7 +17,7 @@ pub enum Error {
     Start {
         /// The command line.
         command: String,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
     /// A program ended with an error.
@@ -27,33 +27,33 @@ pub enum Error {
         command: String,
         /// How it ended.
         status: ExitStatus,
-        /// What it wrote, both streams.
+        /// What it wrote to both streams.
         output: String,
     },
     /// A system call failed.
     #[error("{what}: {source}")]
     Io {
-        /// What was to be done, and to what.
+        /// The step that failed, and its object.
         what: String,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// A process did not do what was waited for.
+    /// A process did not do the expected thing in time.
     #[error("{what} did not happen within {timeout:?}\n{dump}")]
     Timeout {
-        /// What was waited for.
+        /// The expected thing.
         what: String,
-        /// How long.
+        /// How long the wait was.
         timeout: Duration,
-        /// The process and all it wrote.
+        /// The process and all its output.
         dump: String,
     },
-    /// A process ended before it did what was waited for.
+    /// A process ended before it did the expected thing.
     #[error("the process ended before {what}\n{dump}")]
     Ended {
-        /// What was waited for.
+        /// The expected thing.
         what: String,
-        /// The process and all it wrote.
+        /// The process and all its output.
         dump: String,
     },
     /// A program of this workspace was not built.

@@ -4,8 +4,8 @@ use crate::sys;
 use std::fs;
 use std::io::ErrorKind;
 
-/// A thread that runs before all ordinary ones of its CPU, as soon as it is woken, until this is dropped: what is
-/// measured then is not how long a neighbour's build keeps it waiting.
+/// A thread that runs before all ordinary ones of its CPU as soon as it is woken, until this is dropped. A measurement
+/// then does not include the time for which other programs keep it waiting.
 #[derive(Debug)]
 pub struct First {
     thread: i32,
@@ -20,7 +20,7 @@ impl First {
         Self::thread(rustix::thread::gettid().as_raw_pid())
     }
 
-    /// Every thread of a process that it has now.
+    /// Every thread that a process has now.
     ///
     /// # Errors
     /// Without root, or if the process has ended.
@@ -44,7 +44,7 @@ impl First {
 impl Drop for First {
     fn drop(&mut self) {
         let reset = sys::set_first(self.thread, false);
-        // It may have ended.
+        // The thread may have ended.
         debug_assert!(!reset.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied));
     }
 }
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_first_until_it_is_dropped() {
+    fn a_thread_has_real_time_priority_until_it_is_dropped() {
         assert_eq!(policy(), "0");
         let first = First::this().unwrap();
         assert_eq!(policy(), "1", "SCHED_FIFO");

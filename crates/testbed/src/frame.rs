@@ -1,12 +1,12 @@
 //! Frames that can be told apart and checked for completeness when they arrive.
 //!
 //! The payload is `IOUF`, a sequence number, the frame's length, and then bytes that depend on the number and
-//! their place. A frame too short for that holds as much of it as fits.
+//! their offset. A frame that is too short for that holds as much of it as fits.
 
-/// IEEE 802 local experimental EtherType 1: no stack answers it.
+/// IEEE 802 local experimental EtherType 1: no host answers it.
 pub const ETHERTYPE: u16 = 0x88b5;
 
-/// The smallest frame on a wire, without FCS: what is shorter may arrive padded with zeros.
+/// Bytes of the smallest frame on a wire, without FCS: a shorter one may arrive padded with zeros.
 pub const MIN: usize = 60;
 
 const MAGIC: &[u8; 4] = b"IOUF";
@@ -24,7 +24,7 @@ pub struct Tag {
 }
 
 impl Tag {
-    /// An 802.1Q tag with nothing but a VLAN id.
+    /// An 802.1Q tag with a VLAN id, priority 0.
     #[must_use]
     pub const fn vlan(id: u16) -> Self {
         Self { tpid: 0x8100, tci: id }
@@ -49,10 +49,11 @@ impl From<(u16, u16)> for Tag {
     }
 }
 
-/// A frame of `len` bytes, addresses and tags included, FCS not, outer tag first. Number it by `seq`.
+/// A frame of `len` bytes with the number `seq` in it. `len` includes addresses and tags but no FCS; the outer tag comes
+/// first.
 ///
 /// # Panics
-/// If `len` has no room for addresses, tags and EtherType.
+/// If addresses, tags and EtherType do not fit into `len`.
 pub fn frame(
     dst: [u8; 6],
     src: [u8; 6],
@@ -78,8 +79,8 @@ pub fn frame(
     frame
 }
 
-/// The payload's byte at `at`. A multiplication of the place by an odd number that is no power of two apart from
-/// its neighbours: a byte lost, doubled or taken from another frame shows.
+/// The payload's byte at `at`, a hash of the offset and the number: a byte that is missing, doubled or taken from
+/// another frame shows.
 fn pattern(seq: u64, at: usize) -> u8 {
     let mixed = (at as u64 ^ seq.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     mixed.to_be_bytes()[0]
@@ -105,8 +106,7 @@ pub struct Seen {
 /// Reads a frame made by [`frame`] and checks that every byte of it is there. Zeros up to [`MIN`] may follow.
 ///
 /// # Errors
-/// What is wrong with it: it is no such frame (also if it was made too short to say), or was cut, lengthened, or
-/// changed.
+/// What is wrong with it: it is no such frame (or was made too short to tell), or was cut, lengthened or changed.
 pub fn check(received: &[u8]) -> Result<Seen, String> {
     let array = |at: usize| received.get(at..at + 6).and_then(|b| <[u8; 6]>::try_from(b).ok());
     let word = |at: usize| received.get(at..at + 2).map(|b| u16::from_be_bytes([b[0], b[1]]));
@@ -132,7 +132,7 @@ pub fn check(received: &[u8]) -> Result<Seen, String> {
     Ok(Seen { seq, dst, src, tags, ethertype, len })
 }
 
-/// Checks that a frame arrived as it was sent, but for zeros that pad a short one to [`MIN`].
+/// Checks that a frame arrived as it was sent, except for zeros that pad a short one to [`MIN`].
 ///
 /// # Errors
 /// Both lengths and the first difference.

@@ -15,13 +15,13 @@ use tempfile::TempDir;
 /// Where Debian and Arch put the daemons, and where Fedora does.
 const DAEMONS: [&str; 2] = ["/usr/lib/frr", "/usr/libexec/frr"];
 
-/// Each daemon makes a directory `<name>.<pid>` here, whatever it is told, and leaves it behind when it is killed.
+/// Each daemon makes a directory `<name>.<pid>` here, which no option changes, and leaves it behind when it is killed.
 const CRASH_LOGS: &str = "/var/tmp/frr";
 
 /// How long a daemon may take to open its sockets on a busy machine, or to answer.
 const START: Duration = Duration::from_secs(20);
 
-/// FRR in a network namespace: a real router, with nothing outside its own directory and namespace.
+/// FRR in a network namespace: a real router that leaves everything outside its own directory and namespace alone.
 ///
 /// ```no_run
 /// # fn main() -> testbed::Result<()> {
@@ -39,8 +39,8 @@ const START: Duration = Duration::from_secs(20);
 /// ```
 ///
 /// The daemons are children of this process and are killed when this is dropped. Each goes from root to the user
-/// `frr`, by which the kernel forgets that it is to die with its parent: what a killed test leaves ends with its
-/// namespace, see [`crate::reap_stale`].
+/// `frr`, and the kernel then no longer kills it with its parent. The daemons of a killed test end with its namespace, see
+/// [`crate::reap_stale`].
 pub struct Frr {
     daemons: Vec<(String, Process)>,
     directory: TempDir,
@@ -62,7 +62,7 @@ impl Frr {
             .context(|| format!("mode of {}", path.display()))?;
 
         let mut frr = Self { daemons: Vec::new(), directory };
-        // The others connect to zebra only now and then while it is not there.
+        // While zebra is not there, the others try to connect to it only now and then.
         let zebra = daemons.iter().find(|(name, _)| *name == "zebra").map_or("", |(_, config)| config);
         frr.launch(namespace, "zebra", zebra)?;
         frr.ready("zebra", "zserv.api")?;
@@ -86,7 +86,7 @@ impl Frr {
         command.arg("-z").arg(path("zserv.api")).arg("--vty_socket").arg(self.directory.path());
         command.args(["-P", "0", "--log", "stdout"]);
         match name {
-            // A directory.
+            // This one takes a directory.
             "ldpd" => drop(command.arg("--ctl_socket").arg(self.directory.path())),
             "bfdd" => drop(command.arg("--bfdctl").arg(path("bfdd.sock"))),
             _ => {}
@@ -119,7 +119,7 @@ impl Frr {
     /// configuration, its lines joined by newlines: `"configure\ninterface eth0\n shutdown"`.
     ///
     /// # Errors
-    /// If the daemon is not there or does not know the command.
+    /// If the daemon does not run or does not know the command.
     pub fn show(&self, daemon: &str, command: &str) -> Result<String> {
         let path = self.directory.path().join(format!("{daemon}.vty"));
         let answer = ask(&path, command).context(|| format!("asking {daemon} on {}", path.display()))?;
@@ -166,7 +166,7 @@ impl Frr {
         }
     }
 
-    /// Kills one daemon, as a crash would: its neighbours hear no word of it.
+    /// Kills one daemon, as a crash would: it sends no farewell to its neighbours.
     pub fn kill(&mut self, daemon: &str) {
         self.daemons.retain(|(name, process)| {
             if name == daemon {
@@ -206,7 +206,7 @@ fn end(name: &str, pid: u32) {
     }
 }
 
-/// One connection to a daemon's socket, one command a line, the last one's answer: what `vtysh` does. A command ends
+/// Sends commands, one per line, over one connection to a daemon's socket, as `vtysh` does, and returns the last answer. A command ends
 /// with a zero byte; an answer with three of them and the result, 0 for success (`lib/vty.c`, `vtysh_read`).
 fn ask(path: &PathBuf, commands: &str) -> io::Result<std::result::Result<String, String>> {
     let mut socket = UnixStream::connect(path)?;
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_answers_and_goes_with_its_value() {
+    fn frr_answers_and_its_daemons_end_when_it_is_dropped() {
         let namespace = Namespace::new("frr").unwrap();
         let frr =
             Frr::start(&namespace, &[("zebra", "interface lo\n ip address 10.7.7.7/32\n"), ("ldpd", "")])
@@ -274,7 +274,7 @@ mod tests {
             assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
             assert!(!fs::exists(format!("{CRASH_LOGS}/zebra.{pid}")).unwrap());
         }
-        // ldpd's children are not ours to wait for.
+        // ldpd's children are no children of this process, so it cannot wait for them.
         let left = || crate::run("ip", ["netns", "pids", namespace.name()]).unwrap().stdout;
         assert!(wait_until(START, || left().is_empty()));
     }

@@ -1,8 +1,8 @@
-//! What the lab, the end-to-end tests and the benchmarks share: network namespaces joined by veth pairs,
-//! processes inside them, raw stations on a wire, and a router's socket side without a router behind it.
+//! The lab, the end-to-end tests and the benchmarks share this: network namespaces joined by veth pairs, processes
+//! inside them, raw hosts on a wire, and the socket side of a router without a router behind it.
 //!
-//! Everything a test makes here goes when its value is dropped, on failure too. What a killed test leaves,
-//! [`reap_stale`] takes away. Nothing ever touches the machine's own interfaces.
+//! Everything that a test makes here is removed when its value is dropped, on failure too. [`reap_stale`] removes the
+//! namespaces of killed tests. Nothing ever touches the machine's own interfaces.
 //!
 //! ```no_run
 //! use testbed::{Namespace, Process, Station, VethOptions, veth};

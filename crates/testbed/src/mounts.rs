@@ -3,11 +3,11 @@ use crate::error::{Context, Result};
 use crate::sys;
 use std::{panic, thread};
 
-/// Runs `inside` on a thread of its own in a mount namespace of its own: what is mounted there is seen there, and by
-/// processes started there, and goes when it ends, however that happens.
+/// Runs `inside` on a thread of its own in a mount namespace of its own. Mounts made there are seen there and by
+/// processes started there alone, and are removed when it ends, however that happens.
 ///
 /// # Errors
-/// Without root. A panic inside goes on in the caller.
+/// Without root. A panic inside continues in the caller.
 pub fn with_own_mounts<T: Send>(inside: impl FnOnce() -> T + Send) -> Result<T> {
     let on_thread = || {
         sys::unshare_mounts().context(|| "a mount namespace".into())?;
@@ -23,7 +23,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn own_mounts_are_nobody_elses() {
+    fn own_mounts_are_not_seen_outside() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().to_str().unwrap();
         with_own_mounts(|| {

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::{fs, panic, thread};
 
 /// Where `ip netns` keeps its namespaces.
-const FOLDER: &str = "/run/netns";
+const DIRECTORY: &str = "/run/netns";
 
-/// What the names made by [`Namespace::new`] begin with.
+/// The names that [`Namespace::new`] makes begin with this.
 const PREFIX: &str = "iouf-";
 
-/// A network namespace, known to `ip netns` by name, that goes when this is dropped: with every process in it.
+/// A network namespace, known to `ip netns` by name. It is removed when this is dropped, with every process in it.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
@@ -40,14 +40,14 @@ impl Namespace {
         require_root()?;
         run("ip", ["netns", "add", name])?;
         let namespace = Self { name: name.into(), kept: false };
-        // The larger of the two counts for an interface; interfaces yet to come take over `default`.
+        // The larger of the two counts for an interface, and new interfaces take over `default`.
         namespace.sysctl("net.ipv6.conf.all.accept_dad", "0")?;
         namespace.sysctl("net.ipv6.conf.default.accept_dad", "0")?;
         run("ip", ["-n", name, "link", "set", "lo", "up"])?;
         Ok(namespace)
     }
 
-    /// The namespace of this name, made by somebody else: it goes when this is dropped. `None` if there is none.
+    /// The existing namespace of this name, which is removed when this is dropped. `None` if there is none.
     #[must_use]
     pub fn adopt(name: &str) -> Option<Self> {
         namespace_exists(name).then(|| Self { name: name.into(), kept: false })
@@ -75,7 +75,7 @@ impl Namespace {
     /// Runs a program inside to its end and returns its output.
     ///
     /// # Errors
-    /// If it cannot be started or fails; the message holds all it wrote.
+    /// If it cannot be started or fails; the message contains all its output.
     pub fn run<A: AsRef<OsStr>>(&self, program: &str, args: impl IntoIterator<Item = A>) -> Result<Output> {
         output(self.command(program).args(args))
     }
@@ -92,9 +92,9 @@ impl Namespace {
     /// wherever they are used. `/proc/sys/net` is the namespace's, `/sys/class/net` is not.
     ///
     /// # Errors
-    /// If the namespace cannot be entered. A panic inside goes on in the caller.
+    /// If the namespace cannot be entered. A panic inside continues in the caller.
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> Result<T> {
-        let path = format!("{FOLDER}/{}", self.name);
+        let path = format!("{DIRECTORY}/{}", self.name);
         let file = fs::File::open(&path).context(|| format!("namespace {path}"))?;
         let on_thread = || {
             move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
@@ -109,7 +109,7 @@ impl Namespace {
     /// key with slashes.
     ///
     /// # Errors
-    /// If there is no such key in this namespace or it does not take the value.
+    /// If this namespace has no such key or the key does not take the value.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = sysctl_path(key);
         self.enter(|| fs::write(&path, value))?
@@ -160,7 +160,7 @@ fn sysctl_path(key: &str) -> String {
     format!("/proc/sys/{key}")
 }
 
-/// Ends what runs in a namespace (it would live on as long as that) and takes its name away.
+/// Ends the processes in a namespace, which would keep it alive, and removes its name.
 fn remove(name: &str) -> Result<()> {
     let pids = run("ip", ["netns", "pids", name])?.stdout;
     for pid in String::from_utf8_lossy(&pids).split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()) {
@@ -179,14 +179,14 @@ fn remove(name: &str) -> Result<()> {
 /// Without root, or if one cannot be removed.
 pub fn reap_stale() -> Result<Vec<String>> {
     require_root()?;
-    let Ok(names) = fs::read_dir(FOLDER) else { return Ok(Vec::new()) };
+    let Ok(names) = fs::read_dir(DIRECTORY) else { return Ok(Vec::new()) };
     let mut reaped = Vec::new();
     for name in names.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
         if owner(&name).is_some_and(|pid| !fs::exists(format!("/proc/{pid}")).unwrap_or(true)) {
             match remove(&name) {
                 Ok(()) => reaped.push(name),
-                // Somebody else reaps as well.
-                Err(_) if !fs::exists(format!("{FOLDER}/{name}")).unwrap_or(true) => {}
+                // Another process has removed it first.
+                Err(_) if !fs::exists(format!("{DIRECTORY}/{name}")).unwrap_or(true) => {}
                 Err(e) => return Err(e),
             }
         }
@@ -197,10 +197,10 @@ pub fn reap_stale() -> Result<Vec<String>> {
 /// True if there is a namespace of this name.
 #[must_use]
 pub fn namespace_exists(name: &str) -> bool {
-    fs::exists(format!("{FOLDER}/{name}")).unwrap_or(false)
+    fs::exists(format!("{DIRECTORY}/{name}")).unwrap_or(false)
 }
 
-/// The process that made the namespace of this name.
+/// The id of the process that made the namespace of this name.
 fn owner(name: &str) -> Option<u32> {
     let (pid, rest) = name.strip_prefix(PREFIX)?.split_once('-')?;
     rest.split_once('-')?.0.parse::<u32>().ok()?;
@@ -212,11 +212,11 @@ mod tests {
     use super::*;
 
     fn exists(name: &str) -> bool {
-        fs::exists(format!("{FOLDER}/{name}")).unwrap()
+        fs::exists(format!("{DIRECTORY}/{name}")).unwrap()
     }
 
     #[test]
-    fn it_is_separate_and_goes_with_its_value() {
+    fn a_namespace_is_separate_and_is_removed_when_it_is_dropped() {
         let ns = Namespace::new("own").unwrap();
         let name = ns.name().to_owned();
         assert!(exists(&name));
@@ -231,13 +231,13 @@ mod tests {
     }
 
     #[test]
-    fn it_goes_on_panic_with_what_runs_in_it() {
+    fn a_namespace_is_removed_on_panic_with_its_processes() {
         let mut name = String::new();
         let mut child = None;
         let result = panic::catch_unwind(panic::AssertUnwindSafe(|| {
             let ns = Namespace::new("panic").unwrap();
             name = ns.name().into();
-            // A plain child: nothing but the namespace will end it.
+            // A plain child, which only the removal of the namespace ends.
             let pid = child.insert(ns.command("sleep").arg("100").spawn().unwrap()).id();
             assert!(crate::wait_until(std::time::Duration::from_secs(5), || {
                 let pids = run("ip", ["netns", "pids", ns.name()]).unwrap().stdout;
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn sysctl_reaches_only_inside() {
+    fn sysctl_changes_only_the_namespace() {
         let ns = Namespace::new("sysctl").unwrap();
         let outside = fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap();
         ns.sysctl("net.unix.max_dgram_qlen", "77").unwrap();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_kept_can_be_adopted() {
+    fn a_kept_namespace_can_be_adopted() {
         let mut ns = Namespace::new("kept").unwrap();
         let name = ns.name().to_owned();
         ns.keep();
@@ -274,14 +274,14 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_inside_goes_on_outside() {
+    fn a_panic_inside_continues_outside() {
         let ns = Namespace::new("inner").unwrap();
         let result = panic::catch_unwind(|| ns.enter(|| panic::resume_unwind(Box::new(7_i32))));
         assert_eq!(*result.unwrap_err().downcast::<i32>().unwrap(), 7);
     }
 
     #[test]
-    fn names_tell_their_owner() {
+    fn a_namespaces_name_contains_its_owners_pid() {
         assert_eq!(owner("iouf-123-0-wire"), Some(123));
         assert_eq!(owner("iouf-123-0-a-b"), Some(123));
         for other in ["iouf-x-0-wire", "iouf-123", "iouf-123-wire", "iou-lab-wire", "123-0-wire", "iouf--1-a"]
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn only_namespaces_of_the_dead_are_reaped() {
+    fn only_namespaces_of_ended_processes_are_reaped() {
         require_root().unwrap();
         let mut child = Command::new("true").spawn().unwrap();
         let dead = format!("{PREFIX}{}-0-stale", child.id());

@@ -12,11 +12,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use std::{fmt, fs};
 
-/// A child process whose output is at hand at any time.
+/// A child process whose output can be read at any time.
 ///
-/// Both streams go to files, which never fill up as pipes do: a process is never held back by its test. It is killed
-/// when this is dropped, and when the *thread* that started it ends however that happens, so nothing survives a
-/// killed test. Hence: do not start one in [`crate::Namespace::enter`], use [`crate::Namespace::command`].
+/// Both streams go to files, which do not fill up as pipes do, so a test never holds its process back. The process is
+/// killed when this is dropped and when the *thread* that started it ends, however that happens, so none survives a
+/// killed test. For that reason do not start one in [`crate::Namespace::enter`]; use [`crate::Namespace::command`].
 pub struct Process {
     child: Child,
     command: String,
@@ -26,14 +26,14 @@ pub struct Process {
     kept: bool,
 }
 
-/// Streams of a [`Process`] that are other than usual.
+/// Streams of a [`Process`] in place of the usual ones.
 #[derive(Debug, Default)]
 pub struct Streams {
-    /// Else empty.
+    /// Empty if `None`.
     pub stdin: Option<OwnedFd>,
-    /// Else a file.
+    /// A file if `None`.
     pub stdout: Option<OwnedFd>,
-    /// Else a file.
+    /// A file if `None`.
     pub stderr: Option<OwnedFd>,
 }
 
@@ -46,7 +46,7 @@ impl Process {
         Self::spawn_with(command, Streams::default())
     }
 
-    /// Starts `command` with other streams than usual. What goes there is not at hand here.
+    /// Starts `command` with other streams than the usual ones. Output to those cannot be read here.
     ///
     /// # Errors
     /// If it cannot be started.
@@ -56,9 +56,9 @@ impl Process {
         Self::start(command, file()?, file()?, streams)
     }
 
-    /// Starts `command` with its output in the files `stdout` and `stderr` of `directory`, so that it can be left alone
-    /// by [`Process::keep`]: it does not die with this process, and stands in a process group of its own, out of
-    /// reach of a terminal's ^C. Dropping it kills it all the same.
+    /// Starts `command` with its output in the files `stdout` and `stderr` of `directory`, so that
+    /// [`Process::keep`] can leave it running. It does not die with this process, and has a process group of its own,
+    /// which a terminal's ^C does not reach. Dropping it kills it unless it is kept.
     ///
     /// # Errors
     /// If the files cannot be made or the command cannot be started.
@@ -88,7 +88,7 @@ impl Process {
         command.stdin(streams.stdin.map_or_else(Stdio::null, Stdio::from));
         command.stdout(share(streams.stdout, &stdout)?).stderr(share(streams.stderr, &stderr)?);
         let child = command.spawn().map_err(|source| Error::Start { command: line.clone(), source });
-        // The command has them open for as long as it lives.
+        // The command keeps its streams open until it is dropped.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = child?;
         Ok(Self { child, command: line, stdout, stderr, status: None, kept: false })
@@ -100,7 +100,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Lets it live on when this is dropped; only for [`Process::spawn_logged`].
+    /// Leaves it running when this is dropped; only for [`Process::spawn_logged`].
     pub fn keep(&mut self) {
         self.kept = true;
     }
@@ -117,15 +117,15 @@ impl Process {
         contents(&self.stderr)
     }
 
-    /// Waits until a whole line that `wanted` accepts stands in one of its streams, and returns it. Lines from
-    /// before the call count.
+    /// Waits until it has written a whole line that `wanted` accepts to one of its streams, and returns that line. Lines
+    /// from before the call count.
     ///
     /// # Errors
-    /// If the process ends first or `timeout` passes; the message holds all it wrote.
+    /// If the process ends first or `timeout` passes; the message contains all its output.
     pub fn wait_for_line(&mut self, wanted: impl Fn(&str) -> bool, timeout: Duration) -> Result<String> {
         let end = Instant::now() + timeout;
         loop {
-            // Asked first: what it wrote before it ended is there to be read.
+            // Asked first, so that all it wrote before its end is read below.
             let ended = self.exited().is_some();
             for text in [self.stdout(), self.stderr()] {
                 let whole = if ended { &text[..] } else { &text[..text.rfind('\n').map_or(0, |at| at + 1)] };
@@ -143,30 +143,30 @@ impl Process {
         }
     }
 
-    /// Sends it a signal; nothing happens if it has ended. After `STOP` it returns when all its threads stand still: they
-    /// follow the first one that hears of it, which on a busy machine takes a while.
+    /// Sends it a signal; does nothing if it has ended. After `STOP` this returns when all its threads have stopped, which
+    /// takes a while on a busy machine.
     pub fn signal(&mut self, signal: Signal) {
         if self.exited().is_none()
             && let Some(pid) = Pid::from_raw(self.pid().cast_signed())
         {
-            // It has not been waited for, so the number is still its own.
+            // It has not been waited for, so the pid is still its own.
             let _ = kill_process(pid, signal);
             if signal == Signal::STOP {
-                let _ = wait_until(Duration::from_secs(5), || self.stands_still());
+                let _ = wait_until(Duration::from_secs(5), || self.has_stopped());
             }
         }
     }
 
-    fn stands_still(&self) -> bool {
+    fn has_stopped(&self) -> bool {
         let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.pid())) else { return true };
         threads.flatten().all(|thread| {
             let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-            // The state follows the name, which is in brackets.
+            // The state follows the name in brackets.
             stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
         })
     }
 
-    /// How it ended, or `None` while it runs.
+    /// Its exit status, or `None` while it runs.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
             self.status = self.child.try_wait().ok().flatten();
@@ -177,7 +177,7 @@ impl Process {
     /// Waits for its end.
     ///
     /// # Errors
-    /// If it still runs after `timeout`; the message holds all it wrote.
+    /// If it still runs after `timeout`; the message contains all its output.
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let end = Instant::now() + timeout;
         loop {
@@ -200,7 +200,7 @@ impl Process {
         self.wait(timeout)
     }
 
-    /// The process and all it wrote, for a failure's message.
+    /// The process and all its output, for the message of a failure.
     #[must_use]
     pub fn dump(&self) -> String {
         let state = self.status.map_or("running".into(), |status| status.to_string());
@@ -229,7 +229,7 @@ impl Drop for Process {
     }
 }
 
-/// Read by offset: the child writes through the same open file.
+/// Reads by offset, because the child writes through the same open file.
 fn contents(file: &File) -> String {
     let mut bytes = vec![0; file.metadata().map_or(0, |m| m.len() as usize)];
     let mut len = 0;
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_waited_for_on_either_stream() {
+    fn a_line_on_either_stream_ends_the_wait() {
         let mut p = shell("echo one; printf tw; sleep 0.1; echo o; echo three >&2; sleep 100");
         assert_eq!(p.wait_for_line(|l| l.starts_with("tw"), LONG).unwrap(), "two");
         assert_eq!(p.wait_for_line(|l| l == "three", LONG).unwrap(), "three");
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn much_output_does_not_hold_it_back() {
+    fn much_output_does_not_hold_a_process_back() {
         let mut p = shell("seq 1 200000; echo done >&2");
         assert!(p.wait(LONG).unwrap().success());
         assert_eq!(p.stdout().lines().count(), 200_000);
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn dropping_kills() {
+    fn dropping_a_process_kills_it() {
         let p = shell("sleep 100");
         let path = format!("/proc/{}", p.pid());
         assert!(fs::exists(&path).unwrap());
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn it_dies_with_its_thread() {
+    fn a_process_dies_with_the_thread_that_started_it() {
         let ns = Namespace::new("orphan").unwrap();
         let p = std::thread::scope(|s| {
             let started =
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_logged_process_can_be_left_alone() {
+    fn a_logged_process_can_be_kept_running() {
         let dir = tempfile::tempdir().unwrap();
         let mut p =
             Process::spawn_logged(Command::new("sh").args(["-c", "echo up; sleep 100"]), dir.path()).unwrap();
@@ -322,7 +322,7 @@ mod tests {
         p.keep();
         drop(p);
         assert!(!fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") Z "));
-        // It leads a process group: `sh` and its `sleep` go together.
+        // It leads a process group, so `sh` and its `sleep` end together.
         rustix::process::kill_process_group(Pid::from_raw(pid.cast_signed()).unwrap(), Signal::KILL).unwrap();
     }
 }

@@ -17,17 +17,17 @@ use std::time::{Duration, Instant};
 /// Header and frame.
 pub type Datagram = ([u8; 8], Vec<u8>);
 
-/// How long [`Router::send`] waits for room in a full queue.
+/// How long [`Router::send`] waits while the queue is full.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How a [`Router`] is to be.
+/// Options of a [`Router`].
 #[derive(Clone, Debug)]
 pub struct RouterOptions {
     /// `net.unix.max_dgram_qlen` when it makes its socket: its queue holds one datagram more. 10 is the kernel's
     /// default and what routers have outside the first namespace of a systemd machine.
     pub max_dgram_qlen: u32,
-    /// Takes the lock file as a router does. It is lost as soon as this process closes any descriptor of that file:
-    /// look at it from another process only.
+    /// Takes the lock file as a router does. The lock ends as soon as this process closes any descriptor of that file,
+    /// so read the file in another process only.
     pub lock: bool,
 }
 
@@ -37,10 +37,10 @@ impl Default for RouterOptions {
     }
 }
 
-/// The socket side of an IOU router with no stack behind it: a test says what it sends and sees what it gets.
+/// The socket side of an IOU router without a router behind it: a test decides what it sends and reads what it receives.
 ///
-/// Not reading it is a router that hangs: its queue fills. Dropping it is a router that exits: its files go, unless
-/// a successor has replaced them.
+/// A router that is not read is one that hangs: its queue fills. Dropping it stands for an exit: its files are removed
+/// unless a successor has replaced them.
 #[derive(Debug)]
 pub struct Router {
     socket: UnixDatagram,
@@ -85,16 +85,16 @@ impl Router {
     /// full, 5 s at most.
     ///
     /// # Errors
-    /// If there is no such socket, nobody behind it, or no room in time.
+    /// If there is no such socket, no process has it open, or its queue is full for 5 s.
     pub fn send(&self, pseudo: u16, header: [u8; 8], frame: &[u8]) -> Result<()> {
         self.send_raw(pseudo, &[&header[..], frame].concat())
             .context(|| format!("{} cannot send to {pseudo}", self.path.display()))
     }
 
-    /// Sends any bytes as a datagram, also some that are no header and frame.
+    /// Sends any bytes as a datagram, valid or not.
     ///
     /// # Errors
-    /// The system's own, `WouldBlock` if there was no room for 5 s.
+    /// The system's error, `WouldBlock` if the queue was full for 5 s.
     pub fn send_raw(&self, pseudo: u16, datagram: &[u8]) -> io::Result<()> {
         let path = self.path.with_file_name(pseudo.to_string());
         loop {
@@ -106,10 +106,10 @@ impl Router {
         }
     }
 
-    /// Sends any bytes as a datagram if there is room for it at once; false if there is none, or nobody is there.
+    /// Sends any bytes as a datagram without waiting; false if the queue is full or no process has the socket open.
     ///
     /// # Errors
-    /// What else the system says.
+    /// Any other error of the system.
     pub fn try_send(&self, pseudo: u16, datagram: &[u8]) -> io::Result<bool> {
         let to = SocketAddrUnix::new(self.path.with_file_name(pseudo.to_string()))?;
         match sendto(&self.socket, datagram, SendFlags::DONTWAIT | SendFlags::NOSIGNAL, &to) {
@@ -119,10 +119,10 @@ impl Router {
         }
     }
 
-    /// Takes no more datagrams from now on: who sends some is told that nobody is there. What waits can still be read.
+    /// Takes no more datagrams: a sender gets an error from now on. Datagrams in the queue can still be read.
     ///
     /// # Errors
-    /// The system's own.
+    /// The system's error.
     pub fn stop_receiving(&mut self) -> io::Result<()> {
         self.receives = false;
         self.socket.shutdown(Shutdown::Read)
@@ -131,7 +131,7 @@ impl Router {
     /// The next datagram, or `None` if none comes within `timeout`.
     ///
     /// # Panics
-    /// If the datagram is shorter than a header: nobody may send that.
+    /// If the datagram is shorter than a header, because iou-fast must not send such a one.
     pub fn recv(&mut self, timeout: Duration) -> Option<Datagram> {
         if !readable(&self.socket, Instant::now() + timeout) {
             return None;
@@ -145,7 +145,7 @@ impl Router {
         Some((header, datagram[8..].to_vec()))
     }
 
-    /// The next datagram that `wanted` accepts; others before it are thrown away.
+    /// The next datagram that `wanted` accepts; others before it are discarded.
     pub fn recv_where(
         &mut self,
         timeout: Duration,
@@ -160,7 +160,7 @@ impl Router {
         }
     }
 
-    /// Throws away what has arrived so far and returns how many datagrams that was.
+    /// Discards the datagrams that have arrived so far and returns their number.
     pub fn drain(&mut self) -> usize {
         std::iter::from_fn(|| self.recv(Duration::ZERO)).count()
     }
@@ -171,7 +171,7 @@ impl Router {
         &self.path
     }
 
-    /// Ends as a killed router does: its files stay behind, with nobody there.
+    /// Ends as a killed router does: its files stay behind, and no process has its socket open.
     pub fn crash(mut self) {
         self.lock = None;
         self.inode = 0;
@@ -190,14 +190,14 @@ impl Drop for Router {
             let _ = fs::remove_file(&self.path);
         }
         if let Some((_, path)) = &self.lock {
-            // Before the file is closed, which gives the lock up.
+            // Before the file is closed, because that releases the lock.
             let _ = fs::remove_file(path);
         }
     }
 }
 
-/// A socket whose queue holds `qlen` + 1 datagrams: the depth is read when a socket is made, from the network namespace
-/// where that happens. Paths do not care about network namespaces.
+/// A socket whose queue holds `qlen` + 1 datagrams. The kernel reads the depth from the network namespace in which a socket
+/// is made. Paths of sockets are independent of network namespaces.
 fn bind(path: &Path, qlen: u32) -> io::Result<UnixDatagram> {
     let on_thread = || {
         sys::unshare_network()?;
@@ -229,7 +229,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(2);
 
     #[test]
-    fn header_and_frame_pass() {
+    fn header_and_frame_arrive() {
         let dir = tempfile::tempdir().unwrap();
         let (one, mut two) = (Router::new(dir.path(), 1).unwrap(), Router::new(dir.path(), 2).unwrap());
         one.send(2, HEADER, b"frame").unwrap();
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_no_more_can_be_emptied() {
+    fn a_router_that_stopped_receiving_can_be_drained() {
         let dir = tempfile::tempdir().unwrap();
         let (one, mut two) = (Router::new(dir.path(), 1).unwrap(), Router::new(dir.path(), 2).unwrap());
         assert!(one.try_send(2, &HEADER).unwrap());
@@ -262,7 +262,7 @@ mod tests {
         for (id, qlen) in [(1, 10), (2, 300)] {
             let options = RouterOptions { max_dgram_qlen: qlen, lock: false };
             let mut router = Router::with(dir.path(), id, &options).unwrap();
-            // A sender each, for a sender's own buffer ends at some 280 datagrams.
+            // One sender per datagram, because a sender's own buffer holds some 280 datagrams.
             let send = || {
                 let sender = UnixDatagram::unbound()?;
                 sender.set_nonblocking(true)?;
@@ -289,21 +289,22 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_leaves_the_files_behind() {
+    fn a_crashed_router_leaves_its_files_behind() {
         let dir = tempfile::tempdir().unwrap();
         let options = RouterOptions { lock: true, ..RouterOptions::default() };
         let router = Router::with(dir.path(), 5, &options).unwrap();
         let lock = dir.path().join("5.lck");
-        // Only another process sees the lock, and to open and close the file in this one would give it up.
+        // Only another process sees the lock, and closing the file in this one would release it.
         let holder = crate::run("cat", [&lock]).unwrap().stdout;
         assert_eq!(String::from_utf8(holder).unwrap(), format!("{}\n", std::process::id()));
         assert_eq!(fs::metadata(&lock).unwrap().mode() & 0o777, 0o600);
-        let held = "import fcntl,sys; f=open(sys.argv[1],'r+'); fcntl.lockf(f,fcntl.LOCK_EX|fcntl.LOCK_NB)";
+        let take_lock =
+            "import fcntl,sys; f=open(sys.argv[1],'r+'); fcntl.lockf(f,fcntl.LOCK_EX|fcntl.LOCK_NB)";
         let free = |held: &str| crate::run("python3", ["-c", held, lock.to_str().unwrap()]).is_ok();
-        assert!(!free(held));
+        assert!(!free(take_lock));
         router.crash();
         assert!(lock.exists() && dir.path().join("5").exists());
-        assert!(free(held));
+        assert!(free(take_lock));
         let again = Router::with(dir.path(), 5, &options).unwrap();
         drop(again);
         assert!(!lock.exists() && !dir.path().join("5").exists());

@@ -5,11 +5,11 @@ use std::fs;
 use std::marker::PhantomData;
 use std::path::Path;
 
-/// A thread that stands still until this is dropped: see [`Process::stall`].
+/// A thread that is stopped until this is dropped: see [`Process::stall`].
 #[derive(Debug)]
 pub struct Stalled {
     thread: i32,
-    /// Only the thread that stopped it can let it go on.
+    /// Only the thread that stopped it can resume it.
     tracer: PhantomData<*const ()>,
 }
 
@@ -20,16 +20,16 @@ impl Drop for Stalled {
 }
 
 impl Process {
-    /// Has the thread of this name stand still until the value returned is dropped; the others go on.
+    /// Stops the thread of this name until the returned value is dropped; the others continue.
     ///
     /// # Errors
     /// If there is no such thread, or it may not be traced.
     pub fn stall(&self, thread: &str) -> Result<Stalled> {
         let what = || format!("thread {thread:?} of process {}", self.pid());
         let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).context(what)?;
-        let is_it =
+        let has_name =
             |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == thread);
-        let found = threads.flatten().find(|entry| is_it(&entry.path()));
+        let found = threads.flatten().find(|entry| has_name(&entry.path()));
         let id = found.and_then(|entry| entry.file_name().to_str()?.parse().ok());
         let id = id.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound)).context(what)?;
         sys::hold_thread(id).context(what)?;

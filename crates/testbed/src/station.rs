@@ -13,14 +13,14 @@ const RECEIVE_BUFFER: i32 = 64 << 20;
 /// No frame is larger, GRO's included.
 const LARGEST: usize = 65536 + 256;
 
-/// A station on a wire: a raw socket that sends and receives whole frames on one interface.
+/// A host on a wire: a raw socket that sends and receives whole frames on one interface.
 ///
-/// It sees what arrives at the interface (its own frames and the host's do not count), from the moment it is made,
-/// with every VLAN tag in place: one that the kernel has taken out is put back. Frames to stations other than the
-/// interface's own MAC are there too, except on NICs that filter them, see [`Station::promiscuous`].
+/// It receives all frames that arrive at the interface from the moment it is made, but not those that it or the kernel
+/// sends. Every VLAN tag is in place: one that the kernel has taken out is put back. Frames to other addresses than the
+/// interface's own are received too, except on NICs that filter them, see [`Station::promiscuous`].
 ///
 /// The kernel refuses to send more than MTU + 18 bytes (two tags and a full packet need an MTU of 1504), and drops a
-/// tagged frame of less than 20 bytes before anybody receives it (XDP still sees it).
+/// tagged frame of less than 20 bytes before a socket receives it (XDP still sees it).
 #[derive(Debug)]
 pub struct Station {
     socket: OwnedFd,
@@ -29,7 +29,7 @@ pub struct Station {
 }
 
 impl Station {
-    /// A station on `interface` of a namespace.
+    /// A host on `interface` of a namespace.
     ///
     /// # Errors
     /// If there is no such interface, or without root.
@@ -37,7 +37,7 @@ impl Station {
         Self::open(namespace, interface, None)
     }
 
-    /// One that hears untagged frames of one type alone: what else there is costs it no time.
+    /// One that receives only untagged frames of one EtherType, so that others cost it no time.
     ///
     /// # Errors
     /// As [`Station::new`].
@@ -60,10 +60,10 @@ impl Station {
         Ok(Self { socket, interface: index, buffer: vec![0; LARGEST] })
     }
 
-    /// Has the NIC receive every frame on the wire, as long as this lives.
+    /// Has the NIC receive every frame on the wire until this is dropped.
     ///
     /// # Errors
-    /// If the interface has gone.
+    /// If the interface was removed.
     pub fn promiscuous(self) -> Result<Self> {
         sys::set_promiscuous(self.socket.as_fd(), self.interface).context(|| "promiscuous mode".into())?;
         Ok(self)
@@ -94,14 +94,14 @@ impl Station {
     /// The next frame, or `None` if none arrives within `timeout`.
     ///
     /// # Panics
-    /// If the interface has gone: no test can go on then.
+    /// If the interface was removed, because no test can continue then.
     pub fn recv(&mut self, timeout: Duration) -> Option<Vec<u8>> {
         let end = Instant::now() + timeout;
         loop {
             match sys::receive_packet(self.socket.as_fd(), &mut self.buffer) {
                 Ok((len, tag)) => return Some(with_tag(&self.buffer[..len], tag)),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                // Said once when the interface goes down, by which not a frame is lost.
+                // Reported once when the interface goes down; no frame is dropped by that.
                 Err(e) if e.kind() == io::ErrorKind::NetworkDown => continue,
                 Err(e) => panic!("station: {e}"),
             }
@@ -111,7 +111,7 @@ impl Station {
         }
     }
 
-    /// The next frame that `wanted` accepts; others before it are thrown away. `None` if it does not arrive within
+    /// The next frame that `wanted` accepts; others before it are discarded. `None` if it does not arrive within
     /// `timeout`.
     pub fn recv_where(&mut self, timeout: Duration, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         let end = Instant::now() + timeout;
@@ -123,12 +123,12 @@ impl Station {
         }
     }
 
-    /// Throws away what has arrived so far and returns how many frames that was.
+    /// Discards the frames that have arrived so far and returns their number.
     pub fn drain(&mut self) -> usize {
         std::iter::from_fn(|| self.recv(Duration::ZERO)).count()
     }
 
-    /// How many frames were lost, since the last call, because nobody read them in time.
+    /// How many frames the kernel has dropped since the last call, because they were not read in time.
     ///
     /// # Errors
     /// Never on a working kernel.
@@ -156,7 +156,7 @@ mod tests {
 
     fn pair(mtu: u32) -> (Namespace, Namespace) {
         let (a, b) = (Namespace::new("sta").unwrap(), Namespace::new("stb").unwrap());
-        // Silence: no neighbour discovery between the frames of the test.
+        // No neighbour discovery between the frames of the test.
         for ns in [&a, &b] {
             ns.sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
         }

@@ -1,5 +1,5 @@
 //! The system calls for which no library has a safe wrapper: packet sockets, and what must happen between fork and
-//! exec. The only `unsafe` code of this crate, which is built for tests alone.
+//! exec. The only `unsafe` code of this crate.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of, zeroed};
@@ -19,7 +19,7 @@ pub(crate) fn die_with_parent(command: &mut Command) {
         // SAFETY: system calls without pointers.
         let orphaned = unsafe {
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-            // A shell that runs tests in its background has them ignore these, and a shell cannot take that back.
+            // A shell that runs tests in its background has them ignore these signals, and a shell cannot undo that.
             libc::signal(libc::SIGINT, libc::SIG_DFL);
             libc::signal(libc::SIGQUIT, libc::SIG_DFL);
             libc::getppid().cast_unsigned() != parent
@@ -31,7 +31,7 @@ pub(crate) fn die_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(prepare) };
 }
 
-/// Has one thread of another process stand still, and waits until it does. The calling thread is its tracer.
+/// Stops one thread of another process and waits until it has stopped. The calling thread becomes its tracer.
 pub(crate) fn hold_thread(thread: i32) -> io::Result<()> {
     let none = std::ptr::null_mut::<libc::c_void>();
     // SAFETY: these requests take no address or data; `status` is a live local.
@@ -48,14 +48,14 @@ pub(crate) fn hold_thread(thread: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Lets it go on.
+/// Resumes a thread that [`hold_thread`] has stopped.
 pub(crate) fn release_thread(thread: i32) {
     let none = std::ptr::null_mut::<libc::c_void>();
     // SAFETY: the request takes no address or data. It fails only if the thread has ended.
     unsafe { libc::ptrace(libc::PTRACE_DETACH, thread, none, none) };
 }
 
-/// Has a thread run before all ordinary ones, or makes it an ordinary one again.
+/// Gives a thread real-time priority, or makes it an ordinary one again.
 pub(crate) fn set_first(thread: i32, first: bool) -> io::Result<()> {
     let (policy, priority) = if first { (libc::SCHED_FIFO, 10) } else { (libc::SCHED_OTHER, 0) };
     let parameters = libc::sched_param { sched_priority: priority };
@@ -73,13 +73,13 @@ pub(crate) fn unshare_network() -> io::Result<()> {
 
 /// Moves the calling thread into a new mount namespace of its own.
 pub(crate) fn unshare_mounts() -> io::Result<()> {
-    // SAFETY: no pointers; CLONE_NEWNS changes the thread's mount namespace, and parts it from the working directory and
-    // the umask that the process's threads share, both of which stay as they are.
+    // SAFETY: no pointers; CLONE_NEWNS changes the thread's mount namespace and gives it a copy of the working directory
+    // and the umask that the process's threads share.
     check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
     Ok(())
 }
 
-/// Clock ticks a second in `/proc/<pid>/stat`.
+/// Clock ticks per second in `/proc/<pid>/stat`.
 pub(crate) fn clock_ticks() -> u64 {
     // SAFETY: no pointers.
     let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
@@ -101,8 +101,8 @@ pub(crate) fn packet_socket(
     ethertype: Option<u16>,
 ) -> io::Result<OwnedFd> {
     use std::os::fd::AsFd;
-    // Protocol 0 receives nothing: not a frame of another interface before `bind`.
-    // SAFETY: no pointers; the descriptor is new and nobody else's.
+    // With protocol 0 it receives no frame of another interface before `bind`.
+    // SAFETY: no pointers; the descriptor is new and has no other owner.
     let socket = unsafe {
         let fd = check(libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0))?;
         OwnedFd::from_raw_fd(fd)
@@ -122,7 +122,7 @@ pub(crate) fn packet_socket(
     Ok(socket)
 }
 
-/// Has the interface receive frames for other stations too, as long as the socket lives.
+/// Has the interface receive frames for other addresses too, until the socket is closed.
 pub(crate) fn set_promiscuous(socket: BorrowedFd<'_>, interface: u32) -> io::Result<()> {
     let membership = libc::packet_mreq {
         mr_ifindex: interface.cast_signed(),
@@ -133,12 +133,12 @@ pub(crate) fn set_promiscuous(socket: BorrowedFd<'_>, interface: u32) -> io::Res
     set_option(socket, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &membership)
 }
 
-/// How many frames the socket has lost to a full buffer since the last call.
+/// How many frames the kernel has dropped at the socket's full buffer since the last call.
 pub(crate) fn packet_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
     // struct tpacket_stats { tp_packets, tp_drops }
     let mut stats = [0_u32; 2];
     let mut len = size_of::<[u32; 2]>() as libc::socklen_t;
-    // SAFETY: `stats` has room for the `len` bytes that the kernel may write.
+    // SAFETY: `stats` holds the `len` bytes that the kernel may write.
     check(unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
@@ -154,7 +154,7 @@ pub(crate) fn packet_drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
 /// A frame's length and the (TPID, TCI) that the kernel took out of it.
 pub(crate) type Received = (usize, Option<(u16, u16)>);
 
-/// Takes a frame off the socket, if one is there.
+/// Receives a frame if one is waiting.
 pub(crate) fn receive_packet(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
     const CONTROL: usize = 128;
     #[repr(align(8))]

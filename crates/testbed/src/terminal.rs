@@ -4,16 +4,16 @@ use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// A terminal, from the side of who sits at it. Dropping it is a window that is closed or a line that breaks down: programs
-/// that have it cannot write to it any more, and who was started in it gets SIGHUP.
+/// The user's side of a terminal. Dropping it stands for a closed window or a broken line: programs can no longer write to
+/// it, and those that it controls get SIGHUP.
 #[derive(Debug)]
 pub struct Terminal(OwnedFd);
 
 impl Terminal {
-    /// A new one, and the side of the programs.
+    /// A new terminal, and the side of the programs.
     ///
     /// # Errors
-    /// The system's own.
+    /// The system's error.
     pub fn new() -> Result<(Self, OwnedFd)> {
         let open = || {
             let own = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
@@ -29,7 +29,7 @@ impl Terminal {
     /// Types `keys`.
     ///
     /// # Errors
-    /// The system's own.
+    /// The system's error.
     pub fn press(&self, keys: &[u8]) -> Result<()> {
         rustix::io::write(&self.0, keys)
             .map_err(std::io::Error::from)
@@ -37,7 +37,7 @@ impl Terminal {
         Ok(())
     }
 
-    /// What is written to it until that is `enough`, or for as long as `timeout`.
+    /// Reads the programs' output until `enough` accepts it or `timeout` is over.
     #[must_use]
     pub fn read(&self, timeout: Duration, enough: impl Fn(&str) -> bool) -> String {
         const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
@@ -54,7 +54,7 @@ impl Terminal {
         said
     }
 
-    /// Whether `programs`, their side, takes what is written, or is held.
+    /// Whether the terminal is held (^S): `programs`, their side, takes no output.
     #[must_use]
     pub fn is_held(programs: &OwnedFd) -> bool {
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };

@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// How soon its threads end.
+/// How soon its threads notice that they are to end.
 const TURN: Duration = Duration::from_millis(50);
-/// The addresses in front of a tag, bytes.
+/// Bytes of the addresses in front of a tag.
 const ADDRESSES: usize = 12;
-/// A tag of 802.1Q, bytes.
+/// Bytes of an 802.1Q tag.
 const TAG: usize = 4;
 
-/// VLAN sub-interfaces for kernels that have none (8021q), each called `<trunk>.<VID>`.
+/// VLAN sub-interfaces for kernels without the module 8021q, each called `<trunk>.<VID>`.
 ///
-/// Each is one end of a veth pair; threads put the tag into what it sends, and take it out of what is for it. Like the
-/// kernel's own, they have the trunk's address and MTU, and checksums are finished before the tag goes in. All goes when
-/// this is dropped: drop it before the trunk.
+/// Each is one end of a veth pair. Threads add the tag to the frames that it sends and remove it from those that it gets.
+/// Like the kernel's own, they have the trunk's address and MTU, and checksums are finished before the tag is added. They
+/// end when this is dropped; drop it before the trunk.
 #[derive(Debug)]
 pub struct Trunk {
     end: Arc<AtomicBool>,
@@ -47,7 +47,7 @@ impl Trunk {
             let vid = *vid;
             this.spawn(move || {
                 let Some(frame) = from.recv(TURN) else { return };
-                // What a trunk that is down does not take is lost, as anywhere.
+                // A trunk that is down drops the frame, as any interface does.
                 let _ = to.send(&with_tag(&frame, vid));
             });
         }
@@ -61,7 +61,7 @@ impl Trunk {
         Ok(this)
     }
 
-    /// Has a thread do `turn` again and again.
+    /// Has a thread call `turn` again and again.
     fn spawn(&mut self, mut turn: impl FnMut() + Send + 'static) {
         let end = self.end.clone();
         self.threads.push(std::thread::spawn(move || {
@@ -76,19 +76,19 @@ impl Drop for Trunk {
     fn drop(&mut self) {
         self.end.store(true, Relaxed);
         for thread in self.threads.drain(..) {
-            // One that has panicked has said so.
+            // A thread that has panicked has printed so.
             let _ = thread.join();
         }
     }
 }
 
-/// The frame with a tag of 802.1Q.
+/// The frame with an 802.1Q tag.
 fn with_tag(frame: &[u8], vid: u16) -> Vec<u8> {
     let (addresses, rest) = frame.split_at(ADDRESSES);
     [addresses, &[0x81, 0], &vid.to_be_bytes(), rest].concat()
 }
 
-/// The VID of a frame that has a tag of 802.1Q.
+/// The VID of a frame with an 802.1Q tag.
 fn tag_of(frame: &[u8]) -> Option<u16> {
     match frame.get(ADDRESSES..ADDRESSES + TAG)? {
         [0x81, 0, high, low] => Some(u16::from_be_bytes([high & 0xf, *low])),
@@ -102,7 +102,7 @@ mod tests {
     use crate::{VethOptions, frame, veth};
 
     #[test]
-    fn vlans_reach_each_other_by_tag_alone() {
+    fn vlan_sub_interfaces_reach_those_with_the_same_vid() {
         let (a, b) = (Namespace::new("ta").unwrap(), Namespace::new("tb").unwrap());
         veth((&a, "eth0"), (&b, "eth0"), &VethOptions::default()).unwrap();
         let mut wire = Station::new(&b, "eth0").unwrap();
@@ -118,7 +118,7 @@ mod tests {
             let seen = wire.recv_where(Duration::from_secs(5), |frame| frame.len() == 1518);
             assert_eq!(tag_of(&seen.unwrap()), Some(vid));
         }
-        // Another VLAN, and none, are nobody's.
+        // Frames of another VLAN and untagged frames reach no sub-interface.
         let mut member = Station::new(&b, "eth0.10").unwrap();
         let sender = Station::new(&a, "eth0").unwrap();
         let of = |tags: &[frame::Tag], seq| {

@@ -1,4 +1,4 @@
-//! What a process uses, and what it may use.
+//! CPU time, memory and file descriptors of a process.
 
 use crate::command::run;
 use crate::error::{Context, Result};
@@ -8,7 +8,7 @@ use std::fs;
 use std::time::Duration;
 
 impl Process {
-    /// CPU time of all its threads so far, user and system, in steps of a clock tick (10 ms).
+    /// User and system CPU time of all its threads so far, in steps of a clock tick (10 ms).
     ///
     /// # Errors
     /// If it has ended and was waited for.
@@ -34,7 +34,7 @@ impl Process {
         Ok(kib * 1024)
     }
 
-    /// How many file descriptors it holds.
+    /// How many file descriptors it has open.
     ///
     /// # Errors
     /// If it has ended.
@@ -43,7 +43,7 @@ impl Process {
         Ok(fs::read_dir(&path).context(|| path.clone())?.count())
     }
 
-    /// Leaves it no file descriptor beyond those that it has, until [`give_descriptors`](Self::give_descriptors).
+    /// Lets it open no more file descriptors until [`give_descriptors`](Self::give_descriptors).
     ///
     /// # Errors
     /// If it has ended.
@@ -55,7 +55,7 @@ impl Process {
         self.limit_descriptors((0..).find(|n| !open.contains(n)).unwrap_or_default())
     }
 
-    /// Has it open descriptors again, to a thousand.
+    /// Lets it open descriptors again, up to a thousand.
     ///
     /// # Errors
     /// If it has ended.
@@ -63,12 +63,12 @@ impl Process {
         self.limit_descriptors(1000)
     }
 
-    /// Has it open no descriptor from the number `limit` on, whatever is open already.
+    /// Lets it open no descriptor with the number `limit` or a higher one. Those that are open stay open.
     ///
     /// # Errors
     /// If it has ended.
     pub fn limit_descriptors(&self, limit: u32) -> Result<()> {
-        // The soft limit: not every root may raise a hard one again.
+        // The soft limit, because not every root may raise a hard one again.
         run("prlimit", [format!("--pid={}", self.pid()), format!("--nofile={limit}:")]).map(drop)
     }
 
@@ -95,7 +95,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(10);
 
     #[test]
-    fn signals_and_figures() {
+    fn cpu_time_memory_and_descriptors_are_those_of_the_process() {
         let mut p = Process::spawn(
             Command::new("sh").args(["-c", "trap 'exit 7' INT; echo ready; while :; do :; done"]),
         )

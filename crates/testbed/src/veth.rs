@@ -3,7 +3,7 @@ use crate::namespace::Namespace;
 use crate::wait::wait_until;
 use std::time::Duration;
 
-/// How a veth pair is to be. The pair's first end is meant to be the wire, its second the NIC.
+/// Options of a veth pair. The first end stands for the wire, the second for the NIC.
 #[derive(Clone, Debug)]
 pub struct VethOptions {
     /// MTU of both ends, in bytes.
@@ -12,12 +12,12 @@ pub struct VethOptions {
     pub queues_rx: u32,
     /// TX queues of the second end, RX queues of the first.
     pub queues_tx: u32,
-    /// MAC address of the first end; the kernel draws one if `None`.
+    /// MAC address of the first end; a random one if `None`.
     pub mac_a: Option<[u8; 6]>,
-    /// MAC address of the second end; the kernel draws one if `None`.
+    /// MAC address of the second end; a random one if `None`.
     pub mac_b: Option<[u8; 6]>,
-    /// Turns checksum offload off on both ends: what the kernel itself sends over a veth has unfinished
-    /// checksums otherwise.
+    /// Turns checksum offload off on both ends. With it, packets that the kernel itself sends over a veth have
+    /// unfinished checksums.
     pub tx_offload_off: bool,
 }
 
@@ -27,7 +27,8 @@ impl Default for VethOptions {
     }
 }
 
-/// Joins two namespaces by a veth pair, both ends up and running when this returns. The pair goes with either namespace.
+/// Joins two namespaces by a veth pair. Both ends are up and have carrier when this returns. The pair is removed with
+/// either namespace.
 ///
 /// # Errors
 /// If `ip` or `ethtool` fails, or an end has no carrier after 5 s.
@@ -74,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_namespaces_talk_and_options_take_effect() {
+    fn veth_joins_two_namespaces_and_its_options_take_effect() {
         let (a, b) = (Namespace::new("a").unwrap(), Namespace::new("b").unwrap());
         let options = VethOptions {
             mtu: 9500,

@@ -2,7 +2,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// Asks `ready` every 2 ms until it says yes; false if it does not within `timeout`.
+/// Calls `ready` every 2 ms until it returns true; false if it does not within `timeout`.
 #[must_use]
 pub fn wait_until(timeout: Duration, mut ready: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + timeout;
@@ -17,7 +17,7 @@ pub fn wait_until(timeout: Duration, mut ready: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// Waits until there is something to read; false if that is not so at `end`.
+/// Waits until there is something to read; false if there is nothing at `end`.
 pub(crate) fn readable(socket: impl AsFd, end: Instant) -> bool {
     loop {
         let left = end.saturating_duration_since(Instant::now());
