@@ -16,14 +16,14 @@ between routers: 0 frames, 0 bytes
 dropped: none
 faults: none
 chunks: 9408 of 9408 accounted for
-books: balanced
+accounting: balanced
 ```
 
 Bytes are those of frames, without IOU header and FCS. A latency is the time from a frame's arrival to its hand-over: to
 the router's socket, or to the NIC's TX ring. `dropped` lists each reason that occurred with its number of frames.
-`chunks` are the pieces of memory for frames: all of them must be found. `books` is the frame accounting: each frame
-that came in has gone out or was dropped for one of the reasons below. If it does not balance, that is a fault of
-iou-fast: please report it.
+`chunks` are the pieces of memory for frames: all of them must be found. `accounting` is `balanced` if each frame that
+came in has gone out or was dropped for one of the reasons below. If it is not, that is a fault of iou-fast: please report
+it.
 
 A frame for several routers counts once for each of their interfaces.
 ";

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_has_each_folder_once_and_before_its_files() {
+    fn an_archive_has_each_directory_once_and_before_its_files() {
         let mut archive = Archive::default();
         archive.directory("/dev");
         archive.device("/dev/console", 5, 1);

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_goes_under_the_target_folder() {
+    fn everything_goes_under_the_target_directory() {
         let programs = ["/t/debug/deps/vm-0123", "/t/debug/iou-fast"].map(PathBuf::from);
         assert_eq!(directory(&programs).unwrap(), Path::new("/t/vm"));
     }

@@ -112,7 +112,7 @@ fn machine() -> Vec<String> {
 /// follows `--` as arguments.
 fn command_line(set: &str, filter: &str) -> String {
     let path = "PATH=/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
-    // Mitigations cost time and protect nobody here.
+    // Mitigations cost time and protect nothing here.
     format!(
         "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off rdinit={INIT} {path} IOU_VM_HUB={} \
          IOU_VM_BRIDGE={} RUST_BACKTRACE=0 -- {set} {filter}",
