@@ -22,8 +22,8 @@ accounting: balanced
 Bytes are those of frames, without IOU header and FCS. A latency is the time from a frame's arrival to its hand-over: to
 the router's socket, or to the NIC's TX ring. `dropped` lists each reason that occurred with its number of frames.
 `chunks` are the pieces of memory for frames: all of them must be found. `accounting` is `balanced` if each frame that
-came in has gone out or was dropped for one of the reasons below. If it is not, that is a fault of iou-fast: please report
-it.
+came in has gone out or was dropped for one of the reasons below. If it is not, that is a fault of iou-fast: please
+report it.
 
 A frame for several routers counts once for each of their interfaces.
 ";

@@ -1,9 +1,9 @@
-//! Generates what is read about iou-fast and stands in its code: man pages and completions from the command line, the
-//! meaning of counters from their definitions.
+//! Generates documentation from the code: man pages and completions from the command line, the reference of counters from
+//! their definitions.
 //!
 //! ```text
 //! cargo run --example reference -- pages OUTDIR                 # OUTDIR/man, OUTDIR/completions
-//! cargo run --example reference -- counters docs/counters.md    # a test says when that is due
+//! cargo run --example reference -- counters docs/counters.md    # a test fails when the page is out of date
 //! ```
 
 mod counters;
@@ -20,12 +20,12 @@ use std::path::{Path, PathBuf};
 enum Generate {
     /// Man pages and completions.
     Pages {
-        /// The directory they go to; it is made if need be.
+        /// The directory for them; it is made if it does not exist.
         directory: PathBuf,
     },
     /// The reference of counters.
     Counters {
-        /// The file.
+        /// The file to write.
         file: PathBuf,
     },
 }

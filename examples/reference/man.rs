@@ -1,4 +1,4 @@
-//! Man pages, one a command: clap's part of them, and what only a manual has.
+//! Man pages, one per command: clap's part of them, and the sections that only a manual has.
 
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
@@ -6,7 +6,7 @@ use clap_mangen::roff::{Inline, Roff, bold, roman};
 use iou_fast::cli::Cli;
 use std::io;
 
-/// System administration: most of it takes root.
+/// The section for system administration, because most commands need root.
 const SECTION: &str = "8";
 
 /// A term and its text.
@@ -88,7 +88,7 @@ fn page_name(command: &Command) -> String {
 /// The page of `command`; `subcommands` are those of the program itself.
 fn page(command: &Command, subcommands: Option<&[String]>) -> Vec<u8> {
     let mut out = Vec::new();
-    // Writing to memory does not fail.
+    // Writing to memory cannot fail.
     let _ = write(command, subcommands, &mut out);
     bold_code(&String::from_utf8_lossy(&out)).into_bytes()
 }
@@ -125,7 +125,7 @@ fn write(command: &Command, subcommands: Option<&[String]>, out: &mut Vec<u8>) -
     }
 }
 
-/// Sets what stands between backticks in help texts in bold, as manuals do.
+/// Sets text between backticks in bold, as manuals do.
 fn bold_code(page: &str) -> String {
     let mut out = String::with_capacity(page.len());
     for line in page.lines() {
@@ -163,8 +163,7 @@ fn synopsis(command: &Command) -> Roff {
     roff
 }
 
-/// What stands behind the options in `--help`: examples, the exit status, and what else there is to know. Lines that are
-/// indented stay as they are.
+/// The text after the options in `--help`: examples, the exit status and notes. Indented lines stay as they are.
 fn after_help(command: &Command) -> Roff {
     let text = command.get_after_long_help().or_else(|| command.get_after_help());
     let text = text.map(ToString::to_string).unwrap_or_default();

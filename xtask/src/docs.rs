@@ -1,5 +1,5 @@
-//! The pages are sound: links lead somewhere, README leads to all of them, prose is as wide as an editor shows it.
-//! (That options on the pages exist, and the reverse, is a test beside the command line: `src/cli.rs`.)
+//! Checks the pages: each link has a target, README leads to all pages, prose is no wider than an editor shows it.
+//! (A test beside the command line, in `src/cli.rs`, compares the options on the pages with those of the program.)
 
 use crate::shell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,14 +10,14 @@ use std::path::{Component, Path, PathBuf};
 const WIDTH: usize = 120;
 /// Lines of README: a page that is read in a minute.
 const README: usize = 120;
-/// Not wrapped: a list of promises that a check reads by lines.
+/// Not wrapped, because a check reads this list of promises line by line.
 const UNWRAPPED: [&str; 1] = ["SPECIFICATION.md"];
 
-/// A page, with what is in code blocks taken out.
+/// A page without its code blocks.
 struct Page {
     /// Its lines outside code blocks, with their numbers.
     lines: Vec<(usize, String)>,
-    /// What an address may have behind `#`.
+    /// The anchors that an address may have behind `#`.
     anchors: BTreeSet<String>,
 }
 
@@ -47,7 +47,7 @@ impl Page {
             .flat_map(move |(number, line)| targets(line).into_iter().map(|link| (*number, link)))
     }
 
-    /// Lines that are too wide, other than tables and those that a link makes so.
+    /// Lines that are too wide, except tables and lines with links.
     fn wide(&self) -> impl Iterator<Item = usize> {
         let prose = self.lines.iter().filter(|(_, line)| !line.starts_with('|') && !line.contains("]("));
         prose.filter(|(_, line)| line.chars().count() > WIDTH).map(|(number, _)| *number)
@@ -57,7 +57,7 @@ impl Page {
 /// The anchor that a heading gets, as the forges make it.
 fn anchor(heading: &str, taken: &BTreeSet<String>) -> String {
     let text = heading.trim_start_matches('#').trim();
-    // Of a link, its text.
+    // A link counts with its text.
     let text: String =
         text.split('[').map(|part| part.split_once("](").map_or(part, |(text, _)| text)).collect();
     let kept = text.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
@@ -66,12 +66,12 @@ fn anchor(heading: &str, taken: &BTreeSet<String>) -> String {
     std::iter::once(plain.clone()).chain(again).find(|name| !taken.contains(name)).unwrap_or(plain)
 }
 
-/// A line without what stands between backquotes.
+/// A line without the code between backquotes.
 fn without_code(line: &str) -> String {
     line.split('`').step_by(2).collect::<Vec<_>>().join("`")
 }
 
-/// All pages of the repository by path, other than what is in `.git` and `target`.
+/// All pages by path.
 fn pages(root: &Path) -> BTreeMap<PathBuf, Page> {
     let tree = |directory: &str| fs::read_dir(root.join(directory)).into_iter().flatten().flatten();
     let files = ["", "docs", "docs/decisions"].into_iter().flat_map(tree).map(|entry| entry.path());
@@ -97,7 +97,7 @@ fn resolve(from: &Path, path: &str) -> PathBuf {
     resolved
 }
 
-/// What is wrong, a line each.
+/// The faults of the pages, one line for each.
 fn check(root: &Path) -> Vec<String> {
     let pages = pages(root);
     let mut wrong = Vec::new();
@@ -144,7 +144,7 @@ fn pages_are_sound() {
 }
 
 #[test]
-fn what_is_wrong_is_said() {
+fn each_fault_of_a_page_is_reported() {
     let root = tempfile::tempdir().unwrap();
     fs::create_dir(root.path().join("docs")).unwrap();
     let write = |name: &str, text: String| fs::write(root.path().join(name), text).unwrap();

@@ -10,10 +10,10 @@ pub(crate) enum Error {
     /// A file or a socket.
     #[error("{what}: {source}")]
     Io { what: String, source: io::Error },
-    /// A program of the system is not there.
+    /// A program of the system is not installed.
     #[error("cannot run `{program}`: {source}")]
     Start { program: String, source: io::Error },
-    /// A program of the system says no.
+    /// A program of the system failed.
     #[error("`{command}` failed ({status}), its output is above")]
     Command { command: String, status: ExitStatus },
     /// Packages are missing where there is no apt to install them with: the command that does.
@@ -33,7 +33,7 @@ pub(crate) enum Error {
     /// There is no such target in fuzz/fuzz_targets.
     #[error("no fuzz target is named {0:?}: there are {1}")]
     NoSuchTarget(String, String),
-    /// What is wrong with the package.
+    /// The package is faulty.
     #[error("{0}")]
     Package(String),
     /// Instructions cannot be counted, or the committed numbers cannot be read.
@@ -42,7 +42,7 @@ pub(crate) enum Error {
     /// Words cannot be looked for.
     #[error("{0}")]
     Words(String),
-    /// What stands in the way of a virtual machine.
+    /// A virtual machine cannot be made.
     #[error("{0}")]
     Vm(String),
     /// What stands in the way of a bare machine.
@@ -56,7 +56,7 @@ pub(crate) enum Error {
 /// The result of a task or of a part of one.
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// Says what was tried when the system refuses it.
+/// Adds to an error of the system what was tried.
 pub(crate) trait Context<T> {
     fn context(self, what: impl FnOnce() -> String) -> Result<T>;
 }

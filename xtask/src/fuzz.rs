@@ -1,8 +1,8 @@
 //! Builds the targets in `fuzz/` with what libFuzzer needs to see, and runs them.
 //!
 //! `cargo fuzz` does the same with a nightly compiler. This does it with the project's own: cargo calls us in place of
-//! rustc ([`rustc`]), and the project's crates alone are compiled with coverage and AddressSanitizer. What they depend on
-//! is compiled once, not once for the build scripts and once more, and is not in the fuzzer's way.
+//! rustc ([`rustc`]), and the project's crates alone are compiled with coverage and AddressSanitizer. Their dependencies
+//! are compiled once, for build scripts too, and without instrumentation.
 
 use crate::error::{Error, Result};
 use crate::{setup, shell};
@@ -15,7 +15,7 @@ use std::process::{Command, ExitStatus, Stdio};
 /// Set where cargo runs this program in place of rustc.
 const AS_RUSTC: &str = "IOU_FAST_XTASK_AS_RUSTC";
 
-/// What makes a crate tell libFuzzer where it has been and what it compared, as cargo-fuzz has it, and AddressSanitizer.
+/// Flags as cargo-fuzz has them: coverage and comparisons for libFuzzer, and AddressSanitizer.
 const FLAGS: &[&str] = &[
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -42,8 +42,8 @@ pub(crate) struct Options {
     input: Option<PathBuf>,
 }
 
-/// In place of rustc: compiles the project's own crates for fuzzing, all others as they are. Does not return if this is
-/// what we were called for.
+/// In place of rustc: compiles the project's own crates for fuzzing and all others unchanged. Does not return if cargo runs
+/// this program for that.
 pub(crate) fn rustc() {
     if std::env::var_os(AS_RUSTC).is_none() {
         return;
@@ -87,8 +87,8 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     }
 }
 
-/// Runs every target over its corpus and so many seconds more, two at a time and quietly. Targets that need root are left
-/// out unless `root`. With a `seed` each run tries the same. Returns which targets ran, and whether they found nothing.
+/// Runs every target over its corpus and then for some seconds, two at a time and quietly. Without `root`, targets that need
+/// it are left out. With a `seed` each run tries the same inputs. Returns which targets ran, and whether they found nothing.
 pub(crate) fn check(seconds: u32, root: bool, seed: Option<u32>) -> Result<Vec<(String, bool)>> {
     let targets: Vec<String> =
         targets()?.into_iter().filter(|target| root || !ROOT.contains(&target.as_str())).collect();
@@ -138,11 +138,11 @@ pub(crate) fn build(target: Option<&str>) -> Result<Command> {
             command.arg("--bins");
         }
     }
-    // By name: cargo may have put another build in the place of this one meanwhile.
+    // By name, because cargo may have replaced the file of this build meanwhile.
     let xtask = testbed::Bin::find("xtask")?;
     command.env("RUSTC_WRAPPER", xtask).env(AS_RUSTC, "1").env_remove("RUSTFLAGS");
-    // `cargo xtask` has set these for us. Where cargo only asks what the compiler can do, nothing sets them anew: the
-    // answer would name AddressSanitizer, and build scripts would compile all C code with it.
+    // `cargo xtask` has set these for us. Nothing resets them where cargo only asks for the compiler's abilities: the answer
+    // would name AddressSanitizer, and build scripts would compile all C code with it.
     command.env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_CRATE_NAME");
     Ok(command)
 }
@@ -158,7 +158,7 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Where the targets are built; what they are built of differs from all else.
+/// The target directory of the fuzz targets, which are compiled differently from everything else.
 fn directory() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| workspace().join("target"), PathBuf::from)
@@ -173,12 +173,12 @@ fn as_needed(target: &str) -> Command {
     } else {
         Command::new(program)
     };
-    // To look for leaked memory takes ptrace, which containers seldom allow.
+    // The search for leaked memory needs ptrace, which containers seldom allow.
     command.current_dir(workspace()).env("ASAN_OPTIONS", "detect_leaks=0");
     command
 }
 
-/// Runs `target` over its corpus, and then goes on from there. What is new goes under the target directory.
+/// Runs `target` over its corpus and then on new inputs, which are kept under the target directory.
 fn fuzz(target: &str, seconds: u32) -> Result<Command> {
     let found = directory().join("corpus").join(target);
     let artifacts = workspace().join("fuzz/artifacts").join(target);
@@ -201,7 +201,7 @@ fn log(target: &str) -> Result<fs::File> {
     fs::File::create(log_path(target)).map_err(|source| start(target, source))
 }
 
-/// Says how to see again what was found.
+/// Prints the command that repeats the finding.
 fn verdict(target: &str, status: ExitStatus) -> bool {
     if !status.success() {
         println!(

@@ -16,7 +16,7 @@ pub(crate) struct Options {
     lab: Vec<String>,
 }
 
-/// Becomes the lab; returns only if that cannot be.
+/// Becomes the lab; returns only if it cannot be started.
 pub(crate) fn run(options: &Options) -> Result<bool> {
     if !options.no_setup {
         setup::install(setup::For::Lab)?;
@@ -26,7 +26,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     if !shell::can_be_root() {
         return Err(Error::NoRoot("the lab (network namespaces, XDP)"));
     }
-    // Built as the user, run as root.
+    // It is built as the user and run as root.
     let mut command = shell::as_root(&program.to_string_lossy());
     let source = command.arg("lab").args(&options.lab).exec();
     Err(shell::start_error(&command, source))

@@ -1,15 +1,15 @@
-//! What a machine that is not its own does to tests: its hypervisor takes CPUs away for hundreds of milliseconds.
+//! The hypervisor of a virtual machine may take its CPUs away for hundreds of milliseconds, which disturbs tests.
 
 use std::time::{Duration, Instant};
 
 /// A machine is calm when less than this is taken away in [`LOOK`].
 const CALM: Duration = Duration::from_millis(40);
 const LOOK: Duration = Duration::from_secs(2);
-/// No machine is waited for any longer.
+/// The longest wait for a calm machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// CPU time that the hypervisor has taken away since the machine started, of all CPUs together: `steal` in proc_stat(5).
-/// 0 on a machine of its own, and where a hypervisor does not say.
+/// 0 on a physical machine and under a hypervisor that does not report it.
 pub(crate) fn stolen() -> Duration {
     let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
     Duration::from_secs_f64(steal(&stat).unwrap_or(0) as f64 / rustix::param::clock_ticks_per_second() as f64)
@@ -20,7 +20,7 @@ fn steal(stat: &str) -> Option<u64> {
     stat.lines().find_map(|line| line.strip_prefix("cpu "))?.split_whitespace().nth(7)?.parse().ok()
 }
 
-/// Waits until the machine is left alone, a minute at most.
+/// Waits until the hypervisor leaves the machine its CPUs, for a minute at most.
 pub(crate) fn wait_until_calm() {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {

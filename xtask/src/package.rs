@@ -66,7 +66,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     Ok(true)
 }
 
-/// No path of this machine stands in what is built: neither that of the sources nor that of the crates.
+/// Keeps this machine's paths out of the program: those of the sources and those of the crates.
 fn remap(workspace: &Path) -> String {
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo"));
     let cargo = std::env::var_os("CARGO_HOME").map(PathBuf::from).or(home).unwrap_or_default();
@@ -104,7 +104,7 @@ fn packages(directory: &Path) -> Vec<PathBuf> {
     entries.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).collect()
 }
 
-/// Those of other versions would be taken for this one.
+/// Removes packages of other versions, which would be taken for this one.
 fn remove_packages(directory: &Path) -> Result<()> {
     packages(directory)
         .iter()

@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: the soak test for as long as one likes.
+//! `cargo xtask soak`: the soak test for any number of hours.
 
 use crate::error::{Error, Result};
 use crate::{setup, shell, test};

@@ -1,4 +1,4 @@
-//! What is wrong with a package is to be seen before it is installed.
+//! Checks a package before it is offered for installation.
 
 use crate::error::{Context, Error, Result};
 use crate::shell;
@@ -23,7 +23,7 @@ const FILES: &[(&str, &str)] = &[
     ("-rw-r--r--", "./usr/share/zsh/vendor-completions/_iou-fast"),
 ];
 
-/// Fails with all that is wrong with `package`.
+/// Fails with all faults of `package`.
 pub(super) fn check(package: &Path, workspace: &Path) -> Result<()> {
     println!("== check");
     let mut wrong = Vec::new();
@@ -56,7 +56,7 @@ pub(super) fn check(package: &Path, workspace: &Path) -> Result<()> {
     }
     let bytes = fs::read(&program).context(|| format!("file {}", program.display()))?;
     for path in [workspace.as_os_str(), std::env::var_os("HOME").unwrap_or_default().as_os_str()] {
-        // A home such as `/` says nothing.
+        // A home directory such as `/` would match any path.
         if path.len() > 4
             && let Some(at) = find(&bytes, &[path.as_encoded_bytes(), b"/"].concat())
         {
@@ -73,7 +73,7 @@ pub(super) fn check(package: &Path, workspace: &Path) -> Result<()> {
     for page in fs::read_dir(root.join("usr/share/man/man8")).into_iter().flatten().flatten() {
         let page = page.path();
         let mut man = Command::new("man");
-        // What troff warns of stands in the error stream, and the status is 0.
+        // troff writes warnings to standard error, with status 0.
         man.args(["--warnings=w", "-Tutf8", "--local-file"])
             .arg(&page)
             .env("LC_ALL", "C.UTF-8")
@@ -98,7 +98,7 @@ pub(super) fn check(package: &Path, workspace: &Path) -> Result<()> {
     if wrong.is_empty() { Ok(()) } else { Err(Error::Package(wrong.join("\n"))) }
 }
 
-/// What bash offers behind `iou-fast `, and behind `iou-fast --`.
+/// The completions that bash offers after `iou-fast ` and after `iou-fast --`.
 const COMPLETE: &str = r#"
 set -e
 . "$COMPLETIONS"
@@ -110,7 +110,7 @@ for word in "" --; do
 done
 "#;
 
-/// What a command that must succeed writes.
+/// The output of a command that must succeed.
 fn output(command: &mut Command, environment: &[(&str, &OsStr)]) -> Result<String> {
     let output =
         command.envs(environment.iter().copied()).stdin(Stdio::null()).stderr(Stdio::inherit()).output();

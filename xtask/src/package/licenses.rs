@@ -1,4 +1,4 @@
-//! The licences of what the program is linked with: their notices must go with it.
+//! The licences of the crates that the program is linked with. Their notices must be in the package.
 
 use crate::error::{Context, Error, Result};
 use crate::shell;
@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-/// For crates whose archive has no licence file, the text of which the package has in another place.
+/// Crates whose archive has no licence file, and where else the package has the text.
 const ELSEWHERE: &str =
     "(The crate has no file with the text. Apache-2.0 is in /usr/share/common-licenses, MIT in copyright.)";
 
@@ -30,7 +30,7 @@ pub(super) fn of_what_is_linked() -> Result<String> {
     let mut texts = Texts::default();
     for id in linked(&metadata) {
         let Some(package) = packages.get(id) else { continue };
-        // Our own.
+        // The project's own crates.
         let Some(_) = package["source"].as_str() else { continue };
         let field = |name: &str| package[name].as_str().unwrap_or("?");
         let _ = write!(text, "\n{} {}: {}\n", field("name"), field("version"), field("license"));
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_linked_is_listed_with_its_texts_and_nothing_else() {
+    fn linked_crates_are_listed_with_their_licences_and_no_others() {
         let text = of_what_is_linked().unwrap();
         let entry = |name: &str| {
             let mut lines = text.lines().skip_while(|line| !line.starts_with(&format!("{name} ")));

@@ -49,7 +49,7 @@ pub(super) fn kernel(kernel: &Kernel, directory: &Path) -> Result<Files> {
             shell::run(Command::new("dpkg-deb").arg("--extract").arg(entry.path()).arg(&half_done))?;
         }
         fs::rename(&half_done, &root).context(|| format!("directory {}", root.display()))?;
-        // The lists and the packages are of no more use.
+        // The lists and the packages are no longer needed.
         for path in [&apt.directory, &packages] {
             fs::remove_dir_all(path).context(|| format!("directory {}", path.display()))?;
         }
@@ -116,8 +116,8 @@ impl Apt {
     }
 }
 
-/// The packages that make up the kernel, of those that `apt-cache depends --recurse` prints: each begins a line, and what
-/// it needs follows with blanks in front. Those without a version in their name hold nothing.
+/// The packages that make up the kernel, of those that `apt-cache depends --recurse` prints: each begins a line, and its
+/// dependencies follow with blanks in front. Packages without a version in their name are empty.
 fn kernel_packages(depends: &str) -> Vec<&str> {
     let has_version = |name: &str| name.split('-').any(|part| part.starts_with(|c: char| c.is_ascii_digit()));
     let is_kernel =

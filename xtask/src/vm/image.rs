@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where the workspace's programs are in the guest. They look for one another beside themselves.
+/// The directory of the workspace's programs in the guest. They look for one another beside themselves.
 const PROGRAMS: &str = "/iou";
 
 /// The first process of the guest.
@@ -22,7 +22,7 @@ const SYSTEM: &[&str] = &["ip", "ethtool", "ping", "cat"];
 pub(super) fn build(kernel: &Files, programs: &[PathBuf], directory: &Path) -> Result<PathBuf> {
     let mut archive = Archive::default();
     archive.directory(PROGRAMS);
-    // What the kernel opens for the first process to speak through.
+    // The kernel opens it as the first process's input and output.
     archive.directory("/dev");
     archive.device("/dev/console", 5, 1);
     let mut libraries = BTreeSet::new();

@@ -7,8 +7,8 @@
 //! target/debug (iou-fast), tests/vm ──► target/vm/NAME/initramfs ──► QEMU ──► lines on the console
 //! ```
 //!
-//! What the checks are stands in `tests/vm`. Nothing but `target/vm` is written to; the network between the virtual NICs
-//! is QEMU's, and a bridge in a network namespace that ends with QEMU.
+//! The checks are in `tests/vm`. Only `target/vm` is written to. The virtual NICs are joined by QEMU's own hub and by a
+//! bridge in a network namespace that ends with QEMU.
 
 mod fetch;
 mod image;
@@ -25,22 +25,22 @@ use std::process::Stdio;
 
 /// A kernel, and what is checked on it.
 struct Kernel {
-    /// What the user, the guest and `target/vm` call it.
+    /// Its name for the user, the guest and `target/vm`.
     name: &'static str,
-    /// Where it comes from: lines of an apt source without what stands before the address.
+    /// Where it comes from: lines of an apt source from the address on.
     sources: &'static [&'static str],
-    /// What its release must be.
+    /// The releases that it may have.
     release: Release,
-    /// What is shown by it.
+    /// Why it is tested.
     reason: &'static str,
 }
 
 /// Releases of Linux.
 #[derive(Clone, Copy)]
 enum Release {
-    /// Those of this version.
+    /// Releases of this version.
     Only(u32, u32),
-    /// This version, and newer ones.
+    /// Releases of this version and newer ones.
     AtLeast(u32, u32),
 }
 
@@ -138,7 +138,7 @@ pub(crate) fn run(name: Option<&str>, filter: &str, with_setup: bool) -> Result<
     Ok(failed == 0)
 }
 
-/// Builds what runs in the guest; returns the programs, the first process of the guest first.
+/// Builds the programs for the guest and returns them, the guest's first process first.
 fn build() -> Result<Vec<PathBuf>> {
     println!("== build");
     shell::run(&mut shell::cargo(&["build", "--features", "vm", "--bins"]))?;
@@ -155,7 +155,7 @@ fn build() -> Result<Vec<PathBuf>> {
     Ok(vec![guest, testbed::Bin::find("iou-fast")?])
 }
 
-/// The path of the program `vm` in cargo's messages, one JSON object a line.
+/// The path of the program `vm` in cargo's messages, which are one JSON object per line.
 fn executable(messages: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     messages
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn another_kernel_is_not_what_is_to_be_checked() {
+    fn a_kernel_of_another_release_is_not_checked() {
         let of = |release: &str| -> Vec<_> {
             KERNELS.iter().filter(|kernel| kernel.release.has(release)).map(|kernel| kernel.name).collect()
         };

@@ -1,4 +1,4 @@
-//! Kernel modules: which the guest needs, with those that they need, in the order in which they are to be loaded.
+//! The kernel modules that the guest needs, with their dependencies, in the order in which they must be loaded.
 
 use crate::error::{Context, Result};
 use crate::shell;
@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the guest needs. One that is no module of a kernel is built into it.
+/// The modules that the guest needs. A kernel without one of them has it built in.
 const WANTED: &[&str] = &["virtio_pci", "virtio_net", "veth", "8021q", "af_packet", "unix", "ipv6"];
 
 /// The modules to load, in order: name and contents.
@@ -40,7 +40,7 @@ fn module_name(file: &str) -> Option<String> {
     Some(stem.replace('-', "_"))
 }
 
-/// Adds a module behind those that it needs.
+/// Adds a module after its dependencies.
 fn add(name: &str, paths: &BTreeMap<String, PathBuf>, loaded: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
     let Some(path) = paths.get(name) else { return Ok(()) };
     if loaded.iter().any(|(there, _)| there == name) {
@@ -60,7 +60,7 @@ fn add(name: &str, paths: &BTreeMap<String, PathBuf>, loaded: &mut Vec<(String, 
     Ok(())
 }
 
-/// The modules that a module says it needs: `depends=a,b` between zeros in its section `.modinfo`.
+/// The dependencies of a module: `depends=a,b` between zeros in its section `.modinfo`.
 fn depends(module: &[u8]) -> Vec<String> {
     let field = module.split(|byte| *byte == 0).find_map(|field| field.strip_prefix(b"depends="));
     let names = String::from_utf8_lossy(field.unwrap_or_default());
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_module_needs() {
+    fn dependencies_of_a_module_are_read() {
         let module = b"\x7fELF\0license=GPL\0depends=failover,net-failover\0name=virtio_net\0";
         assert_eq!(depends(module), ["failover", "net_failover"]);
         assert!(depends(b"depends=\0").is_empty());
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn modules_come_after_those_that_they_need() {
+    fn modules_come_after_their_dependencies() {
         let directory = tempfile::tempdir().unwrap();
         let write = |path: &str, needs: &str| {
             let path = directory.path().join(path);

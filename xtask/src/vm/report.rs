@@ -1,8 +1,8 @@
-//! What the guest says on its console, and what that comes to.
+//! The results of the checks, as the guest writes them to its console.
 
 use std::fmt::Write;
 
-/// What the guest's lines begin with.
+/// The prefix of the guest's lines.
 const MARK: &str = "vm: ";
 
 /// How a check ended.
@@ -14,11 +14,11 @@ enum End {
     Failed {
         seconds: String,
     },
-    /// The guest ended before it did.
+    /// The guest ended before the check did.
     Never,
 }
 
-/// A check, and what was written meanwhile.
+/// A check, and the console's lines during it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Check {
     name: String,
@@ -26,18 +26,18 @@ struct Check {
     text: String,
 }
 
-/// What a guest has said.
+/// The report of a guest.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     checks: Vec<Check>,
-    /// Why this cannot be all, if it cannot.
+    /// Why the report is not complete, if it is not.
     pub(super) trouble: Option<String>,
-    /// What was written before the first check.
+    /// The console's lines before the first check.
     boot: String,
 }
 
-/// What the guest says to us in a line of its console. The console ends lines with CR LF, and what the firmware or the
-/// kernel has written may stand in front.
+/// The guest's message in a line of its console. The console ends lines with CR LF, and the line may begin with text of the
+/// firmware or the kernel.
 pub(super) fn line(text: &str) -> Option<&str> {
     let at = text.find(MARK)?;
     let known = ["run ", "begin ", "ok ", "failed ", "end"];
@@ -82,7 +82,7 @@ impl Outcome {
     }
 }
 
-/// What a kernel's checks came to.
+/// The results of a kernel's checks.
 pub(super) struct Report {
     pub(super) kernel: &'static str,
     pub(super) release: String,
@@ -90,7 +90,7 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// How many checks passed and failed. A guest that ended early has failed by that alone.
+    /// How many checks passed and failed. A guest that ended early counts as one failure.
     pub(super) fn counts(&self) -> (usize, usize) {
         let passed = |check: &&Check| matches!(check.end, End::Passed { .. });
         let passed = self.outcome.checks.iter().filter(passed).count();
@@ -98,7 +98,7 @@ impl Report {
         (passed, if self.outcome.trouble.is_some() { failed.max(1) } else { failed })
     }
 
-    /// A line for each check.
+    /// One line for each check.
     pub(super) fn table(&self) -> String {
         let mut text = format!("{} (Linux {})\n", self.kernel, self.release);
         for Check { name, end, .. } in &self.outcome.checks {
@@ -114,7 +114,7 @@ impl Report {
         text
     }
 
-    /// What was written by checks that failed, and the table.
+    /// The console's lines during failed checks, and the table.
     pub(super) fn text(&self) -> String {
         let mut text = String::new();
         if self.outcome.checks.is_empty() {

@@ -11,9 +11,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use testbed::{Process, Signal};
 
-/// All of it together: an emulated machine takes a few minutes, and on a busy one several times that.
+/// Time for all checks together. An emulated machine takes a few minutes, and several times that on a busy host.
 const DEADLINE: Duration = Duration::from_secs(30 * 60);
-/// One check, or the boot: the guest's own deadlines are shorter.
+/// Time for one check or for the boot. The guest's own deadlines are shorter.
 const SILENCE: Duration = Duration::from_secs(8 * 60);
 
 /// Memory of the guest in MiB. The initramfs takes some 60.
@@ -23,7 +23,7 @@ const MEMORY: &str = "1536";
 const HUB: [&str; 2] = ["52:54:00:00:00:01", "52:54:00:00:00:02"];
 const BRIDGE: [&str; 2] = ["52:54:00:00:00:03", "52:54:00:00:00:04"];
 
-/// Its arguments are QEMU's command line. The namespace, and bridge and TAPs with it, goes with its last process.
+/// Its arguments are QEMU's command line. The namespace, with the bridge and the TAPs, is removed with its last process.
 const NETWORK: &str = r#"set -e
 ip link add br0 type bridge mcast_snooping 0
 ip tuntap add dev NIC mode tap multi_queue
@@ -82,8 +82,8 @@ pub(super) fn boot(
 }
 
 /// The machine: two processors, and two pairs of virtio NICs. The driver allows zero-copy only where it maps
-/// memory for the device as for any other (`iommu_platform`), which legacy devices cannot. There is no firmware to
-/// boot from the network by, `romfile`.
+/// memory for the device as for any other (`iommu_platform`), which legacy devices cannot. `romfile` leaves
+/// out the firmware that boots from the network.
 fn machine() -> Vec<String> {
     let mut line: Vec<String> =
         "-nodefaults -no-user-config -no-reboot -display none -serial stdio -machine q35 \
@@ -108,11 +108,11 @@ fn machine() -> Vec<String> {
     line
 }
 
-/// The kernel's command line. What it does not know it hands to the first process: `NAME=value` as the environment, what
-/// follows `--` as arguments.
+/// The kernel's command line. The kernel passes `NAME=value` that it does not know to the first process as its environment,
+/// and everything after `--` as its arguments.
 fn command_line(set: &str, filter: &str) -> String {
     let path = "PATH=/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
-    // Mitigations cost time and protect nothing here.
+    // Mitigations cost time, and there is nothing to protect here.
     format!(
         "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off rdinit={INIT} {path} IOU_VM_HUB={} \
          IOU_VM_BRIDGE={} RUST_BACKTRACE=0 -- {set} {filter}",
