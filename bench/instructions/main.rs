@@ -33,8 +33,8 @@ use iou_fast::stats::WorkerCounts;
 use iou_fast::steer::layout::STAMP_GROUP;
 use iou_fast::steer::{Options, Steering};
 use iou_fast::worker::{
-    NicPart, NicSockets, Order, Orders, Poll, Pool, QueueSocket, Report, Reports, Rings, Setup, Worker,
-    eventfd,
+    Command, CommandSender, Event, EventSender, NicPart, NicSockets, Poll, Pool, QueueSocket, Rings, Setup,
+    Worker, eventfd,
 };
 use rustix::net::{RecvFlags, recv, sockopt};
 use std::collections::HashSet;
@@ -72,10 +72,10 @@ const TOO_SLOW: u8 = 75;
 
 const NIC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const HOST: [u8; 6] = [2, 0, 0, 0, 0, 2];
-/// OSPF's.
-const GROUP: [u8; 6] = [1, 0, 0x5e, 0, 0, 5];
+/// AllSPFRouters of OSPF (RFC 2328, A.1).
+const MULTICAST: [u8; 6] = [1, 0, 0x5e, 0, 0, 5];
 
-/// More than all backlogs lock.
+/// More than all backlogs hold.
 const CHUNKS: u32 = 8192;
 /// Slots of each ring: more than a batch takes.
 const RING: u32 = 512;
@@ -91,15 +91,15 @@ enum Frames {
     /// From the wire to a router that does not read, until it does.
     Backlog,
     /// Multicast from the wire to all routers, by the ring buffer.
-    Group,
+    Multicast,
     /// The same by the RX ring, as with `--exclusive`.
-    GroupSteered,
+    MulticastSteered,
     /// From all routers to the wire.
     ToNic,
     /// From each router to the next.
     Between,
     /// Multicast from a router to all others and the wire.
-    GroupFromRouter,
+    MulticastFromRouter,
 }
 
 /// Name; which frames; their length in bytes.
@@ -111,16 +111,16 @@ const SECTIONS: &[(&str, Frames, usize)] = &[
     ("wire-to-50-routers-1514", Frames::ToRouters(ROUTERS), 1514),
     ("wire-to-full-router-64", Frames::Backlog, 64),
     ("wire-to-full-router-1514", Frames::Backlog, 1514),
-    ("wire-multicast-64", Frames::Group, 64),
-    ("wire-multicast-1514", Frames::Group, 1514),
-    ("wire-multicast-exclusive-64", Frames::GroupSteered, 64),
+    ("wire-multicast-64", Frames::Multicast, 64),
+    ("wire-multicast-1514", Frames::Multicast, 1514),
+    ("wire-multicast-exclusive-64", Frames::MulticastSteered, 64),
     ("routers-to-nic-64", Frames::ToNic, 64),
     ("routers-to-nic-1514", Frames::ToNic, 1514),
     ("routers-to-nic-9014", Frames::ToNic, 9014),
     ("router-to-router-64", Frames::Between, 64),
     ("router-to-router-1514", Frames::Between, 1514),
-    ("router-multicast-64", Frames::GroupFromRouter, 64),
-    ("router-multicast-1514", Frames::GroupFromRouter, 1514),
+    ("router-multicast-64", Frames::MulticastFromRouter, 64),
+    ("router-multicast-1514", Frames::MulticastFromRouter, 1514),
 ];
 
 /// Without an argument: the names of all sections, a line each. With a name: how many frames were measured, or
@@ -187,7 +187,7 @@ struct Bed {
     loaded: usize,
     buffer: Vec<u8>,
     /// Kept open as long as the worker runs.
-    _held: (TempDir, Steering, Router, Orders, crossbeam::channel::Receiver<Report>),
+    _held: (TempDir, Steering, Router, CommandSender, crossbeam::channel::Receiver<Event>),
 }
 
 impl Bed {
@@ -219,7 +219,7 @@ impl Bed {
         let routers: Vec<Router> =
             plan.routers.iter().map(|planned| router(planned.id.get(), BATCH as u32 - 1)).collect();
 
-        let (channel, reports) = crossbeam::channel::unbounded();
+        let (channel, events) = crossbeam::channel::unbounded();
         let queue = QueueSocket {
             socket: Socket { rx, tx: Some(tx) },
             rings: Arc::new(Rings::new(fill, completion)),
@@ -227,7 +227,7 @@ impl Bed {
             steered: (0, 0),
         };
         let wake = Arc::into_inner(eventfd().expect("an eventfd")).expect("the only one");
-        let (worker, orders) = Worker::new(Setup {
+        let (worker, commands) = Worker::new(Setup {
             index: 0,
             plan: plan.clone(),
             poll: Poll::Busy,
@@ -242,11 +242,11 @@ impl Bed {
             reserve: 64,
             large,
             counts: Arc::new(WorkerCounts::default()),
-            reports: Reports { channel, wake: eventfd().expect("an eventfd") },
+            events_to_control: EventSender { channel, wake: eventfd().expect("an eventfd") },
         })
         .expect("a worker");
         for (n, router) in routers.iter().enumerate() {
-            orders.give(Order::Router { router: n, socket: Some((connected(router), 1)) });
+            commands.send(Command::Router { router: n, socket: Some((connected(router), 1)) });
         }
         let mut bed = Self {
             worker,
@@ -259,7 +259,7 @@ impl Bed {
             next: 0,
             loaded: 0,
             buffer: vec![0; 1 << 16],
-            _held: (netio, steering, pseudo, orders, reports),
+            _held: (netio, steering, pseudo, commands, events),
         };
         bed.turn();
         bed
@@ -301,14 +301,14 @@ impl Bed {
             match frames {
                 Frames::ToRouters(routers) => self.arrive((n % routers) as u16, self.mac(n % routers), len),
                 Frames::Backlog => self.arrive(0, self.mac(0), len),
-                Frames::GroupSteered => self.arrive(STAMP_GROUP, GROUP, len),
-                Frames::Group => self.copy(&frame(GROUP, HOST, len)),
+                Frames::MulticastSteered => self.arrive(STAMP_GROUP, MULTICAST, len),
+                Frames::Multicast => self.copy(&frame(MULTICAST, HOST, len)),
                 Frames::ToNic => self.send(n, &frame(HOST, self.mac(n), len)),
                 Frames::Between => self.send(n, &frame(self.mac((n + 1) % ROUTERS), self.mac(n), len)),
-                Frames::GroupFromRouter => self.send(n, &frame(GROUP, self.mac(n), len)),
+                Frames::MulticastFromRouter => self.send(n, &frame(MULTICAST, self.mac(n), len)),
             }
             expected += match frames {
-                Frames::Group | Frames::GroupSteered | Frames::GroupFromRouter => ROUTERS,
+                Frames::Multicast | Frames::MulticastSteered | Frames::MulticastFromRouter => ROUTERS,
                 _ => 1,
             };
         }

@@ -139,7 +139,8 @@ fn from_tsv(text: &str) -> Result<(&str, Vec<Section>)> {
         let section = (|| {
             let name = columns.next()?.to_owned();
             let (frames, instructions) = (columns.next()?.parse().ok()?, columns.next()?.parse().ok()?);
-            Some(Section { name, frames, instructions }).filter(|_| columns.next().is_none())
+            Some(Section { name, frames, instructions })
+                .filter(|section| section.instructions > 0.0 && columns.next().is_none())
         })();
         section.ok_or_else(|| wrong(number))
     };
@@ -206,9 +207,13 @@ mod tests {
     fn what_is_written_is_read() {
         let sections = sections(&[("a-64", 505.9), ("b-1514", 20000.1)]);
         assert_eq!(from_tsv(&to_tsv(TOOLS, &sections)).unwrap(), (TOOLS, sections));
-        for (text, line) in
-            [("", 1), ("a\t1\t2\n", 1), ("# x\ny\na\t1\n", 3), ("# x\ny\na\t1\t2\nb\t1\t2\t3\n", 4)]
-        {
+        for (text, line) in [
+            ("", 1),
+            ("a\t1\t2\n", 1),
+            ("# x\ny\na\t1\n", 3),
+            ("# x\ny\na\t1\tNaN\n", 3),
+            ("# x\ny\na\t1\t2\nb\t1\t2\t3\n", 4),
+        ] {
             let message = from_tsv(text).unwrap_err().to_string();
             assert!(message.contains(&format!("{FILE}:{line}:")), "{message}");
         }
