@@ -6,7 +6,7 @@ use crate::netmap::infer::PseudoIds;
 use crate::nic::attach::XdpModeChoice;
 use crate::plan::Binding;
 use crate::worker::Poll;
-use crate::{clean, lab, sim};
+use crate::{clean, lab, log, sim};
 use af_xdp::CopyMode;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -131,6 +131,13 @@ pub struct Args {
     /// routers on the NIC still get them. Flow control (pause) from routers never goes to the wire.
     #[arg(long, value_name = "PROTOCOLS")]
     pub block: Option<Blocked>,
+
+    /// How log lines are written to standard error
+    ///
+    /// text: for people. json: an object per line, with the fields timestamp, level and message, and nic, router and lab
+    /// where they apply.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: log::Format,
 
     /// Where locks and the NICs' former settings are kept
     ///

@@ -10,7 +10,7 @@
 //!                               lan, fdb: which station is behind which port
 //!                               stats: what happened
 //!
-//!   output: the log and what is printed, for which nobody waits
+//!   log, output: what is logged and printed, for which no thread waits
 //!   privileges: what each of these threads may do, and that the rest is given up
 //! ```
 //!
@@ -36,6 +36,7 @@ pub mod guard;
 pub mod iou;
 pub mod lab;
 pub mod lan;
+pub mod log;
 pub mod netmap;
 pub mod nic;
 pub mod output;

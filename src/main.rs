@@ -10,24 +10,17 @@ use iou_fast::cli::{Args, Cli, Command};
 use iou_fast::control::{Forwarder, Notify, Options, labs};
 use iou_fast::guard::Guard;
 use iou_fast::nic::lock;
-use iou_fast::output;
 use iou_fast::privileges::{self, Role};
-use iou_fast::{clean, lab, sim};
-use std::io::IsTerminal;
+use iou_fast::{clean, lab, log, output, sim};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::sync::Arc;
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let _last = output::Finish;
-    let filter = EnvFilter::try_from_env("IOU_FAST_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // Colours are for people: in a file or a journal they are noise.
-    let ansi = std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(ansi);
-    // What cannot be written is lost, and neither ends the process nor holds a thread up.
-    log.with_writer(|| output::Log).log_internal_errors(false).init();
+    log::init(cli.start.log_format);
     let outcome = match cli.command {
         None => start(&cli.start).map(|()| true),
         Some(Command::Lab(options)) => lab::run(&options).map_err(Into::into),
@@ -38,7 +31,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            output::log(&format!("iou-fast: {error}\n"));
+            log::line(Level::ERROR, &format!("iou-fast: {error}"));
             let interrupted = matches!(error.downcast_ref(), Some(lab::Error::Interrupted));
             ExitCode::from(if interrupted { 130 } else { 1 })
         }
@@ -47,7 +40,7 @@ fn main() -> ExitCode {
 
 /// Forwards until SIGINT or SIGTERM.
 fn start(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
-    privileges::report_panics();
+    log::report_panics();
     let users = labs::users(args)?;
     privileges::drop_privileges(users.lab, users.caller)?;
     let state_dir = args.state_dir.clone().unwrap_or_else(lock::state_dir);
@@ -55,11 +48,11 @@ fn start(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     let guard = Guard::start(&state_dir)
         .inspect_err(|error| tracing::warn!("no guard, so after a kill -9 offloads stay off: {error}"))
         .ok();
-    output::start().map_err(|error| format!("cannot start a thread for the log: {error}"))?;
+    output::start(log::missing).map_err(|error| format!("cannot start a thread for the log: {error}"))?;
     let cpus = args.cpus.as_ref().map_or_else(Vec::new, |list| list.0.clone());
     let prepared = labs::prepare(args, cpus.len().max(1))?;
     for warning in &prepared.warnings {
-        output::log(&format!("{warning}\n"));
+        log::line(Level::INFO, warning);
     }
     // Before anything is taken: a signal from here on ends in a clean stop.
     let (stop, signalled) = UnixStream::pair()?;

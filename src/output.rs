@@ -29,11 +29,12 @@ const AGAIN: Duration = Duration::from_millis(50);
 static LOG: OnceLock<Outlet> = OnceLock::new();
 static OUT: OnceLock<Outlet> = OnceLock::new();
 
-/// From now on threads write. Call it after [`privileges::begin`], which wants to be alone.
+/// From now on threads write. `missing` is the line that says how many log lines could not be written. Call it after
+/// [`privileges::drop_privileges`], which needs the process to have one thread.
 ///
 /// # Errors
 /// What the system says, or the [confinement](privileges::confine) of a thread.
-pub fn start() -> io::Result<()> {
+pub fn start(missing: fn(u64) -> String) -> io::Result<()> {
     let log = Outlet::start("log", io::stderr().as_fd().try_clone_to_owned()?, missing, || {})?;
     let first_the_log = || finish_one(&LOG, IN_ORDER);
     let out = Outlet::start(
@@ -44,10 +45,6 @@ pub fn start() -> io::Result<()> {
     )?;
     let _ = (LOG.set(log), OUT.set(out));
     Ok(())
-}
-
-fn missing(lines: u64) -> String {
-    format!("iou-fast: {lines} messages are missing here: the log could not be written\n")
 }
 
 /// Writes `text` to standard error.
@@ -89,7 +86,7 @@ impl Drop for Finish {
     }
 }
 
-/// The way of a log line to [`log`].
+/// A writer that hands what is written to [`log`].
 #[derive(Clone, Copy, Debug)]
 pub struct Log;
 

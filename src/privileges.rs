@@ -16,7 +16,7 @@
 
 pub mod lists;
 
-use crate::{output, sys};
+use crate::sys;
 use lists::{GUARDING, RUNNING, STARTUP};
 use nix::unistd::{Gid, Uid, User, getgrouplist, getresgid, getresuid, setfsgid, setfsuid};
 use rustix::io::Errno;
@@ -236,18 +236,6 @@ pub fn confine(role: Role) -> Result<(), Error> {
     Ok(())
 }
 
-/// From now on a panic is told in our words. The usual report reads debug information from files, which a confined
-/// thread may not.
-pub fn report_panics() {
-    std::panic::set_hook(Box::new(|panic| {
-        let thread = std::thread::current();
-        let name = thread.name().unwrap_or("?").to_owned();
-        output::log(&format!("iou-fast: thread \"{name}\" {panic}: a bug, please report it\n"));
-        // It may be the process' last word.
-        output::finish();
-    }));
-}
-
 /// Gives up every capability of the calling thread: for one that only looks names up, in libraries of the system whose
 /// system calls nobody can list.
 ///
@@ -358,7 +346,7 @@ mod tests {
     #[test]
     fn a_confined_worker_that_panics_says_so_and_lets_others_go_on() {
         if is_again() {
-            crate::privileges::report_panics();
+            crate::log::report_panics();
             let joined = confined("worker 7", Role::Worker, || {
                 let table = std::collections::HashMap::<u64, Vec<u8>>::from([(1, vec![0; 1 << 20])]);
                 assert_eq!(table[&1].len(), 3, "a bug in a test");

@@ -1,8 +1,8 @@
 //! L1 keepalives: a router's interface follows the carrier of its NIC.
 //!
 //! A router started with `-l` sends one a second for each interface that is up, and takes an interface down some ten
-//! seconds after the last that it received. So none is answered: they are sent, one a second to each bridged interface,
-//! as long as its NIC has carrier. An interface that went down would else never come up again, for it is silent itself.
+//! seconds after the last that it received. So none is answered: each bridged interface is sent one a second
+//! as long as its NIC has carrier. Otherwise an interface that went down would never come up again, because it is silent itself.
 //!
 //! Who uses them is told by the directory: `/tmp/netl1<uid>` is there, and in it a socket of the router's.
 
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 /// How often each interface gets one.
 const PERIOD: Duration = Duration::from_secs(1);
-/// How often what the routers send is read while they do: also where queues are short no router is to wait long for room.
+/// How often the routers' datagrams are read while they send: also where queues are short no router waits long for capacity.
 const READ: Duration = Duration::from_millis(100);
 /// Routers that were silent for so long need not be read as often.
 const SILENT: Duration = Duration::from_secs(15);
@@ -42,6 +42,8 @@ pub(super) struct Keepalives {
 
 /// Those of one lab.
 struct Lab {
+    /// Its name, for the log.
+    name: String,
     path: PathBuf,
     uid: u32,
     directory: Option<Directory>,
@@ -52,17 +54,18 @@ struct Lab {
     /// Why some could not be sent; said.
     unsent: String,
     /// A descriptor that is given up where there are no others: sending takes one for a moment, and interfaces would go
-    /// down for the want of it.
+    /// down without it.
     spare: Option<OwnedFd>,
 }
 
 impl Keepalives {
-    /// For the labs of `plan`, in `directory` if that is given.
-    pub(super) fn new(plan: &Plan, directory: Option<&Path>) -> Self {
+    /// For the labs of `plan`, in `directory` if that is given. The lab is called `name`.
+    pub(super) fn new(plan: &Plan, directory: Option<&Path>, name: &str) -> Self {
         let path = |lab: &crate::plan::Lab| {
             directory.map_or_else(|| keepalive_path(&lab.netio, lab.uid), Path::to_path_buf)
         };
         let labs = plan.labs.iter().map(|lab| Lab {
+            name: name.to_owned(),
             path: path(lab),
             uid: lab.uid,
             directory: None,
@@ -152,7 +155,7 @@ impl Lab {
 
     fn say(&mut self, error: String) {
         if self.said != error {
-            tracing::warn!("{error}");
+            tracing::warn!(lab = %self.name, "{error}");
             self.said = error;
         }
     }
@@ -181,7 +184,8 @@ impl Lab {
         if self.unsent != first {
             let others = if unsent > 1 { format!(" ({} others neither)", unsent - 1) } else { String::new() };
             tracing::error!(
-                "no L1 keepalive can be sent to {first}{others}: such an interface goes down; it is tried again each second"
+                lab = %self.name,
+                "no L1 keepalive can be sent to {first}{others}: such an interface goes down; retrying each second"
             );
             self.unsent = first;
         }
@@ -198,6 +202,7 @@ impl Lab {
         }
         if any && self.heard.replace(now).is_none() {
             tracing::info!(
+                lab = %self.name,
                 "{}: routers use L1 keepalives: their interfaces follow the carrier of their NICs",
                 self.path.display()
             );

@@ -168,6 +168,14 @@ pub fn prepare(args: &Args, workers: usize) -> Result<Prepared, Error> {
 }
 
 impl Request {
+    /// What the lab is called in the log: the directory of its NETMAP.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let file = std::path::absolute(&self.file).unwrap_or_else(|_| self.file.clone());
+        let directory = file.parent().and_then(Path::file_name);
+        directory.unwrap_or_else(|| "/".as_ref()).to_string_lossy().into_owned()
+    }
+
     /// Makes the plan of `netmap`, whose routers have their sockets in `directory`. `ours` are pseudo ids that this process
     /// holds already.
     ///

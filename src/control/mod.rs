@@ -187,7 +187,8 @@ impl Forwarder {
         let cpus = check_cpus(&options.cpus)?;
         let Prepared { plan, directories, warnings, request, seen, left_alone } = prepared;
         let plan = Arc::new(plan);
-        let pseudos = Pseudos::new(&plan, pseudos::bind(&plan, None, &directories)?);
+        let name = request.name();
+        let pseudos = Pseudos::new(&plan, pseudos::bind(&plan, None, &directories)?, &name);
 
         let mut nics = Vec::new();
         for index in 0..plan.lans.len() {
@@ -211,9 +212,9 @@ impl Forwarder {
         let (send, events) = channel::unbounded();
         let wake = worker::eventfd().map_err(|error| Error::System("eventfd", error))?;
         let mut forwarder = Self {
-            connections: Connections::new(&plan, directories)
+            connections: Connections::new(&plan, directories, &name)
                 .map_err(|error| Error::System("watching the netio directory", error))?,
-            keepalives: Keepalives::new(&plan, options.netl1_dir.as_deref()),
+            keepalives: Keepalives::new(&plan, options.netl1_dir.as_deref(), &name),
             plan: plan.clone(),
             pseudos,
             netmap: netmap::Watch::new(request, seen, warnings, left_alone),
@@ -367,8 +368,8 @@ impl Forwarder {
             let sweep = self.last_check.elapsed() >= SWEEP;
             let mut ours = false;
             if news.contains(&Source::Directory) {
-                ours = self.connections.follow_folders(&commands);
-                self.netmap.follow_folder();
+                ours = self.connections.follow_directories(&commands);
+                self.netmap.follow_directory();
             }
             // When files of ours went, the directory may have gone with them.
             let look = sweep || self.pseudos.due_in() == Some(Duration::ZERO);

@@ -1,5 +1,5 @@
-//! Follows the NETMAP: read again when it changes or when asked to, in a thread of its own, for names of hosts and ids in
-//! use take their time. A file that is faulty, or asks for what cannot be had, is refused whole.
+//! Follows the NETMAP: reloads it when it changes or when asked to, in a thread of its own, because names of hosts and ids
+//! in use take their time. A file that is faulty, or asks for what the system refuses, is refused whole.
 
 use super::labs::{self, Planned, Request, Signature};
 use super::pseudos;
@@ -23,10 +23,10 @@ use std::time::{Duration, Instant};
 
 /// How long after its last change the file is read: editors write in several steps.
 const SETTLED: Duration = Duration::from_millis(200);
-/// How long until a file is read again that only circumstances stand in the way of.
+/// How long until a file is read again that was refused because of what may pass.
 const AGAIN: Duration = Duration::from_secs(2);
-/// How long nobody must have used an id before it is taken for one of ours, where it only looks like that: it may be that of
-/// a router, which is to find it free when it starts again.
+/// How long an id must have been free before it is taken for one of ours, where it only looks like that: it may be that of
+/// a router, which needs it free when it starts again.
 const FREE: Duration = Duration::from_secs(5);
 
 /// Why a changed NETMAP is not followed.
@@ -41,19 +41,19 @@ pub(super) enum Refusal {
     /// A new pseudo id.
     #[error(transparent)]
     Socket(#[from] socket::Error),
-    /// More than the BPF maps lock.
-    #[error("{nic}: {ports} router interfaces, there is room for {room}: start iou-fast again")]
+    /// More than the BPF maps have entries for.
+    #[error("{nic}: {ports} router interfaces, there is capacity for {room}: start iou-fast again")]
     Room {
         /// The NIC.
         nic: String,
         /// Interfaces asked for.
         ports: usize,
-        /// Interfaces that there is room for.
+        /// Interfaces that there is capacity for.
         room: usize,
     },
 }
 
-/// A plan that is ready to be gone over to.
+/// A plan that is ready to be used.
 pub(super) struct Next {
     /// It follows the running one.
     pub(super) plan: Plan,
@@ -86,12 +86,12 @@ pub(super) struct Watch {
     reading: Option<channel::Receiver<Result<Next, Refusal>>>,
     /// What came of the last reload, for the status.
     result: Option<String>,
-    /// Why the file is not followed; said.
+    /// Why the last reload failed; reported.
     refused: Option<String>,
     warnings: Vec<String>,
-    /// Ids that somebody used at the start already: routers', for all we know.
+    /// Ids that were in use at the start already, probably by routers.
     left_alone: Vec<InstanceId>,
-    /// Ids that came into the file while somebody used them, and since when nobody does.
+    /// Ids that came into the file while they were in use, and since when they are free.
     wanted: Vec<(InstanceId, Option<Instant>)>,
 }
 
@@ -125,7 +125,7 @@ impl Watch {
         };
         if let Err(error) = watch.watch() {
             let file = watch.request.file.display();
-            tracing::warn!("{file} cannot be watched, its changes are found late: {error}");
+            tracing::warn!(lab = %watch.request.name(), "{file} cannot be watched, its changes are found late: {error}");
         }
         watch
     }
@@ -145,7 +145,7 @@ impl Watch {
     }
 
     /// Reads what happened in the file's directory.
-    pub(super) fn follow_folder(&mut self) {
+    pub(super) fn follow_directory(&mut self) {
         let Some(inotify) = &self.inotify else { return };
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut reader = inotify::Reader::new(inotify, &mut buffer);
@@ -178,19 +178,22 @@ impl Watch {
         self.result = Some(format!("NETMAP reload failed; keeping the current topology: {why}"));
     }
 
-    /// What was read cannot be gone over to just now.
+    /// What was read cannot be used just now.
     pub(super) fn not_followed(&mut self, what: &str, why: &io::Error) {
-        tracing::error!("the NETMAP is not followed yet: {what}: {why}");
+        tracing::error!(
+            lab = %self.request.name(),
+            "NETMAP reload failed; keeping the current topology; retrying: {what}: {why}"
+        );
         self.failed(&format!("{what}: {why}"));
         self.ask_later();
     }
 
-    /// Reads the file again in a while: what stands in its way may pass.
+    /// Reads the file again in a while: the reason may pass.
     fn ask_later(&mut self) {
         self.due.get_or_insert_with(|| Instant::now() + AGAIN);
     }
 
-    /// Somebody uses these ids, which look like pseudo ids: they are taken when they have been free for a while.
+    /// These ids look like pseudo ids and are in use: they are taken when they have been free for a while.
     fn want(&mut self, ids: Vec<InstanceId>) {
         let before = std::mem::take(&mut self.wanted);
         let known = |id| before.iter().find(|(other, _)| *other == id).copied();
@@ -199,7 +202,10 @@ impl Watch {
         let new: Vec<_> = ids().filter(|id| known(*id).is_none()).collect();
         if !new.is_empty() {
             let (ids, seconds) = (ranges(&new), FREE.as_secs());
-            tracing::info!("{ids}: taken when nobody has used it for {seconds} seconds");
+            tracing::info!(
+                lab = %self.request.name(),
+                "{ids}: in use; taken when no process has used it for {seconds} seconds"
+            );
         }
     }
 
@@ -242,7 +248,7 @@ impl Watch {
     }
 
     /// Begins to read the file if it is due: what it says is to follow `plan`, in these directories, with as many ports on
-    /// each LAN as there is room for. Wakes `wake` at the end. While a directory is away, it waits for that.
+    /// each LAN as there is capacity for. Wakes `wake` at the end. While a directory is away, it waits for that.
     pub(super) fn read(
         &mut self,
         plan: &Arc<Plan>,
@@ -264,7 +270,7 @@ impl Watch {
         let (request, plan, wake) = (self.request.clone(), plan.clone(), wake.clone());
         let read = move || {
             if let Err(error) = privileges::drop_capability() {
-                return tracing::error!("{error}");
+                return tracing::error!(lab = %request.name(), "{error}");
             }
             let _ = send.send(next(&request, &plan, &directories, &rooms));
             worker::wake(&wake);
@@ -275,7 +281,10 @@ impl Watch {
                 self.reading = Some(receive);
             }
             Err(error) => {
-                tracing::error!("{} cannot be read again now: {error}", self.request.file.display());
+                tracing::error!(
+                    lab = %self.request.name(),
+                    "NETMAP reload delayed; retrying: {error}"
+                );
                 self.due = Some(Instant::now() + Duration::from_secs(1));
             }
         }
@@ -288,14 +297,16 @@ impl Watch {
             Err(channel::TryRecvError::Empty) => return None,
             Err(channel::TryRecvError::Disconnected) => {
                 self.reading = None;
-                tracing::error!("reading {} came to no end: it stays as it was", self.request.file.display());
-                self.failed("reading it came to no end");
+                tracing::error!(
+                    lab = %self.request.name(),
+                    "NETMAP reload failed; keeping the current topology: the thread that reads it has ended"
+                );
+                self.failed("the thread that reads it has ended");
                 return None;
             }
         };
         self.reading = None;
         let (asked, request) = (std::mem::take(&mut self.asked), self.request.clone());
-        let file = request.file.display();
         let next = match result {
             Ok(next) => next,
             Err(why) => {
@@ -304,8 +315,11 @@ impl Watch {
                 }
                 let (passing, why) = (matches!(why, Refusal::Socket(_)), why.to_string());
                 if self.refused.as_ref() != Some(&why) || asked {
-                    let again = if passing { " It is tried again every few seconds." } else { "" };
-                    tracing::error!("{file} is not followed, everything stays as it was.{again}\n{why}");
+                    let retrying = if passing { "; retrying every few seconds" } else { "" };
+                    tracing::error!(
+                        lab = %request.name(),
+                        "NETMAP reload failed; keeping the current topology{retrying}: {why}"
+                    );
                 }
                 self.failed(&why);
                 self.refused = Some(why);
@@ -319,11 +333,11 @@ impl Watch {
         self.result = Some(format!("NETMAP reloaded: {}", next.changes));
         self.want(next.left_alone.clone());
         for warning in next.warnings.iter().filter(|warning| !self.warnings.contains(warning)) {
-            tracing::info!("{warning}");
+            tracing::info!(lab = %request.name(), "{warning}");
         }
         self.warnings.clone_from(&next.warnings);
         if !next.changes.is_empty() || asked {
-            tracing::info!("{file} was read again: {}", next.changes);
+            tracing::info!(lab = %request.name(), "NETMAP reloaded: {}", next.changes);
         }
         Some(next)
     }

@@ -18,6 +18,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// The pseudo sockets, by index in the plan.
 pub(super) struct Pseudos {
+    /// The name of their lab, for the log.
+    name: String,
     held: BTreeMap<usize, Held>,
     /// Sockets made and not yet bound.
     fresh: Vec<OwnedFd>,
@@ -66,9 +68,10 @@ pub(super) fn bind(
 }
 
 impl Pseudos {
-    /// Holds `sockets`, which were [bound](bind) for `plan`.
-    pub(super) fn new(plan: &Plan, sockets: Vec<(usize, PseudoSocket)>) -> Self {
-        let mut pseudos = Self { held: BTreeMap::new(), fresh: Vec::new(), due: None, trouble: None };
+    /// Holds `sockets`, which were [bound](bind) for `plan`, the lab called `name`.
+    pub(super) fn new(plan: &Plan, sockets: Vec<(usize, PseudoSocket)>, name: &str) -> Self {
+        let (held, fresh) = (BTreeMap::new(), Vec::new());
+        let mut pseudos = Self { name: name.to_owned(), held, fresh, due: None, trouble: None };
         pseudos.add(plan, sockets);
         pseudos
     }
@@ -146,7 +149,11 @@ impl Pseudos {
         }
         if let Some(path) = first {
             let others = if bound > 1 { format!(" (and {} others)", bound - 1) } else { String::new() };
-            tracing::warn!("{}{others} was taken away: bound again, routers can send again", path.display());
+            tracing::warn!(
+                lab = %self.name,
+                "{}{others} was taken away: bound again, routers can send again",
+                path.display()
+            );
         }
         match error {
             Some(why) => self.report(why),
@@ -163,7 +170,7 @@ impl Pseudos {
             let (sockets, warning) = make_sockets(count - self.fresh.len())?;
             self.fresh.extend(sockets);
             if let Some(warning) = warning.filter(|_| self.trouble.is_none()) {
-                tracing::warn!("{warning}");
+                tracing::warn!(lab = %self.name, "{warning}");
             }
         }
         Ok(())
@@ -172,7 +179,7 @@ impl Pseudos {
     /// Says why a socket cannot be bound, if it is not the same as before, and tries again later.
     fn report(&mut self, why: String) {
         if self.trouble.as_ref() != Some(&why) {
-            tracing::error!("{why}; routers cannot send through it meanwhile, it is tried again");
+            tracing::error!(lab = %self.name, "{why}; routers cannot send through it meanwhile; retrying");
         }
         self.trouble = Some(why);
         self.due = Some(Instant::now() + AGAIN);
@@ -180,7 +187,7 @@ impl Pseudos {
 
     fn all_there(&mut self) {
         if self.trouble.take().is_some() {
-            tracing::info!("all pseudo sockets are there again");
+            tracing::info!(lab = %self.name, "all pseudo sockets are there again");
         }
     }
 }

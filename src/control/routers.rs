@@ -1,9 +1,9 @@
 //! Routers come and go: their sockets are connected when they appear, again when they are replaced, and handed to
 //! the workers.
 //!
-//! A netio directory is watched by inotify; one that is removed or replaced is followed to its successor. A router that restarts makes a new socket file while the old process may
-//! still lock the old socket: a connected socket then goes on sending to the old one. So files are told apart by
-//! inode.
+//! A netio directory is watched by inotify; one that is removed or replaced is followed to its successor. A router that
+//! restarts makes a new socket file while the old process may still have the old socket: a connected socket then goes on
+//! sending to the old one. So files are told apart by inode.
 
 use crate::iou::InstanceId;
 use crate::iou::netio::Directory;
@@ -53,6 +53,8 @@ pub(super) struct Connections {
 }
 
 struct Watched {
+    /// The name of its lab.
+    name: String,
     directory: Directory,
     inotify: OwnedFd,
     /// The number of the watch on it; `None` if it could not be set: then the sweep finds what changes.
@@ -98,8 +100,8 @@ struct Retry {
 }
 
 impl Connections {
-    /// Watches the netio directories.
-    pub(super) fn new(plan: &Plan, directories: Vec<Directory>) -> io::Result<Self> {
+    /// Watches the netio directories of the lab called `name`.
+    pub(super) fn new(plan: &Plan, directories: Vec<Directory>, name: &str) -> io::Result<Self> {
         let mut watched = Vec::new();
         for directory in directories {
             let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
@@ -107,6 +109,7 @@ impl Connections {
             let names = HashMap::new();
             let now = Instant::now();
             watched.push(Watched {
+                name: name.to_owned(),
                 directory,
                 inotify,
                 watch,
@@ -193,7 +196,7 @@ impl Connections {
     }
 
     /// Reads what happened in the directories. True if something happened to our own files there.
-    pub(super) fn follow_folders(&mut self, commands: &[&CommandSender]) -> bool {
+    pub(super) fn follow_directories(&mut self, commands: &[&CommandSender]) -> bool {
         use inotify::ReadFlags as Events;
         let (mut seen, mut ours, mut overflow) = (Vec::new(), false, false);
         for watched in &mut self.directories {
@@ -237,7 +240,7 @@ impl Connections {
 
     /// Looks whether the directories are still those of their paths, with `sweep` all of them, and goes over to their
     /// successors. True if there is one. (The kernel tells when a directory is moved, but not that it is removed while we
-    /// lock it open.)
+    /// have it open.)
     pub(super) fn follow_paths(&mut self, sweep: bool, commands: &[&CommandSender]) -> bool {
         let now = Instant::now();
         let mut any = false;
@@ -253,7 +256,10 @@ impl Connections {
                     }
                     continue;
                 }
-                tracing::warn!("the netio directory {path} was taken away: routers that start are not found");
+                tracing::warn!(
+                    lab = %watched.name,
+                    "the netio directory {path} was taken away: routers that start are not found"
+                );
                 (watched.gone, watched.next_look) = (Some(now), now);
             }
             if now < watched.next_look {
@@ -266,7 +272,7 @@ impl Connections {
                     watched.next_look = now + if error.is_absent() { LOOK } else { MAKE_AFTER };
                     let why = error.to_string();
                     if !error.is_absent() && watched.trouble.as_ref() != Some(&why) {
-                        tracing::error!("{why}; it is tried again");
+                        tracing::error!(lab = %watched.name, "{why}; retrying");
                         watched.trouble = Some(why);
                     }
                     continue;
@@ -280,6 +286,7 @@ impl Connections {
                 Ok(watch) => Some(watch),
                 Err(error) => {
                     tracing::warn!(
+                        lab = %watched.name,
                         "the netio directory {path} cannot be watched, routers are found late: {error}"
                     );
                     None
@@ -287,7 +294,7 @@ impl Connections {
             };
             watched.directory = directory;
             (watched.gone, watched.trouble, watched.doubted) = (None, None, false);
-            tracing::info!("the netio directory {path} is there again");
+            tracing::info!(lab = %watched.name, "the netio directory {path} is there again");
             any = true;
             for router in 0..self.routers.len() {
                 if self.routers[router].lab == lab {
@@ -299,14 +306,19 @@ impl Connections {
         any
     }
 
+    /// The name of a router's lab.
+    fn lab_of(&self, router: usize) -> &str {
+        &self.directories[self.routers[router].lab].name
+    }
+
     /// A worker found a router's socket gone.
     pub(super) fn gone(&mut self, router: usize, connection: u64, commands: &[&CommandSender]) {
         if self.routers[router].connection != connection || !self.routers[router].live {
             return; // it is back already, and connected
         }
         self.routers[router].connected = None;
-        tracing::info!("router {} is gone", self.routers[router].id);
-        // Other workers may lock sockets to it that they have not tried; and a new file may be there already.
+        tracing::info!(router = %self.routers[router].id, lab = %self.lab_of(router), "disconnected");
+        // Other workers may have sockets to it that they have not tried; and a new file may be there already.
         for order in commands {
             order.send(Command::Router { router, socket: None });
         }
@@ -336,7 +348,7 @@ impl Connections {
             }
             if self.exhausted && !self.still_exhausted {
                 self.exhausted = false;
-                tracing::info!("there are descriptors again: all routers that are there are connected");
+                tracing::info!("there are descriptors again: all routers that run are connected");
             }
         }
     }
@@ -345,7 +357,7 @@ impl Connections {
     /// connected, it is tried again after `delay`.
     fn check(&mut self, router: usize, delay: Duration, commands: &[&CommandSender]) {
         let Router { lab, id, live, connected, renewed, .. } = self.routers[router];
-        let directory = &self.directories[lab].directory;
+        let Watched { name: lab, directory, .. } = &self.directories[lab];
         if !live {
             return;
         }
@@ -362,7 +374,12 @@ impl Connections {
                     order.send(Command::Router { router, socket: Some((socket.fd, connection)) });
                 }
                 let again = connected.is_some();
-                tracing::info!("router {id} is {}", if again { "replaced" } else { "there" });
+                tracing::info!(
+                    router = %id,
+                    lab = %lab,
+                    "{}",
+                    if again { "restarted; connected to its new socket" } else { "connected" }
+                );
                 self.routers[router].connected = inode;
                 self.routers[router].connection = connection;
                 self.routers[router].renewed = false;
@@ -375,14 +392,16 @@ impl Connections {
                 self.still_exhausted = true;
                 if !std::mem::replace(&mut self.exhausted, true) {
                     tracing::error!(
-                        "router {id} and maybe others cannot be reached: {error}; raise the limit with prlimit --nofile, it is tried again"
+                        router = %id,
+                        lab = %lab,
+                        "and maybe others cannot be reached: {error}; retrying; raise the limit with prlimit --nofile"
                     );
                 }
                 self.try_later(router, delay);
             }
             Err(error @ (ConnectError::Foreign(_) | ConnectError::Other(_))) => {
                 if !std::mem::replace(&mut self.routers[router].reported, true) {
-                    tracing::warn!("router {id} cannot be reached: {error}");
+                    tracing::warn!(router = %id, lab = %lab, "cannot be reached: {error}");
                 }
                 self.try_later(router, delay);
             }
