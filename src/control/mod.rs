@@ -11,6 +11,7 @@ mod nics;
 mod notify;
 mod pseudos;
 mod routers;
+mod sizes;
 mod sources;
 
 use crate::ether::control_frames::Blocked;
@@ -111,9 +112,6 @@ pub enum Error {
         /// How many it has.
         queues: usize,
     },
-    /// Zero-copy and the generic mode exclude each other.
-    #[error("{0}: zero-copy needs native XDP, which this NIC's driver does not have")]
-    ZeroCopyGeneric(String),
     /// Pseudo sockets.
     #[error(transparent)]
     Socket(#[from] crate::iou::socket::Error),
@@ -195,7 +193,7 @@ impl Forwarder {
             nics.push(ManagedNic::take(&plan, index, options)?);
         }
         let watch = LinkWatch::new()?;
-        let sizes: Vec<nics::Sizes> = nics.iter().map(ManagedNic::sizes).collect();
+        let sizes: Vec<sizes::Sizes> = nics.iter().map(ManagedNic::sizes).collect();
         let chunks: usize = sizes.iter().map(|size| size.chunks).sum::<usize>() + nics::BACKLOG;
         let reserve = sizes.iter().map(|size| size.reserve).sum();
         let (umem, mut free) =
@@ -378,8 +376,8 @@ impl Forwarder {
             }
             self.connections.retry(sweep, &commands);
             self.pseudos.restore(sweep, &self.connections, &commands);
-            let rooms = || self.nics.iter().map(ManagedNic::room).collect();
-            self.netmap.read(&self.plan, || (self.connections.directories(), rooms()), &self.wake);
+            let capacities = || self.nics.iter().map(ManagedNic::capacity).collect();
+            self.netmap.read(&self.plan, || (self.connections.directories(), capacities()), &self.wake);
             if sweep {
                 self.netmap.sweep(self.connections.directory(0));
                 self.last_check = Instant::now();

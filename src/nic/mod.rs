@@ -8,6 +8,8 @@
 //! [`Attachment`](attach::Attachment); and back.
 
 pub mod attach;
+pub(crate) mod device;
+pub(crate) mod flap_damping;
 pub mod kernel;
 pub mod left;
 pub mod links;
@@ -15,10 +17,11 @@ pub mod lock;
 pub mod lower;
 pub mod offload;
 pub mod promisc;
+pub(crate) mod state;
 pub mod watch;
 
 use crate::ether::Mac;
-use crate::sys::device::{self, DeviceSocket};
+use crate::sys::device::{DeviceSocket, interface_names};
 use rustix::io::Errno;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -144,6 +147,9 @@ pub enum Error {
         /// The program and how to remove it.
         attached: Box<attach::AttachedProgram>,
     },
+    /// Zero-copy and the generic mode exclude each other.
+    #[error("{0}: zero-copy needs native XDP, which this NIC's driver does not have")]
+    ZeroCopyGeneric(String),
     /// The XDP program was refused.
     #[error("{name}: cannot attach the XDP program in {mode} mode: {source}: {hint}")]
     Attach {
@@ -192,7 +198,7 @@ impl Nic {
     /// [`Error::NoSuchInterface`], [`Error::NotEthernet`], [`Error::Query`].
     pub fn find(name: &str) -> Result<Self, Error> {
         let socket = DeviceSocket::open().map_err(Error::Socket)?;
-        let missing = || Error::NoSuchInterface { name: name.to_owned(), present: device::interface_names() };
+        let missing = || Error::NoSuchInterface { name: name.to_owned(), present: interface_names() };
         // The kernel takes `eth0:1`, an alias address of old, for eth0: no name that we were given.
         if name.contains(':') {
             return Err(missing());
