@@ -123,7 +123,7 @@ fn while_the_nic_is_down_the_routers_are_still_read() {
     let (router, mut other) = (scene.deep_router(1), scene.deep_router(2));
     let mut iou_fast = start(&scene);
     scene.host.ip("link set eth0 down").unwrap();
-    iou_fast.process.wait_for_line(|line| line.contains("eth0 is down"), ARRIVAL).unwrap();
+    iou_fast.process.wait_for_line(|line| line.contains("eth0: down"), ARRIVAL).unwrap();
 
     // More than a pseudo socket's queue holds: without a reader the router would sleep.
     let begin = Instant::now();
@@ -203,7 +203,7 @@ fn a_router_that_has_gone_gets_nothing_and_its_backlog_goes() {
     first.hear_this(&mark);
     drop(second);
     station.send(&plain(R2, STATION, 60, 51)).unwrap();
-    iou_fast.process.wait_for_line(|line| line.contains("router 2 is gone"), ARRIVAL).unwrap();
+    iou_fast.process.wait_for_line(|line| line.contains("router 2 disconnected"), ARRIVAL).unwrap();
     let summary = iou_fast.stop();
     assert_drops(&summary, &[("router-down", 51 - QUEUE as u64)]);
     assert_eq!(summary.to_routers.0, 1 + QUEUE as u64);
@@ -336,7 +336,7 @@ fn what_the_kernel_refuses_is_counted_and_the_next_frames_go_on() {
     let strange = UnixDatagram::bind(&path).unwrap();
     let _friend = UnixDatagram::bind(&friend).unwrap();
     let mut iou_fast = start(&scene);
-    iou_fast.process.wait_for_line(|line| line.contains("router 1 is there"), ARRIVAL).unwrap();
+    iou_fast.process.wait_for_line(|line| line.contains("router 1 connected"), ARRIVAL).unwrap();
     strange.connect(&friend).unwrap();
     let station = scene.station();
     for number in 0..3 {

@@ -329,7 +329,7 @@ fn an_mtu_that_is_raised_is_followed() {
     for namespace in [&scene.host, &scene.wire] {
         namespace.ip("link set eth0 mtu 9000").unwrap();
     }
-    iou_fast.process.wait_for_line(|line| line.contains("eth0 is up, MTU 9000"), SOON).unwrap();
+    iou_fast.process.wait_for_line(|line| line.contains("eth0: up, MTU 9000"), SOON).unwrap();
     let list = sizes(9014);
     let all = Vec::from_iter(0..list.len() as u64);
     station.send_batch(&numbered(R1, STATION, &list)).unwrap();

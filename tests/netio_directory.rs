@@ -150,7 +150,7 @@ fn a_netmap_that_changes_while_the_folder_is_away_is_followed_when_it_is_back() 
             std::fs::create_dir(scene.netio()).unwrap();
         }
         scene.netmap(&classroom(routers));
-        let read = wait_until(SOON, || lines(&iou_fast, "was read again: added") > round);
+        let read = wait_until(SOON, || lines(&iou_fast, "NETMAP reloaded: added") > round);
         assert!(read, "{}", iou_fast.process.dump());
         for id in 1..=routers {
             let mut router = Router::new(&scene.netio(), id).unwrap();
@@ -158,7 +158,7 @@ fn a_netmap_that_changes_while_the_folder_is_away_is_followed_when_it_is_back() 
             wait_until_heard(&mut station, &scene.netio(), id, u64::from(routers));
         }
     }
-    assert_eq!(lines(&iou_fast, "is not followed"), 0, "{}", iou_fast.process.dump());
+    assert_eq!(lines(&iou_fast, "NETMAP reload failed"), 0, "{}", iou_fast.process.dump());
     iou_fast.stop();
 }
 

@@ -459,7 +459,7 @@ fn a_netmap_that_changes_while_the_nic_is_away_holds_when_it_is_back() {
     let mut routers = [1, 2, 3, 4].map(|id| scene.deep_router(id));
     let read = |count: usize| {
         let lines =
-            || iou_fast.process.stderr().lines().filter(|line| line.contains("was read again")).count();
+            || iou_fast.process.stderr().lines().filter(|line| line.contains("NETMAP reloaded")).count();
         assert!(wait_until(SOON, || lines() == count), "{}", iou_fast.process.dump());
     };
     let only = |routers: &mut [Router; 4], ids: &[u16]| {

@@ -171,7 +171,7 @@ fn the_status_says_what_is_up_and_is_told_once_a_second_at_most() {
         times += 1;
     }
     let told: Vec<_> = manager.heard[before..].iter().map(|(time, _)| *time).collect();
-    let gone = iou_fast.process.stderr().matches("router 1 is gone").count();
+    let gone = iou_fast.process.stderr().matches("router 1 disconnected").count();
     assert!(times > 6 && gone > 5 && (2..=6).contains(&told.len()), "{gone} {:#?}", &manager.heard[before..]);
     assert!(told.windows(2).all(|pair| pair[1] - pair[0] > Duration::from_millis(800)), "{told:?}");
 

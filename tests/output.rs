@@ -184,7 +184,7 @@ fn what_the_log_lost_is_counted_when_there_is_room_again() {
         lab.connected();
         let log = || std::fs::read_to_string(disk.join("log")).unwrap();
         let said = |text: &str| log().lines().filter(|line| line.contains(text)).count();
-        let read_again = "was read again";
+        let read_again = "NETMAP reloaded";
         iou_fast.signal(Signal::HUP);
         assert!(wait_until(SOON, || said(read_again) == 1), "{}", log());
 
@@ -239,7 +239,7 @@ fn a_terminal_that_is_held_or_closed_ends_nothing() {
         lab.talk();
         lab.restart_the_router();
     }
-    let again = |said: &str| said.matches("was read again").count();
+    let again = |said: &str| said.matches("NETMAP reloaded").count();
     assert_eq!(again(&terminal.read(Duration::from_millis(200), |_| false)), 0);
     terminal.press(b"\x11").unwrap();
     let said = terminal.read(SOON, |said| again(said) == 3);
@@ -336,7 +336,7 @@ fn nobody_has_to_read_what_is_printed() {
     // Control is at its work.
     lab.restart_the_router();
     iou_fast.signal(Signal::HUP);
-    iou_fast.wait_for_line(|line| line.contains("was read again"), SOON).unwrap();
+    iou_fast.wait_for_line(|line| line.contains("NETMAP reloaded"), SOON).unwrap();
     lab.talk();
     lab.end(&mut iou_fast);
     drop(reader);

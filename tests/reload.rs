@@ -129,7 +129,7 @@ fn links_come_and_go_while_the_others_lose_nothing() {
             let frame = wire.recv_where(ARRIVAL, |frame| frame[6..12] == router_mac(1, 0, 0));
             assert_eq!(frame.and_then(|frame| number(&frame)), Some(seq), "{}", iou_fast.process.dump());
         }
-        assert_eq!(lines(&iou_fast, "was read again"), 6);
+        assert_eq!(lines(&iou_fast, "NETMAP reloaded"), 6);
         let summary = iou_fast.stop();
         // What a test sends to see when a router is connected.
         assert!(summary.dropped.iter().all(|(why, _)| why == "router-down"), "{}", summary.text);
@@ -173,7 +173,7 @@ fn a_faulty_file_is_refused_whole_and_the_one_before_stays() {
     let iou_fast = scene.start(&["-i", "eth0", "-i", "eth1=514"]);
     let mut router = Router::new(&scene.netio(), 1).unwrap();
     carries(&scene, &mut router, 1);
-    let refused = "is not followed, everything stays as it was";
+    let refused = "NETMAP reload failed; keeping the current topology";
     for (round, (text, why)) in [
         ("3:0/0 515:0/0\n1:0/0 513:0/0\n2:0/0 514:0/x\n", "NETMAP:3:7: \"514:0/x\""),
         ("", "the NETMAP is empty"),
@@ -195,7 +195,7 @@ fn a_faulty_file_is_refused_whole_and_the_one_before_stays() {
     replace(&scene, good);
     std::thread::sleep(Duration::from_millis(500));
     carries(&scene, &mut router, 1);
-    assert_eq!((lines(&iou_fast, refused), lines(&iou_fast, "was read again")), (4, 0));
+    assert_eq!((lines(&iou_fast, refused), lines(&iou_fast, "NETMAP reloaded")), (4, 0));
     assert!(iou_fast.stop().faults.is_empty());
 }
 
@@ -206,7 +206,7 @@ fn sighup_reads_it_again_and_ends_nothing() {
     let mut iou_fast = scene.start(&["-i", "eth0"]);
     for round in 1..=3 {
         iou_fast.process.signal(Signal::HUP);
-        wait_for(&iou_fast, "was read again: no link is different", round);
+        wait_for(&iou_fast, "NETMAP reloaded: no link is different", round);
     }
     std::fs::remove_file(scene.netmap_file()).unwrap();
     iou_fast.process.signal(Signal::HUP);

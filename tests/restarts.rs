@@ -289,7 +289,7 @@ fn while_the_nic_is_down_routers_do_not_block_and_it_comes_back_by_itself() {
     the_nic_goes_and_comes_back(
         |scene| drop(scene.host.ip("link set eth0 down").unwrap()),
         |scene| drop(scene.host.ip("link set eth0 up").unwrap()),
-        "eth0 is down",
+        "eth0: down",
         "eth0 is up",
     );
 }
@@ -299,7 +299,7 @@ fn while_the_cable_is_out_routers_do_not_block_and_it_comes_back_by_itself() {
     the_nic_goes_and_comes_back(
         |scene| drop(scene.wire.ip("link set eth0 down").unwrap()),
         |scene| drop(scene.wire.ip("link set eth0 up").unwrap()),
-        "eth0 has no carrier",
+        "eth0: carrier lost",
         "eth0 is up",
     );
 }

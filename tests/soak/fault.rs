@@ -364,7 +364,7 @@ impl Fault {
 /// The router that is in the changed NETMAP alone.
 pub(crate) const GUEST: u16 = ROUTERS + 1;
 /// What the log says.
-const READ_AGAIN: &str = "was read again";
+const READ_AGAIN: &str = "NETMAP reloaded";
 const NO_SPACE: &str = "No space left on device";
 const DESCRIPTORS: &str = "there are descriptors again";
 const NO_DESCRIPTORS: &str = "and maybe others cannot be reached";

@@ -501,7 +501,7 @@ impl Soak {
         for nic in NICS {
             let features = self.scene.host.run("ethtool", ["-k", nic]).unwrap().stdout;
             let off = String::from_utf8_lossy(&features).contains("rx-vlan-offload: off");
-            let left_on = running.process.stderr().contains("is turned on again and again");
+            let left_on = running.process.stderr().contains("keeps being re-enabled");
             assert!(off || left_on, "{nic}: rx-vlan-offload is on\n{}", self.dump());
         }
         let now = Instant::now();
