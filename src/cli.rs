@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::control::labs::LabOptions;
 use crate::ether::control_frames::Blocked;
 use crate::iou::Endpoint;
 use crate::netmap::infer::PseudoIds;
@@ -37,7 +38,7 @@ pub const VERSION: &str = env!("IOU_FAST_VERSION");
 
 /// Puts Cisco IOU/IOL routers on a real network, at the speed the kernel allows.
 ///
-/// Every NETMAP line with a pseudo endpoint becomes a link between its router interface and the LAN of a network
+/// Every NETMAP line with a pseudo endpoint becomes a link between its router interface and the LAN of a
 /// NIC: ARP, IPv4, IPv6, routing protocols, VLANs, virtual addresses such as HSRP's, all of it.
 #[derive(Parser, Debug)]
 #[command(name = "iou-fast", version = VERSION, after_help = EXAMPLES, max_term_width = 110)]
@@ -68,10 +69,10 @@ pub enum Command {
 /// Options of the forwarder.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// NIC, and which pseudo endpoints are on its LAN
+    /// Interface, and which pseudo endpoints are on its LAN
     ///
     /// `-i eth0` takes every pseudo endpoint that no other -i names; `-i eth1=513:0/1,514` takes those: an
-    /// endpoint, or all of an id. May be given several times; each NIC is a LAN of its own.
+    /// endpoint, or all of an id. May be given several times; each interface is a LAN of its own.
     #[arg(short, long = "interface", value_name = "IFACE[=ENDPOINTS]", required = true)]
     pub interfaces: Vec<Binding>,
 
@@ -113,7 +114,7 @@ pub struct Args {
     #[arg(long, value_name = "MODE", default_value = "auto")]
     pub copy_mode: CopyModeArg,
 
-    /// What an idle worker does: adaptive sleeps until the kernel wakes it, busy gives its CPU for the last microseconds
+    /// What an idle worker does: adaptive sleeps until the kernel wakes it, busy polls all the time and keeps its CPU
     #[arg(long, value_name = "HOW", default_value = "adaptive")]
     pub poll: PollArg,
 
@@ -121,7 +122,7 @@ pub struct Args {
     #[arg(long)]
     pub exclusive: bool,
 
-    /// Router interface that also gets unicast to unknown stations, for a switch image with hosts behind it
+    /// Router interface that also gets unicast to unknown addresses, for a switch image with hosts behind it
     #[arg(long, value_name = "ENDPOINT")]
     pub flood_unknown: Option<Endpoint>,
 
@@ -145,6 +146,23 @@ pub struct Args {
     /// else `/run/user/<uid>`. It cannot be chosen through sudo.
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+}
+
+impl Args {
+    /// What of it makes the plan.
+    #[must_use]
+    pub fn lab(&self) -> LabOptions {
+        LabOptions {
+            netmap: self.netmap.clone(),
+            netio_dir: self.netio_dir.clone(),
+            netl1_dir: self.netl1_dir.clone(),
+            state_dir: self.state_dir.clone(),
+            uid: self.uid,
+            pseudo: self.pseudo.clone(),
+            interfaces: self.interfaces.clone(),
+            flood_unknown: self.flood_unknown,
+        }
+    }
 }
 
 /// `--xdp-mode`

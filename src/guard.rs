@@ -4,13 +4,14 @@
 //! ```text
 //!   iou-fast ──fork──► iou-guard: waits for a byte, or for the end of iou-fast
 //!      │ a clean end: offloads are back, a byte ──► ends, and iou-fast waits for that
-//!      ╳ any other end ───────────────────────────► each NIC that nobody holds is put back as its record says
+//!      ╳ any other end ───────────────────────────► each NIC that no process has locked is restored by its record
 //! ```
 //!
 //! It is made at the start: later there are threads, and a filter that lets no process be made, while a NIC that needs it
 //! may come at any time. What is to be done it finds in the directory of locks and records. A NIC's lock keeps it
 //! and a new start apart: who has it takes care of the record, and the guard does not wait for it. It looks only when
-//! the kernel has taken down all of iou-fast, for some drivers refuse to turn offloads on under an XDP program.
+//! the kernel has taken down all of iou-fast, because some drivers refuse to turn offloads on under an XDP
+//! program.
 
 use crate::nic::left;
 use crate::privileges::{self, Role};
@@ -25,7 +26,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What `ps` and `top` call it. Not `iou-fast`, for `pkill -9 iou-fast` should not end both.
+/// What `ps` and `top` call it. Not `iou-fast`, because `pkill -9 iou-fast` should not end both.
 const NAME: &std::ffi::CStr = c"iou-guard";
 
 /// How long an end waits for that of the guard, which has nothing to do then.
@@ -43,7 +44,7 @@ impl Guard {
     /// Starts it. `state_dir` is the directory of locks and records, which need not be there yet.
     ///
     /// # Errors
-    /// Where there are threads already; what the system says. One can do without: what was recorded is put back after the
+    /// Where there are threads already; what the system says. It is not indispensable: what was recorded is put back after the
     /// next start.
     pub fn start(state_dir: &Path) -> std::io::Result<Self> {
         let state_dir = std::path::absolute(state_dir)?;
@@ -56,9 +57,9 @@ impl Guard {
         }
         // Neither an error nor a panic leads the child back into the parent's program.
         let _ = catch_unwind(AssertUnwindSafe(|| {
-            // Else it would never see that the parent's end of the pipe is closed.
+            // Otherwise it would never see that the parent's end of the pipe is closed.
             drop(tell);
-            if settle(parent, &told, &guarded).is_ok() && !is_let_off(&told, &guarded) {
+            if settle(parent, &told, &guarded).is_ok() && !is_dismissed(&told, &guarded) {
                 let _ = left::put_back(&state_dir);
             }
         }));
@@ -106,7 +107,7 @@ fn settle(parent: Pid, told: &OwnedFd, guarded: &OwnedFd) -> Result<(), Box<dyn 
 }
 
 /// Waits until there is nothing to be done any more: true; or until all of iou-fast is gone: false.
-fn is_let_off(told: &OwnedFd, guarded: &OwnedFd) -> bool {
+fn is_dismissed(told: &OwnedFd, guarded: &OwnedFd) -> bool {
     let wait = |descriptors: &mut [PollFd<'_>]| while poll(descriptors, None) == Err(Errno::INTR) {};
     wait(&mut [PollFd::new(told, PollFlags::IN), PollFd::new(guarded, PollFlags::IN)]);
     // A byte, or the end of the file: it is about to go, at least.

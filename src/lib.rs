@@ -20,7 +20,11 @@
 
 #![cfg_attr(
     not(test),
-    warn(clippy::print_stdout, clippy::print_stderr, reason = "they panic where nobody reads: see `output`")
+    warn(
+        clippy::print_stdout,
+        clippy::print_stderr,
+        reason = "they panic where a stream is closed: see `output`"
+    )
 )]
 #![allow(rustdoc::private_intra_doc_links, reason = "the documentation is for whoever carries this on")]
 

@@ -2,7 +2,11 @@
 
 #![cfg_attr(
     not(test),
-    warn(clippy::print_stdout, clippy::print_stderr, reason = "they panic where nobody reads: see `output`")
+    warn(
+        clippy::print_stdout,
+        clippy::print_stderr,
+        reason = "they panic where a stream is closed: see `output`"
+    )
 )]
 
 use clap::Parser;
@@ -41,16 +45,17 @@ fn main() -> ExitCode {
 /// Forwards until SIGINT or SIGTERM.
 fn start(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     log::report_panics();
-    let users = labs::users(args)?;
+    let lab = args.lab();
+    let users = labs::users(&lab)?;
     privileges::drop_privileges(users.lab, users.caller)?;
     let state_dir = args.state_dir.clone().unwrap_or_else(lock::state_dir);
-    // Now, for later there are threads. Declared first: it is let off when everything else has been given back.
+    // Now, because later there are threads. Declared first: it is dismissed when everything else has been given back.
     let guard = Guard::start(&state_dir)
-        .inspect_err(|error| tracing::warn!("no guard, so after a kill -9 offloads stay off: {error}"))
+        .inspect_err(|error| tracing::warn!("no iou-guard; after a kill -9 offloads stay off: {error}"))
         .ok();
     output::start(log::missing).map_err(|error| format!("cannot start a thread for the log: {error}"))?;
     let cpus = args.cpus.as_ref().map_or_else(Vec::new, |list| list.0.clone());
-    let prepared = labs::prepare(args, cpus.len().max(1))?;
+    let prepared = labs::prepare(&lab, cpus.len().max(1))?;
     for warning in &prepared.warnings {
         log::line(Level::INFO, warning);
     }
@@ -59,7 +64,7 @@ fn start(args: &Args) -> Result<(), Box<dyn std::error::Error>> {
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::low_level::pipe::register(signal, signalled.try_clone()?)?;
     }
-    // Beyond a limit for the size of files, as that of the log, writing fails: that is enough.
+    // Beyond a limit for the size of files, such as the log, writing fails: that is enough.
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default())?;
     let (again, signalled) = UnixStream::pair()?;
     signal_hook::low_level::pipe::register(signal_hook::consts::SIGHUP, signalled)?;

@@ -1,6 +1,5 @@
 //! From the command line to a plan: the NETMAP is read, pseudo ids are found, hosts looked up.
 
-use crate::cli::Args;
 use crate::iou::netio::{Directory, IdState, default_path, default_uid};
 use crate::iou::{Endpoint, InstanceId};
 use crate::netmap::infer::{PseudoIds, infer};
@@ -22,12 +21,12 @@ pub enum Error {
     /// The netio directory, or the uid it is named after.
     #[error(transparent)]
     Directory(#[from] crate::iou::netio::Error),
-    /// Through sudo nobody has another's rights work in a directory of his choice.
+    /// Through sudo a caller does not choose a directory where another user's rights are used.
     #[error(
         "{option} with the rights of user {owner}: user {caller}, who called this through sudo, cannot choose where \
          these are used; leave it out, or run this as root without sudo (`sudo -i` first)"
     )]
-    SudoFolder {
+    SudoDirectory {
         /// The option.
         option: &'static str,
         /// Whose rights are used there.
@@ -38,6 +37,27 @@ pub enum Error {
     /// What is to be connected.
     #[error(transparent)]
     Plan(#[from] crate::plan::Error),
+}
+
+/// What a user asks for: a NETMAP, whose routers, and how to read it.
+#[derive(Clone, Debug, Default)]
+pub struct LabOptions {
+    /// The NETMAP; else that of the environment, else the one here.
+    pub netmap: Option<PathBuf>,
+    /// The netio directory, if not the one of `uid`.
+    pub netio_dir: Option<PathBuf>,
+    /// The directory of L1 keepalives, if not the one beside the netio directory.
+    pub netl1_dir: Option<PathBuf>,
+    /// The directory of locks and records, if not that of the invoking user.
+    pub state_dir: Option<PathBuf>,
+    /// The user who runs the routers.
+    pub uid: Option<u32>,
+    /// The pseudo ids; else they are inferred.
+    pub pseudo: Option<PseudoIds>,
+    /// NICs, each with its endpoints.
+    pub interfaces: Vec<Binding>,
+    /// The endpoint that also gets unicast to unknown addresses.
+    pub flood_unknown: Option<Endpoint>,
 }
 
 /// A plan, and the netio directories of its labs.
@@ -52,7 +72,7 @@ pub struct Prepared {
     pub request: Request,
     /// The NETMAP file that was read.
     pub seen: Option<Signature>,
-    /// Ids that look like pseudo ids, but somebody uses them.
+    /// Ids that look like pseudo ids, but are in use.
     pub left_alone: Vec<InstanceId>,
 }
 
@@ -60,7 +80,7 @@ pub struct Prepared {
 pub struct Planned {
     /// What is to be connected.
     pub plan: Plan,
-    /// Ids that look like pseudo ids, but somebody uses them.
+    /// Ids that look like pseudo ids, but are in use.
     pub left_alone: Vec<InstanceId>,
 }
 
@@ -88,28 +108,28 @@ impl Signature {
     }
 }
 
-/// Who has a say in a request.
+/// The users on whose behalf a lab is served.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Users {
     /// The user who runs the routers.
     pub lab: u32,
-    /// Who called through sudo, if somebody did.
+    /// The caller of sudo, if it was started by that.
     pub caller: Option<u32>,
 }
 
-/// The users that `args` and the environment name.
+/// The users that `options` and the environment name.
 ///
 /// # Errors
-/// [`Error::Directory`] if `SUDO_UID` decides and is no number; [`Error::SudoFolder`].
-pub fn users(args: &Args) -> Result<Users, Error> {
+/// [`Error::Directory`] if `SUDO_UID` decides and is no number; [`Error::SudoDirectory`].
+pub fn users(options: &LabOptions) -> Result<Users, Error> {
     let own = rustix::process::getuid();
-    let lab = default_uid(args.uid, |name| std::env::var_os(name), own.as_raw())?;
+    let lab = default_uid(options.uid, |name| std::env::var_os(name), own.as_raw())?;
     let users = Users { lab, caller: caller() };
-    check_folders(args, users)?;
+    check_directories(options, users)?;
     Ok(users)
 }
 
-/// Who called through sudo, if that is how root runs this.
+/// The caller of sudo, if that is how root runs this.
 fn caller() -> Option<u32> {
     // Only root can have been called through sudo, whatever the environment says.
     let sudo = std::env::var("SUDO_UID").ok().filter(|_| rustix::process::getuid().is_root());
@@ -119,47 +139,47 @@ fn caller() -> Option<u32> {
 /// Refuses a `--state-dir` that another user chose for root.
 ///
 /// # Errors
-/// [`Error::SudoFolder`].
+/// [`Error::SudoDirectory`].
 pub fn check_state_dir() -> Result<(), Error> {
     match caller().filter(|caller| *caller != 0) {
-        Some(caller) => Err(Error::SudoFolder { option: "--state-dir", owner: 0, caller }),
+        Some(caller) => Err(Error::SudoDirectory { option: "--state-dir", owner: 0, caller }),
         None => Ok(()),
     }
 }
 
-/// Who has no more than `sudo iou-fast` names no directory where another's rights are used: it would be made, or files in it.
-fn check_folders(args: &Args, users: Users) -> Result<(), Error> {
+/// A caller of `sudo iou-fast` names no directory where another user's rights are used: it would be made, or files in it.
+fn check_directories(options: &LabOptions, users: Users) -> Result<(), Error> {
     let Some(caller) = users.caller.filter(|caller| *caller != 0) else { return Ok(()) };
     let named = [
-        ("--state-dir", args.state_dir.is_some(), 0),
-        ("--netio-dir", args.netio_dir.is_some(), users.lab),
-        ("--netl1-dir", args.netl1_dir.is_some(), users.lab),
+        ("--state-dir", options.state_dir.is_some(), 0),
+        ("--netio-dir", options.netio_dir.is_some(), users.lab),
+        ("--netl1-dir", options.netl1_dir.is_some(), users.lab),
     ];
     match named.into_iter().find(|(_, given, owner)| *given && *owner != caller) {
-        Some((option, _, owner)) => Err(Error::SudoFolder { option, owner, caller }),
+        Some((option, _, owner)) => Err(Error::SudoDirectory { option, owner, caller }),
         None => Ok(()),
     }
 }
 
-/// Reads the NETMAP of `args` and makes the plan for `workers` workers.
+/// Reads the NETMAP of `options` and makes the plan for `workers` workers.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn prepare(args: &Args, workers: usize) -> Result<Prepared, Error> {
+pub fn prepare(options: &LabOptions, workers: usize) -> Result<Prepared, Error> {
     let request = Request {
-        file: netmap_file(args.netmap.as_deref()),
-        pseudo: args.pseudo.clone(),
-        interfaces: args.interfaces.clone(),
-        flood: args.flood_unknown,
+        file: netmap_file(options.netmap.as_deref()),
+        pseudo: options.pseudo.clone(),
+        interfaces: options.interfaces.clone(),
+        flood: options.flood_unknown,
         workers,
     };
     let seen = Signature::of(&request.file);
     let netmap = read(&request.file)?;
-    let uid = users(args)?.lab;
-    let path = args.netio_dir.clone().unwrap_or_else(|| default_path(uid));
+    let uid = users(options)?.lab;
+    let path = options.netio_dir.clone().unwrap_or_else(|| default_path(uid));
     let directory = Directory::open(&path, uid)?;
     if let Some(ids) = &request.pseudo {
-        // A slip, most likely. Later on such an id is one whose lines were taken out.
+        // A typing error, most likely. Later on such an id is one whose lines were taken out.
         ids.check(&netmap, &request.file)?;
     }
     let mut warnings: Vec<String> = directory.empty_notice().into_iter().collect();
@@ -215,7 +235,7 @@ fn netmap_file(option: Option<&Path>) -> PathBuf {
     option.map(Path::to_path_buf).or_else(from_environment).unwrap_or_else(|| PathBuf::from("NETMAP"))
 }
 
-/// The pseudo ids, and those that somebody uses.
+/// The pseudo ids, and those that look like it but are in use.
 fn inferred(
     netmap: &Netmap,
     file: &Path,

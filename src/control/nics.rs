@@ -8,7 +8,7 @@
 //! locked memory allows it), and files in the state directory.
 
 use super::sizes::Sizes;
-use super::{Error, Options, all_down};
+use super::{Error, Options};
 use crate::ether::Mac;
 use crate::fdb::Fdb;
 use crate::lan::Lan;
@@ -20,7 +20,7 @@ use crate::nic::lock::NicLock;
 use crate::nic::state::{Lifecycle, LinkEvent};
 use crate::nic::{self, Nic};
 use crate::plan::Plan;
-use crate::steer::layout::{COUNTS, Count, HEAD, mac_word};
+use crate::steer::layout::{COUNTS, Count, HEAD, RouterState, mac_word};
 use crate::steer::{self, Steering};
 use crate::sys::ringbuf::RingBuffer;
 use crate::worker::{Command, CommandSender, NicPart, NicSockets, Pool, QueueSocket, Rings, batch_chunks};
@@ -295,7 +295,9 @@ impl ManagedNic {
         let dropped = "frames from the routers are dropped until it";
         match event {
             Some(LinkEvent::Down) => tracing::warn!(nic = %self.name, "down; {dropped} is up"),
-            Some(LinkEvent::CarrierLost) => tracing::warn!(nic = %self.name, "carrier lost; {dropped} is back"),
+            Some(LinkEvent::CarrierLost) => {
+                tracing::warn!(nic = %self.name, "carrier lost; {dropped} is back")
+            }
             Some(LinkEvent::NoCarrier) => tracing::warn!(nic = %self.name, "no carrier; {dropped} is there"),
             Some(LinkEvent::Up) => {
                 tracing::info!(nic = %self.name, "up, MTU {}", link.map_or(0, |link| link.mtu));
@@ -507,4 +509,11 @@ fn take_device(
     let program = steering.program().map_err(|source| Error::Steer { nic: name, source })?;
     let modes = Modes { xdp: options.xdp_mode, copy: options.copy_mode };
     Ok(Device::take(nic, lock, program.as_fd(), modes, patience)?)
+}
+
+/// A router that is not connected is down for the XDP programs, too.
+fn all_down(plan: &Plan, lan: &Lan, index: usize) {
+    for port in &plan.lans[index].ports {
+        lan.set_router_state(plan.ports[*port].router, RouterState::Down);
+    }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// The links of a killed process lock the NIC until the kernel has taken it down: 62 ms were seen.
+/// The links of a killed process stay on the NIC until the kernel has taken it down: 62 ms were seen.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -72,7 +72,7 @@ fn zero_copy_chunks(program: BorrowedFd<'_>, nic: &Nic) -> Option<u32> {
 }
 
 impl Attachment {
-    /// Whether the program is still on `nic`: nobody has detached it, and the NIC was not removed.
+    /// Whether the program is still on `nic`: it was not detached, and the NIC was not removed.
     #[must_use]
     pub fn is_on(&self, nic: &Nic) -> bool {
         // What cannot be read is not acted upon.
@@ -113,9 +113,9 @@ pub fn attach_within(
         other => return other,
     };
     tracing::warn!(
-        "{}: its driver {} takes no native XDP program ({refused}). Generic mode it is, which costs a copy and much \
-         of the speed",
-        nic.name(),
+        nic = %nic.name(),
+        "its driver {} takes no native XDP program ({refused}); using generic mode, which costs a copy and much of the \
+         speed",
         nic.driver()
     );
     attach_in(program, nic, XdpMode::Generic, patience)
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn the_occupant_is_named_with_the_way_to_remove_it() {
+    fn attached_program_is_named_with_the_command_that_removes_it() {
         let ip = AttachedProgram {
             interface: "eth0".into(),
             id: 7,

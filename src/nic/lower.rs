@@ -1,11 +1,11 @@
-//! What stands below a NIC, or at its other end, and makes frames that no router takes: the NIC itself cannot turn
-//! that off, so the user is told what does.
+//! Lower devices of a NIC, or its other end, that make frames which no router takes: the NIC itself cannot turn that off,
+//! so the user is told what does.
 //!
 //! A generic program on a VLAN, macvlan, bridge or bond runs behind GRO and LRO of the NICs below. What a veth or a
 //! virtual machine sends is not cut into frames at all: they leave that to hardware.
 
 use super::links::{Base, Link, Links};
-use super::offload::in_the_way;
+use super::merging::{fix_where_fixed, in_the_way};
 use super::{Error, Nic};
 use crate::sys::ethtool::Feature;
 use std::fmt;
@@ -75,7 +75,7 @@ pub(super) fn issues(nic: &Nic, generic: bool) -> Result<Vec<Issue>, Error> {
     Ok(found)
 }
 
-/// What `link`, which is below `NIC`, merges frames by.
+/// What `link`, which is below `nic`, merges frames by.
 fn merging(link: &Link, driver: &str, nic: &str, features: &[Feature], generic: bool) -> Option<Issue> {
     // A generic program sees frames behind the place where the kernel takes a tag out in any case.
     let spoils = |name: &str| in_the_way(name, generic) && !name.contains("vlan");
@@ -87,12 +87,12 @@ fn merging(link: &Link, driver: &str, nic: &str, features: &[Feature], generic: 
     let names = |features: &[&Feature], after: &str| -> String {
         features.iter().map(|feature| format!(" {}{after}", feature.name)).collect()
     };
-    let mut cures = Vec::new();
+    let mut fixes = Vec::new();
     if !changeable.is_empty() {
-        cures.push(format!("`ethtool -K {}{}`", link.name, names(&changeable, " off")));
+        fixes.push(format!("`ethtool -K {}{}`", link.name, names(&changeable, " off")));
     }
     if !fixed.is_empty() {
-        cures.push(fixed_cure(driver).to_owned());
+        fixes.push(fix_where_fixed(driver).to_owned());
     }
     Some(Issue {
         what: format!("{}, below {nic},", link.name),
@@ -101,20 +101,8 @@ fn merging(link: &Link, driver: &str, nic: &str, features: &[Feature], generic: 
             names(&changeable, ""),
             names(&fixed, "")
         ),
-        fix: cures.join(" and "),
+        fix: fixes.join(" and "),
     })
-}
-
-/// What can be done about merging that a driver has fixed.
-pub(super) fn fixed_cure(driver: &str) -> &'static str {
-    match driver {
-        // Properties of virtio-net in QEMU: hw/net/virtio-net.c.
-        "virtio_net" => {
-            "the virtual machine's NIC with `guest_tso4=off,guest_tso6=off,guest_ufo=off,guest_uso4=off,guest_uso6=off` \
-             in QEMU (libvirt: `<driver><guest tso4='off' tso6='off' ufo='off'/></driver>`)"
-        }
-        _ => "another NIC, for its driver has it fixed,",
-    }
 }
 
 /// What `peer`, the other end of `link`, leaves uncut.

@@ -1,5 +1,5 @@
-//! Everything about one NIC except its rings: finding it, holding it for this process alone, its
-//! offloads, promiscuous mode, the XDP program on it, and word of its going up and down.
+//! Everything about one NIC except its rings: finding it, locking it for this process alone, its offloads, promiscuous
+//! mode, the XDP program on it, its link, and the state machine of what becomes of it.
 //!
 //! All of it goes through sockets (`ioctl`, netlink), never `/sys/class/net`, which may show another network
 //! namespace. What is done to a NIC is undone when the value that stands for it is dropped. Take and drop in
@@ -15,6 +15,7 @@ pub mod left;
 pub mod links;
 pub mod lock;
 pub mod lower;
+mod merging;
 pub mod offload;
 pub mod promisc;
 pub(crate) mod state;
@@ -119,7 +120,7 @@ pub enum Error {
     },
     /// The directory for locks and records could be tampered with.
     #[error(
-        "{}: it must be a directory that belongs to the user who runs iou-fast (uid {uid}) and that nobody else may \
+        "{}: it must be a directory that belongs to the user who runs iou-fast (uid {uid}) and that no other user may \
          write to; remove it or correct it by chown and chmod 0700",
         path.display()
     )]

@@ -5,20 +5,15 @@
 //!   and several drivers refuse one while it is on; GRO in software comes before generic XDP only.
 
 use super::lock::NicLock;
-use super::lower::fixed_cure;
+use super::merging::{fix_where_fixed, in_the_way};
 use super::{Error, Nic};
 use crate::sys::ethtool::Feature;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// What stands in the way of every XDP program, by the kernel's names.
-const ALWAYS: [&str; 4] = ["rx-vlan-hw-parse", "rx-vlan-stag-hw-parse", "rx-lro", "rx-gro-hw"];
-/// What stands in the way of a generic one only.
-const GENERIC: [&str; 3] = ["rx-gro", "rx-gro-list", "rx-udp-gro-forwarding"];
-
 /// Offloads of a NIC that are off until this is dropped, or [restored](Self::restore).
 ///
-/// Only what was on and was turned off here is turned on again, and only if nobody else did so meanwhile. What
+/// Only what was on and was turned off here is turned on again, and only if no other program did so meanwhile. What
 /// was on is first recorded beside the lock of the NIC; if the process is killed, the next one that quiets this
 /// NIC takes the record over. Drop the [`Attachment`](super::attach::Attachment) before this.
 #[derive(Debug)]
@@ -76,7 +71,7 @@ impl fmt::Display for StillOn {
         write!(f, "{} has {} on and {why}: {so} (", self.interface, self.feature)?;
         match &*self.driver {
             "virtio_net" if self.fixed && !self.is_of_tags() => {
-                write!(f, "{} prevents it)", fixed_cure(&self.driver))
+                write!(f, "{} prevents it)", fix_where_fixed(&self.driver))
             }
             _ => write!(f, "`{}`)", self.command()),
         }
@@ -118,8 +113,8 @@ impl Offloads {
         let earlier = read_record(lock)?;
         if !earlier.is_empty() {
             tracing::info!(
-                "{}: taking over offloads that a killed run left off: {}",
-                nic.name,
+                nic = %nic.name,
+                "taking over offloads that a killed run left off: {}",
                 earlier.join(" ")
             );
         }
@@ -244,10 +239,8 @@ impl Offloads {
         self.set(&features, &[], &ours)?;
         let after = self.features()?;
         for name in ours.iter().filter(|name| !is_active(&after, name)) {
-            tracing::warn!(
-                "{0}: {name} was on and its driver keeps it off (`ethtool -K {0} {name} on`)",
-                self.nic.name
-            );
+            let nic = &self.nic.name;
+            tracing::warn!(nic = %nic, "{name} was on and its driver keeps it off (`ethtool -K {nic} {name} on`)");
         }
         self.lock.remove_record()
     }
@@ -294,15 +287,15 @@ impl Drop for Offloads {
     fn drop(&mut self) {
         if let Err(error) = self.give_back() {
             tracing::error!(
-                "{}: offloads stay off ({}): {error}; the next start turns them on again, or `ethtool -K`",
-                self.nic.name,
+                nic = %self.nic.name,
+                "offloads stay off ({}): {error}; the next start turns them on again, or `ethtool -K`",
                 self.turned_off.join(" ")
             );
         }
     }
 }
 
-/// What a killed run left to be turned on again. A record that nobody can read is not worth refusing to start.
+/// What a killed run left to be turned on again. A malformed record is no reason to refuse a start.
 fn read_record(lock: &NicLock) -> Result<Vec<String>, Error> {
     let Some(contents) = lock.read_record()? else { return Ok(Vec::new()) };
     match parse_record(&contents) {
@@ -317,11 +310,6 @@ fn read_record(lock: &NicLock) -> Result<Vec<String>, Error> {
 /// The features that a record names.
 pub(crate) fn parse_record(contents: &[u8]) -> serde_json::Result<Vec<String>> {
     serde_json::from_slice::<Record>(contents).map(|record| record.turned_off)
-}
-
-/// Whether this feature spoils frames before an XDP program sees them; before a generic one, if it is that.
-pub(super) fn in_the_way(name: &str, generic: bool) -> bool {
-    ALWAYS.contains(&name) || generic && GENERIC.contains(&name)
 }
 
 fn plan(features: &[Feature], earlier: &[String], generic_mode: bool) -> Plan {
@@ -339,7 +327,7 @@ fn plan(features: &[Feature], earlier: &[String], generic_mode: bool) -> Plan {
     plan
 }
 
-/// Those of `turned_off` that nobody has asked to turn on since.
+/// Those of `turned_off` that no program has asked to turn on since.
 fn ours(features: &[Feature], turned_off: &[String]) -> Vec<String> {
     let is_ours =
         |feature: &&Feature| turned_off.contains(&feature.name) && feature.changeable && !feature.requested;
@@ -387,7 +375,7 @@ mod tests {
             [feature("rx-vlan-hw-parse", '-'), feature("rx-gro", '-'), feature("rx-gro-list", 'k')];
         let earlier = names(&["rx-vlan-hw-parse", "rx-gro", "rx-gro-list"]);
         let plan = plan(&features, &earlier, false);
-        // Needed off now too; not needed any more; turned on by somebody since.
+        // Needed off now too; not needed any more; turned on by another program since.
         let expected = Plan { keep: names(&["rx-vlan-hw-parse"]), on: names(&["rx-gro"]), ..Plan::default() };
         assert_eq!(plan, expected);
     }

@@ -17,7 +17,7 @@ pub(super) fn forward(board: &Board, arguments: &[String]) -> Result<()> {
     Counting::except_this_thread();
     let args = Cli::parse_from(std::iter::once("iou-fast").chain(arguments.iter().map(String::as_str))).start;
     let cpus = args.cpus.as_ref().map_or_else(Vec::new, |list| list.0.clone());
-    let prepared = labs::prepare(&args, cpus.len().max(1))?;
+    let prepared = labs::prepare(&args.lab(), cpus.len().max(1))?;
     let options = Options {
         cpus,
         xdp_mode: args.xdp_mode.into(),
