@@ -1,8 +1,8 @@
-//! Standard output and standard error, to which nobody waits to write: a terminal may be held by ^S or gone, a pipe not
-//! read or closed, a disk full. A thread each writes what the others hand over. What finds no room is lost, and the log
-//! says how much that was as soon as it takes lines again.
+//! Standard output and standard error, for which no thread waits: a terminal may be held by ^S or gone, a pipe not read or
+//! closed, a disk full. One thread per stream writes what the others hand over. What does not fit into its queue is
+//! dropped, and the log says how much that was as soon as it takes lines again.
 //!
-//! Until [`start`] whoever has something to say writes it himself.
+//! Until [`start`] each thread writes itself.
 
 use crate::privileges::{self, Role};
 use crossbeam::channel;
@@ -15,15 +15,15 @@ use std::time::{Duration, Instant};
 
 /// Bytes that wait to be written at most: some two thousand lines.
 const ROOM: usize = 256 << 10;
-/// At the end, who reads nothing for so long is not waited for.
+/// At the end a reader that reads nothing for so long is not waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// What is printed stands behind what was logged before, if that is read within this time.
 const IN_ORDER: Duration = Duration::from_millis(300);
-/// Bytes written at once: a serial console at 9600 baud takes half a second, within anybody's patience.
+/// Bytes written at once: a serial console at 9600 baud takes half a second, within any reader's patience.
 const PIECE: usize = 512;
-/// How often somebody who waits looks again.
+/// How often a thread that waits looks again.
 const LOOK: Duration = Duration::from_millis(1);
-/// How long until a descriptor that somebody has set to "do not block" is tried again.
+/// How long until a descriptor that another process has set to "do not block" is tried again.
 const AGAIN: Duration = Duration::from_millis(50);
 
 static LOG: OnceLock<Outlet> = OnceLock::new();
@@ -51,7 +51,7 @@ pub fn start(missing: fn(u64) -> String) -> io::Result<()> {
 pub fn log(text: &str) {
     match LOG.get() {
         Some(log) => log.put(text.as_bytes()),
-        // Nobody else is told that it cannot be written.
+        // There is no other place to report that it cannot be written.
         None => drop(io::stderr().write_all(text.as_bytes())),
     }
 }
@@ -64,7 +64,7 @@ pub fn print(text: &str) {
     }
 }
 
-/// Waits until all is written, or nobody reads it.
+/// Waits until all is written, or nothing has been read for a second.
 pub fn finish() {
     finish_one(&LOG, PATIENCE);
     finish_one(&OUT, PATIENCE);
@@ -103,7 +103,7 @@ impl Write for Log {
 
 /// Something to write.
 struct Text {
-    /// How many before it found no room.
+    /// How many before it did not fit.
     missing: u64,
     bytes: Vec<u8>,
 }
@@ -116,9 +116,9 @@ struct Outlet {
 
 #[derive(Default)]
 struct State {
-    /// Bytes handed over and not yet written or given up.
+    /// Bytes handed over and not yet written or dropped.
     waiting: AtomicUsize,
-    /// Texts that found no room and that no later one tells of yet.
+    /// Texts that did not fit and that no later one counts yet.
     missing: AtomicU64,
 }
 
@@ -152,11 +152,11 @@ impl Outlet {
         Ok(Self { texts, state })
     }
 
-    /// Hands `bytes` over, if there is room. Waits for nobody.
+    /// Hands `bytes` over, if they fit into the queue. Never waits.
     fn put(&self, bytes: &[u8]) {
         let State { waiting, missing } = &*self.state;
         let before = waiting.fetch_add(bytes.len(), Ordering::Relaxed);
-        // What is larger than the room passes alone.
+        // What is larger than the queue passes alone.
         if before > 0 && before + bytes.len() > ROOM {
             waiting.fetch_sub(bytes.len(), Ordering::Relaxed);
             missing.fetch_add(1, Ordering::Relaxed);
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_full_disk_did_not_take_is_counted_when_it_takes_some_again() {
+    fn output_that_a_full_disk_did_not_take_is_counted_when_it_takes_some_again() {
         let full = || OwnedFd::from(File::options().write(true).open("/dev/full").unwrap());
         let mut writer = writer(full());
         for text in ["one\n", "two\n"] {
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn who_hands_over_waits_for_nobody_and_the_end_not_for_ever() {
+    fn output_is_handed_over_without_waiting_and_the_end_waits_a_bounded_time() {
         let (reader, pipe) = pipe_with(PipeFlags::empty()).unwrap();
         // Confined as in the program: the thread alone is.
         let outlet = Outlet::start("log", pipe, note, || {}).unwrap();
@@ -311,7 +311,7 @@ mod tests {
         outlet.finish(Duration::from_millis(50));
         assert!(outlet.state.waiting.load(Ordering::Relaxed) > ROOM / 2);
 
-        // Somebody reads again: everything that was kept comes, and how much was not.
+        // It is read again: everything that was kept comes, and how much was not.
         let mut reader = File::from(reader);
         // There may have been some room in between, and then a word on what had been lost by then.
         let count = |said: &str| -> (usize, usize) {
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn who_reads_slowly_is_waited_for() {
+    fn output_waits_for_a_slow_reader() {
         let (reader, pipe) = pipe_with(PipeFlags::empty()).unwrap();
         let outlet = Outlet::start("log", pipe, note, || {}).unwrap();
         outlet.put(&b"0123456789\n".repeat(20_000));

@@ -1,8 +1,8 @@
-//! What the program is allowed to do, and how it gives up the rest.
+//! What the program is allowed to do, and how it drops the rest.
 //!
 //! ```text
 //!   started as root, or with file capabilities
-//!      │ begin:   files are touched with the rights of the lab's user, no new privileges, only STARTUP is kept
+//!      │ drop_privileges: files are touched with the rights of the lab's user, no new privileges, only STARTUP is kept
 //!      ├──► guard, a process: become_invoking_user, confine: GUARDING, files of the state directory, offloads
 //!      ▼
 //!   everything is brought up ──► workers:       confine: no capability, few system calls
@@ -28,7 +28,7 @@ use std::ffi::CString;
 const CAPABILITIES: u32 = 64;
 
 /// The group of users that are in no list of users: `nogroup`.
-const NOBODY: u32 = 65534;
+const NOGROUP: u32 = 65534;
 
 /// Why the process could not be confined.
 #[derive(Debug, thiserror::Error)]
@@ -88,13 +88,13 @@ impl Account {
             let groups = getgrouplist(&CString::new(user.name).ok()?, user.gid).ok()?;
             Some((user.gid, groups))
         });
-        let nogroup = Gid::from_raw(NOBODY);
+        let nogroup = Gid::from_raw(NOGROUP);
         let (gid, groups) = listed.unwrap_or((nogroup, vec![nogroup]));
         Self { uid, gid, groups }
     }
 }
 
-/// Gives up, before anything is touched, what start-up does not need: call it first, while there is one thread.
+/// Drops, before anything is touched, what start-up does not need: call it first, while there is one thread.
 ///
 /// From here on files are touched with the rights of `user`, whose routers they are. `caller` is who called through
 /// sudo: where that is another, [`as_caller`] reads files with his rights and with those of his groups alone.
@@ -104,13 +104,13 @@ impl Account {
 pub fn drop_privileges(user: u32, caller: Option<u32>) -> Result<(), Error> {
     let fail = |action| move |source: Errno| Error::System { action, source: source.into() };
     // Neither by executing a file with capabilities nor otherwise do they come back.
-    thread::set_no_new_privs(true).map_err(fail("give up new privileges"))?;
-    // Nobody attaches a debugger, and no core file holds frames.
+    thread::set_no_new_privs(true).map_err(fail("set no_new_privs"))?;
+    // No debugger attaches, and no core file holds frames.
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
-    keep(STARTUP | lists::BEGIN).map_err(fail("give up capabilities"))?;
+    keep(STARTUP | lists::DROP_PRIVILEGES).map_err(fail("drop capabilities"))?;
     close_bounding_set();
     become_user(user, caller)?;
-    keep(STARTUP).map_err(fail("give up capabilities"))
+    keep(STARTUP).map_err(fail("drop capabilities"))
 }
 
 /// Nothing that is executed gets capabilities any more, not even as root. Without CAP_SETPCAP, so with file capabilities,
@@ -140,7 +140,7 @@ fn become_user(user: u32, caller: Option<u32>) -> Result<(), Error> {
     if user == own && caller.is_none() {
         return Ok(());
     }
-    if !thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(lists::BEGIN_USER)) {
+    if !thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(lists::CHANGE_USER)) {
         return Err(Error::NotThatUser { user, own });
     }
     let user = Account::of(user);
@@ -222,13 +222,13 @@ impl Drop for FileRights {
 /// [`Error::Filter`], [`Error::System`]: the thread must not go on then.
 pub fn confine(role: Role) -> Result<(), Error> {
     let fail = |action| move |source: Errno| Error::System { action, source: source.into() };
-    thread::set_no_new_privs(true).map_err(fail("give up new privileges"))?;
+    thread::set_no_new_privs(true).map_err(fail("set no_new_privs"))?;
     let kept = match role {
         Role::Control => RUNNING,
         Role::Guard => GUARDING,
         Role::Worker | Role::SocketMaker | Role::Output => CapabilitySet::empty(),
     };
-    keep(kept).map_err(fail("give up capabilities"))?;
+    keep(kept).map_err(fail("drop capabilities"))?;
     sys::violation::report().map_err(fail("install a signal handler"))?;
     for filter in lists::filters(role)? {
         seccompiler::apply_filter(&filter)?;
@@ -236,13 +236,13 @@ pub fn confine(role: Role) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives up every capability of the calling thread: for one that only looks names up, in libraries of the system whose
-/// system calls nobody can list.
+/// Drops every capability of the calling thread: for one that only looks names up, in libraries of the system whose
+/// system calls are not known.
 ///
 /// # Errors
 /// [`Error::System`]: the thread must not go on then.
 pub fn drop_capability() -> Result<(), Error> {
-    let fail = |source: Errno| Error::System { action: "give up capabilities", source: source.into() };
+    let fail = |source: Errno| Error::System { action: "drop capabilities", source: source.into() };
     keep(CapabilitySet::empty()).map_err(fail)
 }
 
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn the_process_ends_also_when_nobody_reads_why() {
+    fn violation_ends_the_process_also_when_its_line_is_not_read() {
         if is_again() {
             let _ = confined("worker 7", Role::Worker, || drop(std::net::UdpSocket::bind("127.0.0.1:0")));
             return;
@@ -314,7 +314,7 @@ mod tests {
         let (_reader, writer) = rustix::pipe::pipe_with(flags).unwrap();
         while rustix::io::write(&writer, &[b'.'; 4096]).is_ok() {}
         rustix::fs::fcntl_setfl(&writer, rustix::fs::OFlags::empty()).unwrap();
-        let test = "the_process_ends_also_when_nobody_reads_why";
+        let test = "violation_ends_the_process_also_when_its_line_is_not_read";
         let mut child = command(test).stdout(std::process::Stdio::null()).stderr(writer).spawn().unwrap();
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
         let status = loop {
@@ -381,8 +381,8 @@ mod tests {
 
     #[test]
     fn who_is_in_no_list_is_in_no_group() {
-        let nobody = Account::of(4_111_222_333);
-        assert_eq!(nobody.groups, [Gid::from_raw(NOBODY)]);
+        let unknown = Account::of(4_111_222_333);
+        assert_eq!(unknown.groups, [Gid::from_raw(NOGROUP)]);
         let root = Account::of(0);
         assert_eq!(root.gid.as_raw(), 0);
         assert!(root.groups.contains(&root.gid));

@@ -13,7 +13,7 @@ use crate::ether::Mac;
 use crate::fdb::Fdb;
 use crate::lan::Lan;
 use crate::nic::attach::{PATIENCE, XdpMode};
-use crate::nic::device::{Device, Loss, Modes, needs_several_chunks};
+use crate::nic::device::{Detach, Device, Modes, needs_several_chunks};
 use crate::nic::kernel::shares_large_frames;
 use crate::nic::links::Links;
 use crate::nic::lock::NicLock;
@@ -241,8 +241,8 @@ impl ManagedNic {
     /// Looks at the NIC and does what follows: tells the workers its state, gives it back when it has gone, takes it again
     /// when it is back. Waits for a grace period of the kernel at most.
     pub(super) fn follow(&mut self, index: usize, lan: &Lan, around: &Around<'_>) {
-        if let Some(loss) = self.look(lan) {
-            self.lose(loss, index, lan, around);
+        if let Some(detach) = self.look(lan) {
+            self.detach(detach, index, lan, around);
         }
         self.recover(index, lan, around);
     }
@@ -251,8 +251,8 @@ impl ManagedNic {
     /// sockets are closed, so that what it took along is counted. One that is still there keeps its sockets, for what is
     /// to be sent.
     pub(super) fn last_look(&mut self, index: usize, lan: &Lan, around: &Around<'_>) {
-        if let Some(loss @ Loss::Gone(_)) = self.look(lan) {
-            self.lose(loss, index, lan, around);
+        if let Some(detach @ Detach::Gone(_)) = self.look(lan) {
+            self.detach(detach, index, lan, around);
         }
     }
 
@@ -262,11 +262,11 @@ impl ManagedNic {
     }
 
     /// Reads the state of a NIC in use, tells the workers, and logs what changed. Says if it must be taken anew.
-    fn look(&mut self, lan: &Lan) -> Option<Loss> {
+    fn look(&mut self, lan: &Lan) -> Option<Detach> {
         let device = self.device.as_mut()?;
-        let loss = device.loss();
-        if loss.is_some() || !self.state.is_attached() {
-            return loss;
+        let detach = device.must_detach();
+        if detach.is_some() || !self.state.is_attached() {
+            return detach;
         }
         let before = self.state.link();
         let link = match device.nic.refresh_state() {
@@ -282,7 +282,7 @@ impl ManagedNic {
                 }
                 Some(link)
             }
-            Err(error @ nic::Error::Gone { .. }) => return Some(Loss::Gone(error)),
+            Err(error @ nic::Error::Gone { .. }) => return Some(Detach::Gone(error)),
             Err(error) => {
                 if before.is_some() {
                     tracing::warn!(nic = %self.name, "{error}");
@@ -308,7 +308,7 @@ impl ManagedNic {
     }
 
     /// Has the workers close their sockets, and gives back what was taken from the NIC.
-    fn lose(&mut self, loss: Loss, index: usize, lan: &Lan, around: &Around<'_>) {
+    fn detach(&mut self, detach: Detach, index: usize, lan: &Lan, around: &Around<'_>) {
         lan.up.store(false, Relaxed);
         // The program leaves everything to the host until the workers have sockets again.
         lan.tables.shared.live.store(0, Relaxed);
@@ -321,19 +321,19 @@ impl ManagedNic {
             self.closing = Some(registration);
         }
         let name = &self.name;
-        match loss {
-            Loss::Gone(error) => {
+        match detach {
+            Detach::Gone(error) => {
                 tracing::warn!(nic = %name, "{error}; forwarding goes on when there is one of this name again");
             }
-            Loss::Renamed(to) => tracing::warn!(
+            Detach::Renamed(to) => tracing::warn!(
                 nic = %name,
                 "{name} is called {to} now; it is given back, and forwarding goes on when there is a {name} again"
             ),
-            Loss::Detached => tracing::warn!(
+            Detach::ProgramGone => tracing::warn!(
                 nic = %name,
                 "its XDP program was detached, by another program or because the NIC was removed; attaching again"
             ),
-            Loss::Queues(queues) => tracing::info!(nic = %name, "{queues} queues now; attaching again"),
+            Detach::Queues(queues) => tracing::info!(nic = %name, "{queues} queues now; attaching again"),
         }
         // Whatever it was: the program as well. A veth that is given queues does not give them the program
         // (veth_set_channels in drivers/net/veth.c), and frames on them would reach the host alone.

@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// Where news come from.
+/// Where an event comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Source {
     /// It is to end.
@@ -33,7 +33,7 @@ impl Source {
         [Self::Stop, Self::Links, Self::Workers, Self::Netmap, Self::Moves, Self::Directory];
 }
 
-/// Waits for news.
+/// Waits for events.
 pub(super) struct Sources(OwnedFd);
 
 impl Sources {
@@ -54,7 +54,7 @@ impl Sources {
         timeout: Duration,
     ) -> io::Result<Vec<Source>> {
         for (source, descriptor) in descriptors {
-            // For one time: of one that is closed while a copy of it is not, epoll would tell for ever.
+            // For one time: of one that is closed while a copy of it is not, epoll would report it for ever.
             let (data, flags) = (EventData::new_u64(source as u64), EventFlags::IN | EventFlags::ONESHOT);
             match epoll::modify(&self.0, descriptor, data, flags) {
                 Err(Errno::NOENT) => epoll::add(&self.0, descriptor, data, flags)?,
@@ -95,7 +95,7 @@ mod tests {
         assert!(start.elapsed() >= Duration::from_millis(20));
         wake(&directory);
         assert_eq!(wait(Duration::from_secs(5)), [Source::Directory]);
-        assert_eq!(wait(AT_ONCE), [Source::Directory], "nobody has read it");
+        assert_eq!(wait(AT_ONCE), [Source::Directory], "it is still to be read");
         woken(&directory);
         assert!(wait(AT_ONCE).is_empty());
         wake(&stop);

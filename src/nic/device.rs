@@ -49,13 +49,13 @@ pub(crate) struct Device {
 
 /// Why a NIC, or its sockets, must be taken anew.
 #[derive(Debug)]
-pub(crate) enum Loss {
+pub(crate) enum Detach {
     /// It is not there any more.
     Gone(Error),
     /// It has this name now.
     Renamed(String),
     /// It lost the XDP program: another process detached it, or this is another NIC of the same name and number.
-    Detached,
+    ProgramGone,
     /// It has so many queues now.
     Queues(usize),
 }
@@ -111,18 +111,18 @@ impl Device {
     }
 
     /// Why it cannot be used as it was taken, if that is so.
-    pub(crate) fn loss(&self) -> Option<Loss> {
+    pub(crate) fn must_detach(&self) -> Option<Detach> {
         match self.nic.name_now() {
-            Err(error) => return Some(Loss::Gone(error)),
-            Ok(name) if name != self.nic.name() => return Some(Loss::Renamed(name)),
+            Err(error) => return Some(Detach::Gone(error)),
+            Ok(name) if name != self.nic.name() => return Some(Detach::Renamed(name)),
             Ok(_) => {}
         }
         if !self.attachment.is_on(&self.nic) {
             // The first that goes when a NIC is removed is the program.
-            return Some(self.nic.name_after_all().map_or_else(Loss::Gone, |_| Loss::Detached));
+            return Some(self.nic.name_after_all().map_or_else(Detach::Gone, |_| Detach::ProgramGone));
         }
         let queues = self.nic.refresh_queues().0 as usize;
-        (self.registration.is_some() && queues != self.queues).then_some(Loss::Queues(queues))
+        (self.registration.is_some() && queues != self.queues).then_some(Detach::Queues(queues))
     }
 
     /// How to bind to it for frames of this MTU: whether to copy, and whether frames may take several chunks.

@@ -86,10 +86,10 @@ impl NicLock {
     /// # Errors
     /// As for [`take`](Self::take).
     pub fn take_within(nic: &Nic, path: &Path, patience: Duration) -> Result<Self, Error> {
-        as_invoking_user(|| Self::take_as_starter(nic, path, patience))
+        as_invoking_user(|| Self::take_as_invoking_user(nic, path, patience))
     }
 
-    fn take_as_starter(nic: &Nic, path: &Path, patience: Duration) -> Result<Self, Error> {
+    fn take_as_invoking_user(nic: &Nic, path: &Path, patience: Duration) -> Result<Self, Error> {
         let directory = open_directory(path)?;
         let stem = stem(nic.namespace, nic.index);
         let start = Instant::now();
@@ -107,8 +107,8 @@ impl NicLock {
         }
     }
 
-    /// What nobody holds of NIC number `index` in network namespace `namespace`, with the lock in directory `path`: for
-    /// [a guard](crate::guard), which does not keep it for long. `None` where somebody has it.
+    /// The lock, if it is free, of NIC number `index` in network namespace `namespace`, in directory `path`: for
+    /// [a guard](crate::guard), which does not keep it for long. `None` where a process has it.
     pub(crate) fn take_left(path: &Path, namespace: u64, index: u32) -> Result<Option<Self>, Error> {
         as_invoking_user(|| {
             let (directory, stem) = (open_existing(path)?, stem(namespace, index));
@@ -143,10 +143,10 @@ impl NicLock {
 
     /// The record that lies beside the lock; `None` if there is none.
     pub(super) fn read_record(&self) -> Result<Option<Vec<u8>>, Error> {
-        as_invoking_user(|| self.read_as_starter())
+        as_invoking_user(|| self.read_as_invoking_user())
     }
 
-    fn read_as_starter(&self) -> Result<Option<Vec<u8>>, Error> {
+    fn read_as_invoking_user(&self) -> Result<Option<Vec<u8>>, Error> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.0.directory, self.record_name(), flags, Mode::empty()) {
             Ok(file) => file,
@@ -206,7 +206,7 @@ enum Lock {
     Others(OwnedFd),
 }
 
-/// Locks the file of `stem` if nobody has, and writes into it our pid and then `mark`.
+/// Locks the file of `stem` if no process has, and writes into it our pid and then `mark`.
 fn try_lock(directory: &OwnedFd, path: &Path, stem: &str, mark: &str) -> Result<Lock, Error> {
     let file = lock_name(stem);
     let fail = |what| {
@@ -222,8 +222,8 @@ fn try_lock(directory: &OwnedFd, path: &Path, stem: &str, mark: &str) -> Result<
             Err(Errno::WOULDBLOCK) => return Ok(Lock::Others(lock)),
             Err(source) => return Err(fail("lock")(source)),
         }
-        // Its last holder may have removed the file between our two calls. We then lock a lock that nobody
-        // else can see.
+        // Its last holder may have removed the file between our two calls. We then have a lock that no other
+        // process can see.
         if !is_the_file(directory, &file, &lock).map_err(fail("examine the lock file"))? {
             continue;
         }
@@ -355,7 +355,7 @@ mod tests {
 
     /// Locks are kept apart by open files, so that two holders in one process stand for two processes.
     #[test]
-    fn a_guard_takes_what_nobody_holds_and_is_waited_for() {
+    fn guard_takes_locks_that_are_free_and_is_waited_for() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("state");
         assert!(seen(&path, 7).is_err() && !path.exists(), "a guard makes no directory");
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn every_user_has_a_folder_of_his_own() {
+    fn state_directory_of_each_user_is_another() {
         let of = |uid, set: &'static [(&str, &str)]| {
             let value = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into());
             directory_of(uid, value).display().to_string()
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_is_made_for_its_owner_alone() {
+    fn state_directory_is_made_for_its_owner_alone() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("state");
         open_directory(&path).unwrap();
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_others_could_tamper_with_is_refused() {
+    fn state_directory_that_others_could_tamper_with_is_refused() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("state");
         std::fs::create_dir(&path).unwrap();

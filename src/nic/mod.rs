@@ -461,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn only_odd_interfaces_get_a_caution() {
+    fn only_odd_interfaces_get_a_warning() {
         assert!(warning("bridge").is_some_and(|text| text.contains("veth")));
         assert_eq!(warning("ixgbe"), None);
         assert_eq!(warning("veth"), None);

@@ -34,7 +34,7 @@ pub struct StillOn {
     pub interface: String,
     /// The kernel's name of the feature.
     pub feature: String,
-    /// Fixed: nobody can change it. Otherwise the driver declined.
+    /// Fixed: it cannot be changed. Otherwise the driver declined.
     pub fixed: bool,
     /// The NIC's driver.
     pub driver: String,
@@ -96,7 +96,7 @@ struct Plan {
     on: Vec<String>,
     /// Turned off by a run that was killed, and to stay so.
     keep: Vec<String>,
-    /// On, and nobody can change it.
+    /// On, and fixed.
     fixed: Vec<String>,
 }
 
@@ -158,7 +158,7 @@ impl Offloads {
             .collect())
     }
 
-    /// Turns off what is in the way again. It is turned on at the end, for somebody wants it so.
+    /// Turns off what is in the way again. It is turned on at the end, because another program wants it so.
     ///
     /// # Errors
     /// As for [`quiet`](Self::quiet).

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// The kernel is asked this often whether it has released frames: a few milliseconds are usual.
 const RELEASE: Duration = Duration::from_millis(2);
-/// How long after its loss, or its return, a NIC is tried again at short intervals, and failures are not reported: whoever
+/// How long after it was lost, or is back, a NIC is tried again at short intervals, and failures are not reported: whoever
 /// removed it may still be at work. A NIC that was attached is not attached again sooner either.
 const SETTLING: Duration = Duration::from_millis(500);
 /// Between two tries, during that time.

@@ -1,5 +1,5 @@
 //! Every capability that is kept and every system call that is let through, with its reason. What is not here is not
-//! had: a capability is given up for good, and a system call ends the process with a line that names it
+//! had: a capability is dropped for good, and a system call ends the process with a line that names it
 //! ([`sys::violation`](crate::sys::violation)), or is refused where libraries can live with that ([`REFUSED`]).
 //!
 //! Who needs another: `strace -f` shows what a new piece of code calls; put it here with the reason, as narrow as it
@@ -32,10 +32,10 @@ pub const STARTUP: Set = RUNNING
     .union(Set::SYS_PTRACE); // which process holds a NIC or a socket that we want
 
 /// Only to act for the routers' user: gone before the first of his files is touched.
-pub const BEGIN: Set = BEGIN_USER.union(Set::SETPCAP); // empty the bounding set, set the secure bits
+pub const DROP_PRIVILEGES: Set = CHANGE_USER.union(Set::SETPCAP); // empty the bounding set, set the secure bits
 
-/// Of [`BEGIN`], what changing to another user takes.
-pub(super) const BEGIN_USER: Set = Set::SETUID.union(Set::SETGID);
+/// Of [`DROP_PRIVILEGES`], what changing to another user takes.
+pub(super) const CHANGE_USER: Set = Set::SETUID.union(Set::SETGID);
 
 /// Memory, locks, time, ending, and telling why: what any thread does.
 const EVERY: &[Number] = &[
@@ -259,7 +259,7 @@ const BPF_CONTROL: &[u32] = &[
     libbpf_sys::BPF_PROG_GET_FD_BY_ID,
 ];
 
-/// A thread's own matters: naming it, its naps, its rights going away.
+/// A thread's own matters: its name, how exactly it is woken, dropping its rights.
 const PRCTLS: &[i32] = &[
     c::PR_SET_NAME,
     c::PR_GET_NAME,
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_may_execute_trace_or_change_identity() {
+    fn no_role_may_execute_trace_or_change_identity() {
         let never = [
             c::SYS_execve,
             c::SYS_execveat,
@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn what_runs_on_is_less_than_what_starts() {
         assert!(STARTUP.contains(RUNNING) && RUNNING.contains(GUARDING));
-        assert!(!RUNNING.intersects(Set::SYS_ADMIN | Set::SYS_PTRACE | BEGIN));
+        assert!(!RUNNING.intersects(Set::SYS_ADMIN | Set::SYS_PTRACE | DROP_PRIVILEGES));
         assert!(!STARTUP.intersects(Set::DAC_OVERRIDE | Set::DAC_READ_SEARCH | Set::FOWNER | Set::CHOWN));
     }
 }
