@@ -1,4 +1,4 @@
-//! Frames that wait for a router whose socket queue is full. The policy is pure; who sends is `to_routers`.
+//! Frames that wait for a router whose socket queue is full. The policy is pure; who sends is `router_egress`.
 //!
 //! Chunks are shared by all routers, so the bound is the dynamic threshold of shared-memory switches (Choudhury
 //! and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Fragment Switches", 1998) with alpha = 1: a router

@@ -1,11 +1,11 @@
 //! A worker: one pinned thread that moves frames both ways.
 //!
-//! The life of a frame *towards a router* ([`to_routers`]): the XDP program put it into this worker's AF_XDP ring
+//! The life of a frame *towards a router* ([`router_egress`]): the XDP program put it into this worker's AF_XDP ring
 //! with the router's index and the IOU header in front. [`Worker::receive`] completes its checksum if need be
 //! ([`checksum`]) and sorts a batch into runs, one for each router; a run is one `send` or `sendmmsg` from UMEM; the
 //! chunks go back into the fill ring. What finds the router's queue full waits in its backlog.
 //!
-//! The life of a frame *from a router* ([`to_nics`]): `recvmmsg` put its datagram into a chunk. It is checked, its
+//! The life of a frame *from a router* ([`router_ingress`]): `recvmmsg` put its datagram into a chunk. It is checked, its
 //! source learned; the frame, 8 bytes in, goes to the TX ring or, behind another header, to another router.
 //!
 //! Towards a router its worker owns everything; from the routers the worker that owns the pseudo socket does.
@@ -20,8 +20,8 @@ mod request_response;
 mod sleep;
 #[cfg(feature = "fuzzing")]
 mod stepper;
-mod to_nics;
-mod to_routers;
+mod router_ingress;
+mod router_egress;
 
 pub(crate) use clock::monotonic;
 pub use pool::Pool;
@@ -49,10 +49,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use to_nics::{
+use router_ingress::{
     DATAGRAM_OFFSET, NicEgress, Pseudo, PseudoLink, RouterIngress, Source, TxQueue, close_tx, transmit,
 };
-use to_routers::{Datagram, FloodPort, Membership, Origin, RouterEgress};
+use router_egress::{Datagram, FloodPort, Membership, Origin, RouterEgress};
 
 /// Frames taken at a time from a socket.
 pub const BATCH: usize = 64;

@@ -2,7 +2,7 @@
 
 use super::poller::Poller;
 use super::pool::ChunkCache;
-use super::to_routers::{Datagram, FloodPort, Origin, RouterEgress};
+use super::router_egress::{Datagram, FloodPort, Origin, RouterEgress};
 use super::{BATCH, FLOOD_SENDS, Rings, batch_chunks, clock};
 use crate::ether::Address;
 use crate::ether::control_frames::{self, Blocked, Protocol};
