@@ -33,8 +33,8 @@ use iou_fast::stats::WorkerCounts;
 use iou_fast::steer::layout::STAMP_GROUP;
 use iou_fast::steer::{Options, Steering};
 use iou_fast::worker::{
-    Command, CommandSender, Event, EventSender, NicPart, NicSockets, Poll, Pool, QueueSocket, Rings, Setup,
-    Worker, eventfd,
+    Command, CommandSender, CopyRing, Event, EventSender, NicPart, NicSockets, Poll, Pool, QueueSocket,
+    Rings, RouterSocket, Setup, Steered, Worker, eventfd,
 };
 use rustix::net::{RecvFlags, recv, sockopt};
 use std::collections::HashSet;
@@ -65,7 +65,7 @@ const ROUNDS: usize = 16;
 const TURNS: usize = 200;
 /// How often a worker does what is due by the clock: `UPKEEP` in `src/worker/mod.rs`.
 const UPKEEP: Duration = Duration::from_millis(100);
-/// After this time a worker looks a source up again: the same in `src/worker/to_nics.rs`.
+/// After this time a worker looks a source up again: the same in `src/worker/router_ingress.rs`.
 const SOURCE_GOOD_FOR: Duration = Duration::from_secs(1);
 /// Exit code: the machine was too busy, another run may be fast enough (`EX_TEMPFAIL` of sysexits.h).
 const TOO_SLOW: u8 = 75;
@@ -229,7 +229,7 @@ impl Bed {
             socket: Socket { rx, tx: Some(tx) },
             rings: Arc::new(Rings::new(fill, completion)),
             credits: 0,
-            steered: (0, 0),
+            steered: Steered::default(),
         };
         let wake = Arc::into_inner(eventfd().expect("an eventfd")).expect("the only one");
         let (worker, commands) = Worker::new(Setup {
@@ -240,7 +240,7 @@ impl Bed {
             nics: vec![NicPart {
                 lan,
                 sockets: NicSockets { queues: vec![queue], scatter: large },
-                copies: (copies.ring(32), wake),
+                copies: CopyRing { ring: copies.ring(32), fd: wake },
             }],
             pseudos: vec![(0, socket)],
             pool: Arc::new(Pool::new(umem, free)),
@@ -251,7 +251,10 @@ impl Bed {
         })
         .expect("a worker");
         for (n, router) in routers.iter().enumerate() {
-            commands.send(Command::Router { router: n, socket: Some((connected(router), 1)) });
+            commands.send(Command::Router {
+                router: n,
+                socket: Some(RouterSocket { fd: connected(router), connection: 1 }),
+            });
         }
         let mut bed = Self {
             worker,

@@ -22,8 +22,8 @@ use iou_fast::stats::WorkerCounts;
 use iou_fast::steer::layout::{Copied, CopyKind, HEAD, STAMP_GROUP, Stamp};
 use iou_fast::steer::{Options, Steering, Tables};
 use iou_fast::worker::{
-    Command, CommandSender, EventSender, NicPart, NicSockets, Poll, Pool, QueueSocket, Rings, Setup, Worker,
-    eventfd,
+    Command, CommandSender, CopyRing, EventSender, NicPart, NicSockets, Poll, Pool, QueueSocket, Rings,
+    RouterSocket, Setup, Steered, Worker, eventfd,
 };
 use libfuzzer_sys::fuzz_target;
 use std::collections::{HashMap, HashSet};
@@ -137,11 +137,11 @@ impl Bed {
                         socket: Socket { rx, tx: Some(tx) },
                         rings: Arc::new(Rings::new(fill, completion)),
                         credits: 0,
-                        steered: (0, 0),
+                        steered: Steered::default(),
                     }],
                     scatter: large,
                 },
-                copies: (copies.ring(16), Arc::into_inner(wake).expect("the only one")),
+                copies: CopyRing { ring: copies.ring(16), fd: Arc::into_inner(wake).expect("the only one") },
             }],
             pseudos: theirs.into_iter().map(OwnedFd::from).enumerate().collect(),
             pool: pool.clone(),
@@ -410,7 +410,10 @@ impl Bed {
         let (theirs, ours) = pair();
         self.routers[router] = Some(ours);
         self.connections += 1;
-        self.commands.send(Command::Router { router, socket: Some((theirs.into(), self.connections)) });
+        self.commands.send(Command::Router {
+            router,
+            socket: Some(RouterSocket { fd: theirs.into(), connection: self.connections }),
+        });
     }
 
     fn turn(&mut self) {
@@ -430,7 +433,7 @@ impl Bed {
         }
         self.commands.send(Command::Stop);
         let remains = self.worker.take().expect("it runs").run();
-        assert!(!self.sane || remains.sockets.iter().all(|(_, faults)| *faults == 0));
+        assert!(!self.sane || remains.sockets.iter().all(|socket| socket.faults == 0));
         for router in 0..self.routers.len() {
             while self.read(router) {}
         }

@@ -23,7 +23,9 @@ use crate::plan::Plan;
 use crate::steer::layout::{COUNTS, Count, HEAD, RouterState, mac_word};
 use crate::steer::{self, Steering};
 use crate::sys::ringbuf::RingBuffer;
-use crate::worker::{Command, CommandSender, NicPart, NicSockets, Pool, QueueSocket, Rings, batch_chunks};
+use crate::worker::{
+    Command, CommandSender, CopyRing, NicPart, NicSockets, Pool, QueueSocket, Rings, Steered, batch_chunks,
+};
 use af_xdp::{Chunk, Config, Registration, Sockets, Umem};
 use libbpf_rs::MapHandle;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -168,7 +170,7 @@ impl ManagedNic {
         for (worker, (part, sockets)) in parts.iter_mut().zip(sockets).enumerate() {
             let (ring, fd) = self.steering.copies(worker).map_err(steer_error)?;
             let fd = fd.try_clone_to_owned().map_err(|error| Error::System("a ring buffer", error))?;
-            part.push(NicPart { lan: lan.clone(), sockets, copies: (ring, fd) });
+            part.push(NicPart { lan: lan.clone(), sockets, copies: CopyRing { ring, fd } });
         }
         self.moves = Some(self.steering.moves().map_err(steer_error)?);
         Ok(lan)
@@ -221,10 +223,10 @@ impl ManagedNic {
                     .map_err(|source| Error::Steer { nic: name.clone(), source })?;
                 let credits = number * sizes.workers + worker;
                 // Nothing is in flight: what the former socket of these credits did not take is dropped.
-                let steered = shared.credits.get(credits).map_or((0, 0), |credits| {
-                    let steered = credits.steered.load(Relaxed);
-                    credits.returned.store(steered, Relaxed);
-                    (steered, credits.frames.load(Relaxed))
+                let steered = shared.credits.get(credits).map_or_else(Steered::default, |credits| {
+                    let chunks = credits.steered.load(Relaxed);
+                    credits.returned.store(chunks, Relaxed);
+                    Steered { chunks, frames: credits.frames.load(Relaxed) }
                 });
                 workers[worker].queues.push(QueueSocket { socket, rings: rings.clone(), credits, steered });
             }

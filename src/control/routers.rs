@@ -9,7 +9,7 @@ use crate::iou::InstanceId;
 use crate::iou::netio::Directory;
 use crate::iou::socket::{ConnectError, connect_router};
 use crate::plan::Plan;
-use crate::worker::{Command, CommandSender};
+use crate::worker::{Command, CommandSender, RouterSocket};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -371,7 +371,10 @@ impl Connections {
                 let inode = sockets.first().map(|socket| socket.inode);
                 let connection = self.routers[router].connection + 1;
                 for (order, socket) in commands.iter().zip(sockets) {
-                    order.send(Command::Router { router, socket: Some((socket.fd, connection)) });
+                    order.send(Command::Router {
+                        router,
+                        socket: Some(RouterSocket { fd: socket.fd, connection }),
+                    });
                 }
                 let again = connected.is_some();
                 tracing::info!(

@@ -3,7 +3,7 @@
 use super::nics::{Around, ManagedNic};
 use super::{Forwarder, Notify, commands};
 use crate::stats::Summary;
-use crate::worker::Command;
+use crate::worker::{Command, SocketResult};
 use std::sync::atomic::Ordering::Relaxed;
 
 impl Forwarder {
@@ -34,7 +34,7 @@ impl Forwarder {
                 Some(result) => {
                     summary.latency.to_routers.merge(&result.latencies.to_routers);
                     summary.latency.to_nics.merge(&result.latencies.to_nics);
-                    for (statistics, faults) in result.sockets {
+                    for SocketResult { statistics, faults } in result.sockets {
                         summary.add_socket(&statistics, faults);
                     }
                 }

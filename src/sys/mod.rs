@@ -4,6 +4,7 @@
 pub mod device;
 pub mod drain;
 pub mod ethtool;
+pub mod eventfd;
 pub(crate) mod lock;
 pub mod mmsg;
 pub mod packet;

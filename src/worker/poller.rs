@@ -16,17 +16,17 @@ pub(super) enum Token {
     Ring,
     /// The pseudo socket of this index has datagrams.
     Pseudo(usize),
-    /// The router of this index has room.
+    /// The router of this index is writable again.
     Router(usize),
-    /// CommandSender wait.
-    CommandSender,
+    /// The control thread has sent a command.
+    Command,
 }
 
 impl Token {
     fn pack(self) -> EventData {
         EventData::new_u64(match self {
             Self::Ring => 0,
-            Self::CommandSender => 1 << 32,
+            Self::Command => 1 << 32,
             Self::Pseudo(index) => 2 << 32 | index as u64,
             Self::Router(index) => 3 << 32 | index as u64,
         })
@@ -37,19 +37,28 @@ impl Token {
         let index = (word & 0xffff_ffff) as usize;
         match word >> 32 {
             0 => Self::Ring,
-            1 => Self::CommandSender,
+            1 => Self::Command,
             2 => Self::Pseudo(index),
             _ => Self::Router(index),
         }
     }
 }
 
-/// An epoll descriptor and the events of its last wait.
+/// An epoll descriptor.
 pub(super) struct Poller {
     epoll: OwnedFd,
 }
 
-/// Room for the events of a wait.
+/// How a wait ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wait {
+    /// Something became ready, or a signal came.
+    Ready,
+    /// Nothing was ready in all the time.
+    TimedOut,
+}
+
+/// The events of a wait.
 pub(super) struct Events(Vec<Event>);
 
 impl Events {
@@ -71,17 +80,17 @@ impl Poller {
         Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)? })
     }
 
-    /// EventSender `fd` whenever it is readable.
+    /// Reports `fd` whenever it is readable.
     pub(super) fn watch(&self, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, fd, token.pack(), EventFlags::IN)?)
     }
 
-    /// EventSender `fd` each time it gets readable.
+    /// Reports `fd` each time it gets readable.
     pub(super) fn watch_edge(&self, fd: BorrowedFd<'_>, token: Token) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, fd, token.pack(), EventFlags::IN | EventFlags::ET)?)
     }
 
-    /// EventSender `fd` each time it gets room. Edge-triggered: a dead peer is always writable.
+    /// Reports `fd` each time it gets writable. Edge-triggered: a dead peer is always writable.
     pub(super) fn watch_writable(&self, fd: BorrowedFd<'_>, token: Token) {
         // Without the watch the backlog is tried again by the upkeep only: slow, but nothing is stuck.
         if let Err(error) = epoll::add(&self.epoll, fd, token.pack(), EventFlags::OUT | EventFlags::ET) {
@@ -94,16 +103,16 @@ impl Poller {
         let _ = epoll::delete(&self.epoll, fd);
     }
 
-    /// Waits until something is ready, at most `timeout`. True if nothing was in all that time.
-    pub(super) fn wait(&self, events: &mut Events, timeout: Duration) -> bool {
+    /// Waits until something is ready, at most `timeout`.
+    pub(super) fn wait(&self, events: &mut Events, timeout: Duration) -> Wait {
         events.0.clear();
         let timeout = rustix::event::Timespec {
             tv_sec: timeout.as_secs() as i64,
             tv_nsec: i64::from(timeout.subsec_nanos()),
         };
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events.0), Some(&timeout)) {
-            Ok(count) => count == 0,
-            Err(Errno::INTR) => false,
+            Ok(0) => Wait::TimedOut,
+            Ok(_) | Err(Errno::INTR) => Wait::Ready,
             Err(errno) => unreachable!("epoll_wait on a descriptor of ours: {errno}"),
         }
     }
@@ -116,7 +125,7 @@ mod tests {
     #[test]
     fn tokens_survive_the_kernel() {
         for token in
-            [Token::Ring, Token::CommandSender, Token::Pseudo(0), Token::Pseudo(1023), Token::Router(65534)]
+            [Token::Ring, Token::Command, Token::Pseudo(0), Token::Pseudo(1023), Token::Router(65534)]
         {
             assert_eq!(Token::unpack(token.pack()), token);
         }

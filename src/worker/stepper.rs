@@ -15,6 +15,6 @@ impl Default for Stepper {
 impl Stepper {
     /// One turn of [`Worker::run`]; true if `worker` was told to stop.
     pub fn turn(&mut self, worker: &mut Worker) -> bool {
-        worker.turn(&mut self.0)
+        worker.turn(&mut self.0).is_break()
     }
 }
