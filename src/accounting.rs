@@ -1,15 +1,15 @@
-//! The accounting: what came in has come out, or stands in the summary under the reason why not.
+//! Frame accounting: what came in has come out, or is in the summary under the reason why not.
 //!
-//! Four flows, each kept at both of its ends by counters that know nothing of each other. A frame for many routers is
-//! one datagram for each of their interfaces on the LAN, also for those that are not there: each is delivered, or lost
+//! Four flows, each counted at both of its ends by counters that know nothing of each other. A frame for many routers is
+//! one datagram for each of their interfaces on the LAN, also for those that are not there: each is delivered, or dropped
 //! under its own reason.
 //!
 //! | flow | in | out |
 //! |---|---|---|
 //! | steered | redirected by the XDP program | taken out of RX rings; dropped by the kernel in between |
 //! | copied | copies made by the XDP program | taken out of the workers' ring buffers |
-//! | to routers | unicast taken out of rings; datagrams made of frames for many | delivered; lost, of those from the wire |
-//! | from routers | datagrams read; copies made of those for many | to the wire, to routers, left to neighbours; lost, of those from routers |
+//! | to routers | unicast taken out of rings; datagrams made of frames for many | delivered; dropped, of those from the wire |
+//! | from routers | datagrams read; copies made of those for many | to the wire, to routers, left to the sender's split-horizon group; dropped, of those from routers |
 //!
 //! They are closed when nothing moves any more: the XDP programs pass everything on, none of them still runs that began
 //! before, and the workers have ended.
@@ -21,7 +21,7 @@ use std::fmt;
 pub struct Flow {
     /// Frames that went in.
     pub entered: u64,
-    /// Frames that came out, or were lost under a reason.
+    /// Frames that came out, or were dropped under a reason.
     pub left: u64,
 }
 
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_does_not_balance_is_named_with_both_sides() {
+    fn accounting_names_each_flow_that_is_not_balanced_with_in_and_out() {
         let mut accounting = Accounting { steered: Flow { entered: 7, left: 7 }, ..Accounting::default() };
         assert_eq!((accounting.balance(), accounting.to_string()), (true, "balanced".into()));
         accounting.copied.left = 1;

@@ -8,7 +8,7 @@ use rustix::io::{pread, pwrite};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// What a record of offloads beside a NIC's lock names as turned off, or `None` if it is no record.
+/// The offloads that a record beside a NIC's lock names as turned off, or `None` if it is no record.
 #[must_use]
 pub fn offloads_record(contents: &[u8]) -> Option<Vec<String>> {
     crate::nic::offload::parse_record(contents).ok()
@@ -62,12 +62,12 @@ impl Paper {
         Self { file, size, produced: 0 }
     }
 
-    /// The side that is tested.
+    /// The consumer's side, which is tested.
     pub fn ring(&self, max: usize) -> RingBuffer {
         RingBuffer::new(self.file.as_fd(), self.size, max).expect("it can be mapped")
     }
 
-    /// Puts a record and moves the producer on; false if there is no room.
+    /// Puts a record and moves the producer on; false if the ring is full.
     pub fn put(&mut self, record: &[u8], flags: u32) -> bool {
         let len = (record.len() + 8).next_multiple_of(8) as u64;
         let mut consumed = [0; 8];

@@ -1,16 +1,18 @@
-//! A ration of log lines: what routers and stations bring about, they could bring about a thousand times a second.
+//! A rate limiter for log lines: what routers and hosts cause, they could cause a thousand times per second.
 
-/// Lines at once...
+/// Lines that may be written at once...
 const BURST: u64 = 20;
 /// ...and one more every ten seconds, ns.
 const EARN: u64 = 10_000_000_000;
 
-/// Says whether there is a line for an event.
+/// Says whether an event may be logged.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RateLimiter {
-    /// Lines used up, in ns of earning, and when that was so.
+    /// Lines used up, in ns of [`EARN`], at the time `since`.
     used: u64,
+    /// When the last event was, ns.
     since: u64,
+    /// Events since the last line.
     suppressed: u64,
 }
 
@@ -33,20 +35,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_and_then_now_and_then_one_that_tells_of_the_others() {
-        let mut ration = RateLimiter::default();
+    fn rate_limiter_lets_a_burst_pass_and_then_one_that_tells_how_many_were_suppressed() {
+        let mut limiter = RateLimiter::default();
         let start = 5 * EARN;
         for _ in 0..BURST {
-            assert_eq!(ration.ask(start), Some(0));
+            assert_eq!(limiter.ask(start), Some(0));
         }
         for _ in 0..1000 {
-            assert_eq!(ration.ask(start + EARN / 2), None);
+            assert_eq!(limiter.ask(start + EARN / 2), None);
         }
-        assert_eq!(ration.ask(start + EARN), Some(1000));
-        assert_eq!(ration.ask(start + EARN), None);
+        assert_eq!(limiter.ask(start + EARN), Some(1000));
+        assert_eq!(limiter.ask(start + EARN), None);
         for n in 0..BURST {
-            assert_eq!(ration.ask(start + 100 * EARN), Some(u64::from(n == 0)));
+            assert_eq!(limiter.ask(start + 100 * EARN), Some(u64::from(n == 0)));
         }
-        assert_eq!(ration.ask(start + 100 * EARN), None);
+        assert_eq!(limiter.ask(start + 100 * EARN), None);
     }
 }

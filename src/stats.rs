@@ -1,6 +1,6 @@
-//! Counters and latency histograms, one set a worker, and the summary made of them.
+//! Counters and latency histograms, one set per worker, and the summary made of them.
 //!
-//! A counter has one writer, its worker, so counting is a load and a store; anyone may read it at any time.
+//! A counter has one writer, its worker, so counting is a load and a store; any thread may read it at any time.
 
 use crate::accounting::Accounting;
 use crate::steer::layout::{COUNTS, Count};
@@ -57,7 +57,7 @@ macro_rules! reasons {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// As it stands in the summary.
+            /// Its name in the summary.
             #[must_use]
             pub const fn text(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
@@ -212,7 +212,7 @@ pub struct Counts {
     pub to_nics: Traffic,
     /// From routers to routers behind another link.
     pub between: Traffic,
-    /// From routers, and delivered by the sender itself to a split_horizon on its line: not ours to forward.
+    /// From routers, for one of the sender's own split-horizon group, which gets it without us: not forwarded.
     pub split_horizon: Counter,
     /// What came in, for the accounting.
     pub entries: Entries,
@@ -221,7 +221,7 @@ pub struct Counts {
     faults: [Counter; Fault::ALL.len()],
 }
 
-/// What came in: the other side of what went out or was lost, see [`accounting`](crate::accounting).
+/// What came in, against what went out or was dropped: see [`accounting`](crate::accounting).
 #[derive(Debug, Default)]
 pub struct Entries {
     /// Taken out of RX rings.
@@ -230,7 +230,7 @@ pub struct Entries {
     pub group_from_rings: Counter,
     /// Taken out of ring buffers.
     pub copies: Counter,
-    /// Datagrams made of frames for many routers, and of frames to unknown stations.
+    /// Datagrams made of frames for many routers, and of frames to unknown addresses.
     pub spread: Counter,
     /// Datagrams read from routers.
     pub read: Counter,
@@ -255,7 +255,7 @@ impl Counts {
         self.drops.iter().map(|drops| drops[why as usize].get()).sum()
     }
 
-    fn lost(&self, origin: Origin) -> u64 {
+    fn drops_from(&self, origin: Origin) -> u64 {
         self.drops[origin as usize].iter().map(Counter::get).sum()
     }
 }
@@ -323,7 +323,7 @@ impl fmt::Display for Latency {
     }
 }
 
-/// Latencies both ways.
+/// Latencies in both directions.
 #[derive(Clone, Debug, Default)]
 pub struct Latencies {
     /// From arrival at XDP to hand-over to the router's socket.
@@ -341,7 +341,7 @@ pub struct Summary {
     pub to_nics: (u64, u64),
     /// From routers to routers behind another link.
     pub between: (u64, u64),
-    /// Left to a split_horizon on the sender's own line.
+    /// Left to the sender's own split-horizon group.
     pub split_horizon: u64,
     /// Latencies.
     pub latency: Latencies,
@@ -349,7 +349,7 @@ pub struct Summary {
     faults: [u64; Fault::ALL.len()],
     /// UMEM chunks: found, of how many.
     pub chunks: (usize, usize),
-    /// Whether what came in is what went out or was lost.
+    /// Whether what came in is what went out or was dropped.
     pub accounting: Accounting,
 }
 
@@ -375,15 +375,15 @@ impl Summary {
         accounting.copied.left += entries.copies.get();
         accounting.to_routers.entered +=
             entries.from_rings.get() - entries.group_from_rings.get() + entries.spread.get();
-        // What a worker found in a ring and could make nothing of is lost, too.
+        // What a worker found in a ring and could make nothing of was dropped, too.
         accounting.to_routers.left += counts.to_routers.frames.get()
-            + counts.lost(Origin::Wire)
+            + counts.drops_from(Origin::Wire)
             + counts.faults[Fault::BadDescriptor as usize].get();
         accounting.from_routers.entered += entries.read.get() + entries.replicas.get();
         accounting.from_routers.left += counts.to_nics.frames.get()
             + counts.between.frames.get()
             + counts.split_horizon.get()
-            + counts.lost(Origin::Router);
+            + counts.drops_from(Origin::Router);
     }
 
     /// Adds what a NIC's XDP program counted.
@@ -399,10 +399,10 @@ impl Summary {
         self.faults[Fault::NoRing as usize] += counts[Count::NoRing as usize];
     }
 
-    /// Adds what the kernel counted for an AF_XDP socket, and the descriptors in its rings that was invalid.
+    /// Adds what the kernel counted for an AF_XDP socket, and the descriptors in its rings that were invalid.
     ///
     /// An empty fill ring is a reason among those for `dropped`; with zero-copy it costs no frame that the XDP program has
-    /// seen. So the accounting go by the other two.
+    /// seen. So the accounting goes by the other two.
     pub fn add_socket(&mut self, statistics: &RxStatistics, invalid: u64) {
         self.faults[Fault::RxRingFull as usize] += statistics.ring_full;
         self.faults[Fault::RxDropped as usize] += statistics.dropped;
@@ -441,7 +441,7 @@ impl fmt::Display for Summary {
         writeln!(f, "to NICs: {} frames, {} bytes, {to_nics}", self.to_nics.0, self.to_nics.1)?;
         writeln!(f, "between routers: {} frames, {} bytes", self.between.0, self.between.1)?;
         if self.split_horizon > 0 {
-            writeln!(f, "left to neighbours on the sender's line: {} frames", self.split_horizon)?;
+            writeln!(f, "left to the sender's split-horizon group: {} frames", self.split_horizon)?;
         }
         f.write_str("dropped: ")?;
         list(f, DropReason::ALL.iter().map(|why| (why.text(), self.dropped(*why))))?;
@@ -457,7 +457,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_summary_names_what_happened_and_nothing_else() {
+    fn summary_lists_traffic_drops_faults_and_accounting() {
         let counts = Counts::default();
         counts.to_routers.add(2, 128);
         counts.count_drop(Origin::Router, DropReason::WrongSource, 3);
@@ -488,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn latencies_beyond_the_scale_count_as_its_end() {
+    fn latency_beyond_the_scale_counts_as_its_end() {
         let mut latency = Latency::default();
         latency.record(0, 1);
         latency.record(u64::MAX, 1);

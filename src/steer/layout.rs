@@ -5,6 +5,7 @@ use crate::ether::Address;
 use crate::ether::Mac;
 use crate::iou::header::Header;
 use crate::sys::mmsg::CHUNKS;
+pub use crate::sys::shared::MAX_CREDITS;
 
 /// Bytes in front of a steered frame: the arrival stamp, then the IOU header.
 pub const HEAD: usize = 16;
@@ -18,8 +19,6 @@ pub const MAX_STEERED: usize = STEER_CHUNK - HEAD;
 pub const MAX_LARGE: usize = CHUNKS * STEER_CHUNK - HEAD;
 /// Workers a NIC can have.
 pub const MAX_WORKERS: usize = 64;
-/// Lanes, a worker's ring on a queue each, that are kept account of.
-pub const MAX_CREDITS: usize = 512;
 /// Router indices are below this; it stands for a broadcast or multicast frame in a stamp (`--exclusive`).
 pub const STAMP_GROUP: u16 = u16::MAX;
 /// Bytes in front of a frame that was copied into a ring buffer.

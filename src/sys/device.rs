@@ -1,4 +1,4 @@
-//! What the kernel says of a network interface when asked through `ioctl` (`netdevice(7)`).
+//! What the kernel tells about a network interface by `ioctl` (`netdevice(7)`).
 //!
 //! Not from `/sys/class/net`: a mounted sysfs may show another network namespace than the thread's own.
 

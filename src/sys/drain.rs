@@ -41,7 +41,7 @@ impl<const HEAD: usize> Drain<HEAD> {
             message.msg_hdr.msg_iovlen = 1;
         }
         // SAFETY: every message points at one live iovec, which points at HEAD bytes that this object owns and
-        // nobody else touches during the call; no name or control buffers; no timeout.
+        // nothing else touches during the call; no name or control buffers; no timeout.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_fd().as_raw_fd(),

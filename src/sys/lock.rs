@@ -1,10 +1,10 @@
-//! `F_GETLK`: who holds a POSIX lock on a file? rustix has it too, but takes the kernel's -1 (a lock that belongs to
+//! `F_GETLK`: which process holds a POSIX lock on a file. rustix has it too, but takes the kernel's -1 (a lock that belongs to
 //! an open file description) for a process id, which it asserts is none.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// The process that holds a lock which stands against an exclusive one on the whole of `file`, if there is one.
+/// The process that holds a lock which excludes an exclusive one on the whole of `file`, if there is one.
 ///
 /// The number is as the kernel gives it: 0 for a process outside this pid namespace, -1 for a lock that
 /// belongs to an open file description. Locks of this process are never reported (fcntl(2)).

@@ -1,4 +1,4 @@
-//! Many datagrams a system call: `recvmmsg` straight into UMEM chunks, `sendmmsg` from wherever they lie.
+//! Many datagrams per system call: `recvmmsg` straight into UMEM chunks, `sendmmsg` from wherever they lie.
 //!
 //! All arrays are made once; a call touches only the entries it uses.
 
@@ -8,13 +8,13 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-/// Room for one control message with a `struct timespec`: `CMSG_SPACE(16)` on 64-bit machines.
+/// Bytes of one control message with a `struct timespec`: `CMSG_SPACE(16)` on 64-bit machines.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
 struct Control([u8; 32]);
 
-/// Of so many datagrams that are read together, the first is asked when it came: the kernel needs a fiftieth of its time
-/// for each answer.
+/// Of so many datagrams that are read together, the kernel tells when the first came: each answer costs a fiftieth of its
+/// time for the read.
 const TIMED: usize = 8;
 
 /// Chunks that the largest datagram takes.
@@ -23,17 +23,17 @@ pub const CHUNKS: usize = 4;
 /// Bytes of `sockaddr_un` in front of the path: the address family.
 const FAMILY: usize = std::mem::offset_of!(libc::sockaddr_un, sun_path);
 
-/// Room for a sender's address.
+/// Bytes of a sender's address.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]
 struct Name([u8; size_of::<libc::sockaddr_un>()]);
 
-/// Reads datagrams into UMEM chunks: one each, or [`CHUNKS`] once it is [made larger](Self::enlarge).
+/// Reads datagrams into UMEM chunks: into one each, or into [`CHUNKS`] once it is [made larger](Self::enlarge).
 pub struct Receiver {
     umem: Arc<Umem>,
     /// The first chunk of each message.
     frames: Vec<Chunk>,
-    /// The others, those of a message in a row; none as long as datagrams take one chunk.
+    /// The others, one message after the other; none as long as datagrams take one chunk.
     others: Vec<[Chunk; CHUNKS - 1]>,
     offset: usize,
     messages: Box<[libc::mmsghdr]>,
@@ -57,7 +57,7 @@ pub struct TooFew;
 pub struct Received {
     /// Length in bytes, as far as it fitted.
     pub len: usize,
-    /// It was longer than the room for it.
+    /// It was longer than the chunks for it.
     pub truncated: bool,
     /// When it was put into the queue, or one a little before it: `CLOCK_REALTIME`, ns; 0 if the kernel did not say.
     pub time: u64,
@@ -113,7 +113,7 @@ impl Receiver {
         }
         self.received = 0;
         // SAFETY: every header points to its iovecs, a name and a control buffer or none, all alive and as many and long as
-        // said; the iovecs point into chunks whose tokens `self.frames` and `self.others` hold, so nobody else refers to
+        // said; the iovecs point into chunks whose tokens `self.frames` and `self.others` hold, so nothing else refers to
         // them.
         let count = unsafe {
             libc::recvmmsg(
@@ -216,7 +216,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Gives all frames back.
+    /// Gives all chunks back.
     pub fn into_chunks(self) -> impl Iterator<Item = Chunk> {
         self.frames.into_iter().chain(self.others.into_iter().flatten())
     }
@@ -270,7 +270,7 @@ fn message(vectors: &[libc::iovec], control: Option<&Control>, name: &Name) -> l
     libc::mmsghdr { msg_hdr: header, msg_len: 0 }
 }
 
-/// Sends datagrams, many a call.
+/// Sends datagrams, many per call.
 pub struct Sender {
     messages: Box<[libc::mmsghdr]>,
     /// The parts of all messages, in a row.
@@ -290,7 +290,7 @@ pub struct Sent {
 unsafe impl Send for Sender {}
 
 impl Sender {
-    /// A sender of up to `max` datagrams a call.
+    /// A sender of up to `max` datagrams per call.
     #[must_use]
     pub fn new(max: usize) -> Self {
         let nothing = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
@@ -308,7 +308,7 @@ impl Sender {
     }
 
     /// Sends up to `most` of the datagrams whose parts are `parts`, each with whether its datagram goes on in the next:
-    /// as many as the receiver has room for.
+    /// as many as the receiver's queue takes.
     ///
     /// # Errors
     /// What the first one met; a later one's error comes from the next call.

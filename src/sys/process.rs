@@ -11,8 +11,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 /// moment, and in the parent the child's id.
 ///
 /// # Errors
-/// Where this process has several threads already, of which a child would have one, with the locks of the others for
-/// ever held; where that cannot be seen; what `fork` says.
+/// This process has several threads already, of which a child would have one, with the locks of the others held for
+/// ever; their number cannot be read; what `fork` says.
 pub(crate) fn fork() -> io::Result<Option<Pid>> {
     if std::fs::read_dir("/proc/self/task")?.count() != 1 {
         return Err(io::Error::other("there are threads already"));
@@ -44,7 +44,7 @@ pub(crate) fn close_all_but(kept: [BorrowedFd<'_>; 2]) -> io::Result<()> {
     let mut kept = kept.map(|fd| fd.as_raw_fd().cast_unsigned());
     kept.sort_unstable();
     for standard in 0..=2 {
-        // SAFETY: no pointers; both numbers are open or free, and 0 to 2 are nobody's in a child.
+        // SAFETY: no pointers; both numbers are open or free, and 0 to 2 belong to no value in a child.
         if unsafe { libc::dup2(null.as_raw_fd(), standard) } < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -69,8 +69,8 @@ pub(crate) fn close_all_but(kept: [BorrowedFd<'_>; 2]) -> io::Result<()> {
     Ok(())
 }
 
-/// What `ps` shows of this process: its short name (15 bytes at most) and, as far as there is room where its arguments
-/// were, `line`. For a child of [`fork`] alone, which has no use for its arguments.
+/// Sets what `ps` shows of this process: its short name (15 bytes at most) and `line`, cut to the bytes that its arguments
+/// took. For a child of [`fork`] alone, which has no use for its arguments.
 pub(crate) fn set_title(name: &CStr, line: &str) {
     let _ = rustix::thread::set_name(name);
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -91,7 +91,7 @@ fn arguments(stat: &str) -> Option<(usize, usize)> {
     // The name, field 2, may hold blanks and brackets.
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace().skip(45);
     let (start, end) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-    // The kernel says 0 to who may not know.
+    // The kernel says 0 to a process that may not know.
     (start != 0 && start < end).then_some((start, end))
 }
 

@@ -1,7 +1,7 @@
 //! The consumer's side of a BPF ring buffer, for many records at a time.
 //!
-//! libbpf's own reader hands out one record a call and gives its room back at once; here a batch of records stays
-//! in place while it is sent to every router, and its room is given back together. Layout and protocol:
+//! libbpf's own reader hands out one record per call and releases its bytes at once; here a batch of records stays in
+//! place while it is sent to every router, and is released together. Layout and protocol:
 //! Documentation/bpf/ringbuf.rst and kernel/bpf/ringbuf.c.
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -108,7 +108,7 @@ impl RingBuffer {
             let len = (word & !DISCARDED) as usize;
             let room = (len + RECORD_HEADER).next_multiple_of(8) as u64;
             if waiting > self.size as u64 || room > waiting {
-                // Makes no sense, so nobody knows where the next record begins. What there is is given up, lest we read
+                // The record is invalid, so where the next one begins is unknown. All that is there is skipped, lest we read
                 // in circles.
                 self.position = producer;
                 break;
@@ -119,7 +119,7 @@ impl RingBuffer {
             self.position = self.position.wrapping_add(room);
         }
         if self.batch.is_empty() && self.position != before {
-            // Nothing but discarded records: a caller that has no batch has nothing to release.
+            // Nothing but discarded records: a caller without a batch releases nothing.
             self.release();
         }
         self.batch.len()
@@ -134,7 +134,7 @@ impl RingBuffer {
         unsafe { std::slice::from_raw_parts(self.producer_and_data.base.add(self.page + at).as_ptr(), len) }
     }
 
-    /// Gives the room of the batch back to the kernel.
+    /// Releases the batch: the kernel writes there again.
     pub fn release(&mut self) {
         self.batch.clear();
         self.consumer_position().store(self.position, Ordering::Release);
@@ -235,7 +235,7 @@ mod tests {
         paper.put(b"behind", 0);
         assert_eq!(ring.peek(), 1);
         ring.release();
-        // Somebody is writing: no time to sleep.
+        // The kernel is writing a record: no time to sleep.
         assert!(!ring.is_empty());
         assert_eq!(ring.peek(), 0);
         assert_eq!(paper.consumed(), 16);
@@ -246,7 +246,7 @@ mod tests {
 
     /// Nothing outside the ring is read, no record is made up, and the next good one is found.
     #[test]
-    fn a_length_or_a_position_that_makes_no_sense_is_given_up() {
+    fn an_invalid_length_or_position_is_skipped() {
         for (flags, len) in [(0, 0x3fff_fff0), (DISCARDED, 0x3fff_fff0), (DISCARDED, 48), (0, 4096)] {
             let mut paper = Paper::new();
             let mut ring = paper.ring(8);
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(ring.record(0), b"kept");
         ring.release();
         assert_eq!(paper.consumed(), paper.produced);
-        // No batch, so nobody releases: it is given back all the same.
+        // Without a batch the caller releases nothing: the records are released all the same.
         paper.put(&[0; 100], DISCARDED);
         assert_eq!(ring.peek(), 0);
         assert!(ring.is_empty());

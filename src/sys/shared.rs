@@ -1,6 +1,5 @@
 //! The value of a one-element mappable BPF array, shared with the XDP program.
 
-use crate::steer::layout::MAX_CREDITS;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::io;
 use std::marker::PhantomData;
@@ -9,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
-/// What may be shared: structs of atomics, laid out as C does, for which all zeros are a value.
+/// A struct of atomics that may be shared, laid out as in C, for which all zeros are a value.
 ///
 /// # Safety
 /// The type must be `repr(C)`, consist of atomic integers only, and be the layout of the map's value.
@@ -61,6 +60,9 @@ impl<T> Drop for Shared<T> {
     }
 }
 
+/// In-flight credits that are kept account of: one set for each worker's ring on a queue.
+pub const MAX_CREDITS: usize = 512;
+
 /// `struct shared` of `bpf/steer.h`.
 #[repr(C)]
 #[derive(Debug)]
@@ -81,19 +83,19 @@ pub struct SteerShared {
     pub flood_unknown: AtomicU32,
     /// With `--exclusive`: the worker that gets broadcast and multicast frames by redirect.
     pub group_owner: AtomicU32,
-    /// 0: no station was ever learned, so none is looked up.
+    /// 0: no address was ever learned, so none is looked up.
     pub any_dynamic: AtomicU32,
     /// The largest frame that is steered, bytes.
     pub largest: AtomicU32,
-    /// Chunks that may be on their way in a credits; 0: no limit.
+    /// Chunks that may be in flight to a worker's ring on a queue, the credit limit; 0: no limit.
     pub credit_limit: AtomicU32,
-    /// What the head takes of the room in a frame's first chunk, bytes: with zero-copy it is in front of it.
+    /// Bytes that the head takes of a frame's first chunk; 0 with zero-copy, where it lies in front of what is counted.
     pub credit_head: AtomicU32,
     /// By queue * workers + worker.
     pub credits: [SteerCredits; MAX_CREDITS],
 }
 
-/// `struct credits` of `bpf/steer.h`: a worker's ring on a queue.
+/// `struct credits` of `bpf/steer.h`: the in-flight credits of a worker's ring on a queue.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct SteerCredits {

@@ -74,7 +74,7 @@ impl Tap {
             .map_err(|e| failed("open /dev/net/tun (is the tun module there?)")(e.into()))?;
 
         let mut request = Request::new(name);
-        // TUN_EXCL: a device of that name that exists already is somebody else's.
+        // TUN_EXCL: a device of that name that exists already belongs to another program.
         request.0.ifr_ifru.ifru_flags =
             (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_TUN_EXCL) as libc::c_short;
         request.apply(&device, libc::TUNSETIFF).map_err(failed("create"))?;

@@ -22,8 +22,8 @@ struct Details {
 const _: () = assert!(size_of::<Details>() <= size_of::<libc::siginfo_t>());
 const _: () = assert!(offset_of!(Details, address) == 16 && offset_of!(Details, call) == 24);
 
-/// From now on such a call ends the process with a line on standard error that names thread and call. It is a bug, or
-/// somebody has broken in: neither goes on.
+/// From now on such a call ends the process with a line on standard error that names thread and call. It is a bug or a
+/// break-in, and the process must not go on in either case.
 ///
 /// # Errors
 /// What `sigaction` says.
@@ -55,7 +55,7 @@ extern "C" fn on_violation(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
     );
     let unused = rest.len();
     let length = line.len() - unused;
-    // Whoever reads it may have stopped: then the process ends without a word, but it ends.
+    // Its reader may have stopped: then the process ends without a word, but it ends.
     let mut room = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
     let patience = libc::timespec { tv_sec: 1, tv_nsec: 0 };
     // SAFETY: `room` and `patience` are live, the buffer is live and at least that long; `_exit` does not return and runs
@@ -76,7 +76,7 @@ pub(crate) mod tests {
     pub(crate) fn executable_memory() -> io::Result<()> {
         let protection = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a new mapping where the kernel wants it, which nobody uses.
+        // SAFETY: a new mapping where the kernel wants it, which nothing uses.
         let page = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, flags, -1, 0) };
         if page == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(()) }
     }

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 /// `XDP_FLAGS_SKB_MODE`.
 ///
 /// # Errors
-/// Whatever the kernel or the driver says; [`crate::nic::attach`] explains it.
+/// Whatever the kernel or the driver says; `nic::attach` explains it.
 pub fn link_xdp(program: BorrowedFd<'_>, index: u32, flags: u32) -> Result<OwnedFd, Errno> {
     let options = libbpf_sys::bpf_link_create_opts {
         sz: size_of::<libbpf_sys::bpf_link_create_opts>() as libbpf_sys::size_t,
@@ -28,12 +28,12 @@ pub fn link_xdp(program: BorrowedFd<'_>, index: u32, flags: u32) -> Result<Owned
         // libbpf 1.x returns the negative errno.
         return Err(Errno::from_raw_os_error(-result));
     }
-    // SAFETY: a successful call returns a new descriptor that nobody else owns.
+    // SAFETY: a successful call returns a new descriptor that nothing else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(result) })
 }
 
-/// The number of the interface that `link`, one of [`link_xdp`], is on; 0 once it is on none, for the interface has gone
-/// or somebody has detached it (`bpftool link detach`).
+/// The number of the interface that `link`, one of [`link_xdp`], is on; 0 once it is on none, because the interface has
+/// gone or the link was detached (`bpftool link detach`).
 ///
 /// # Errors
 /// What `BPF_OBJ_GET_INFO_BY_FD` says.

@@ -1,13 +1,13 @@
 //! Frames that wait for a router whose socket queue is full. The policy is pure; who sends is `router_egress`.
 //!
-//! Chunks are shared by all routers, so the bound is the dynamic threshold of shared-memory switches (Choudhury
-//! and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Fragment Switches", 1998) with alpha = 1: a router
+//! All routers share the chunks, so the bound is the dynamic threshold of shared-memory switches (Choudhury
+//! and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", 1998) with alpha = 1: a router
 //! may hold as many chunks as are free beyond a reserve. However many routers stop reading, some always stay free.
-//! What is held and counted are chunks: a frame that takes several is several items in a row.
+//! A backlog holds and counts chunks: a frame that takes several is several items in a row.
 
 use std::collections::VecDeque;
 
-/// Frames older than this are thrown away, ns: a router that comes back gets fresh ones.
+/// Frames older than this are dropped, ns: a router that comes back gets fresh ones.
 pub(super) const STALE: u64 = 1_000_000_000;
 
 /// How many chunks one router may hold while `free` chunks are free and `reserve` must stay so.
@@ -29,8 +29,8 @@ pub(super) const fn between_bound(bound: usize) -> usize {
     bound - bound / 8
 }
 
-/// How many of `bound` may be from one router: three quarters, so that one that floods leaves room to the others. No less,
-/// for a burst of 2000 frames is no flood.
+/// How many of `bound` may be from one router: three quarters, so that one that floods leaves some to the others. No less,
+/// because a burst of 2000 frames is no flood.
 #[must_use]
 pub(super) const fn source_bound(bound: usize) -> usize {
     bound - bound / 4
@@ -83,7 +83,7 @@ impl<T: Waiting> Backlog<T> {
         self.held.len() + chunks <= bound
     }
 
-    /// Adds a chunk of a frame for which [there is room](Self::has_room).
+    /// Adds a chunk of a frame that [fits](Self::has_room).
     pub(super) fn push(&mut self, item: T) {
         self.held.push_back(item);
     }
@@ -110,7 +110,7 @@ impl<T: Waiting> Backlog<T> {
         self.paused
     }
 
-    /// What the XDP program was told holds no more: it has been told to steer.
+    /// The XDP program has been told to steer: a pause that it was told of before is over.
     pub(super) fn forget_pause(&mut self) {
         self.paused = false;
     }
@@ -187,7 +187,7 @@ mod tests {
     }
 
     proptest! {
-        /// However many routers are stuck, and in whatever command frames come, the reserve stays free and every
+        /// However many routers are stuck, and in whatever order frames come, the reserve stays free and every
         /// router may hold something.
         #[test]
         fn stuck_routers_never_take_the_reserve(

@@ -1,5 +1,5 @@
-//! The two clocks: `CLOCK_MONOTONIC`, which stamps what arrives from the wire, and `CLOCK_REALTIME`, which stamps
-//! what lies in a socket's queue.
+//! The two clocks: `CLOCK_MONOTONIC`, which stamps what arrives from the wire, and `CLOCK_REALTIME`, which stamps what lies
+//! in a socket's queue.
 
 use rustix::thread::nanosleep;
 use rustix::time::{ClockId, Timespec, clock_gettime};

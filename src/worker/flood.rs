@@ -59,33 +59,38 @@ pub(super) fn send_copies(
     counts.entries.spread.add((unknown + batch.len() * ports.all.len() + invalid) as u64);
 }
 
-/// A datagram from a router, as it was read: the first of its chunks, whose header is the port's that is sent to, and the
-/// others.
+/// A datagram from a router, as it was read: the first of its chunks, and the others.
 pub(super) struct Original<'a> {
+    /// Its header is overwritten by that of each port.
     pub(super) first: &'a mut [u8],
-    pub(super) others: &'a [&'a [u8]; CHUNKS - 1],
+    /// Empty slices where there are none.
+    pub(super) others: [&'a [u8]; CHUNKS - 1],
     /// When it was read: `CLOCK_MONOTONIC`, ns.
     pub(super) time: u64,
 }
 
-/// Sends a datagram from `source` to `port` as well, unless that gets it without us. Returns how many datagrams that makes.
+/// Sends a datagram from `source` to those of `ports` that do not get it without us. Returns how many these are.
 pub(super) fn replicate(
-    original: &mut Original<'_>,
+    original: Original<'_>,
     source: &Source,
-    port: &FloodPort,
+    ports: &[FloodPort],
     egress: &mut RouterEgress,
     cache: &mut ChunkCache,
     poller: &Poller,
 ) -> u64 {
-    if source.split_horizon.binary_search(&port.port).is_ok() {
-        return 0;
-    }
     let Original { first, others: [a, b, c], time } = original;
-    first[..header::LEN].copy_from_slice(&port.header);
-    let parts = [&**first, a, b, c];
-    // Most fit into one chunk.
-    let parts = if a.is_empty() { &parts[..1] } else { &parts };
-    let datagram = Shared { parts, time: *time, origin: Origin::Router(source.router) };
-    egress.send_shared(port.router, datagram, cache, poller);
-    1
+    let mut replicas = 0;
+    for port in ports {
+        if source.split_horizon.binary_search(&port.port).is_ok() {
+            continue;
+        }
+        first[..header::LEN].copy_from_slice(&port.header);
+        let parts = [&*first, a, b, c];
+        // Most fit into one chunk.
+        let parts = if a.is_empty() { &parts[..1] } else { &parts };
+        let datagram = Shared { parts, time, origin: Origin::Router(source.router) };
+        egress.send_shared(port.router, datagram, cache, poller);
+        replicas += 1;
+    }
+    replicas
 }

@@ -146,7 +146,8 @@ impl NicEgress {
         self.tx_queue.as_ref().is_some_and(|tx_queue| tx_queue.scatter)
     }
 
-    /// Puts the frame in `fragment` into the TX ring; the kernel is told to make room first where the ring is full.
+    /// Puts the frame in `fragment` into the TX ring; where the ring is full, the kernel is told to send first.
+    #[inline]
     pub(super) fn send(
         &mut self,
         mut fragment: Fragment,
@@ -306,9 +307,9 @@ mod tests {
     use af_xdp::Umem;
     use af_xdp::simulated::rings;
 
-    /// What is read next has room in the ring, or is not read: with frames of several chunks that is four times as much.
+    /// A batch is read only if the ring has the slots for it: four times as many where frames may take several chunks.
     #[test]
-    fn a_batch_of_datagrams_fits_into_the_room_that_is_asked_for() {
+    fn tx_ring_has_slots_for_a_batch_of_large_datagrams() {
         let (umem, mut free) = Umem::new(512).unwrap();
         let (_fill, _completion, _rx, mut tx, _kernel) = rings(&Arc::new(umem), 512).unwrap();
         assert_eq!((slots(&tx, false), slots(&tx, true)), (BATCH, BATCH * CHUNKS));
@@ -325,11 +326,11 @@ mod tests {
         assert_eq!(tx.room(512), 0);
         let (umem, _free) = Umem::new(8).unwrap();
         let (_fill, _completion, _rx, tx, _kernel) = rings(&Arc::new(umem), 32).unwrap();
-        assert_eq!((slots(&tx, false), slots(&tx, true)), (32, 32), "a ring that is empty will do");
+        assert_eq!((slots(&tx, false), slots(&tx, true)), (32, 32), "all of a ring that is smaller");
     }
 
     #[test]
-    fn a_clock_that_is_set_makes_no_frame_older_than_the_scale_or_younger_than_nothing() {
+    fn latency_survives_a_clock_that_is_set() {
         const HOUR: u64 = 3_600_000_000_000;
         let queued = 500 * HOUR;
         assert_eq!(age(queued, queued + 7), 7);

@@ -4,12 +4,12 @@ use af_xdp::{Chunk, Umem};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// A cache above this gives half of it to the pool...
+/// A cache above this spills to half of it...
 const HIGH: usize = 512;
 /// ...and an empty one takes this many.
 const REFILL: usize = 128;
 
-/// Chunks that no worker has at hand.
+/// Chunks that are in no worker's cache.
 #[derive(Debug)]
 pub struct Pool {
     umem: Arc<Umem>,
@@ -60,12 +60,12 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Chunk>> {
-        // Every state of the list is a good one: a thread that panicked in between changes nothing.
+        // The list is valid at any time, so a thread that panicked in between does no harm.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A worker's own free chunks.
+/// A worker's own free chunks: its cache of the pool.
 #[derive(Debug)]
 pub(super) struct ChunkCache {
     pool: Arc<Pool>,
@@ -95,7 +95,7 @@ impl ChunkCache {
         self.free.pop()
     }
 
-    /// Makes sure of `count` chunks at hand, as far as the process has them.
+    /// Refills the cache to `count` chunks, as far as the pool has them.
     pub(super) fn refill(&mut self, count: usize) {
         let missing = count.saturating_sub(self.free.len());
         if missing > 0 {
@@ -104,22 +104,22 @@ impl ChunkCache {
     }
 
     /// Puts a chunk back.
-    pub(super) fn put(&mut self, frame: Chunk) {
-        self.free.push(frame);
+    pub(super) fn put(&mut self, chunk: Chunk) {
+        self.free.push(chunk);
     }
 
-    /// Free chunks in the process, other workers' stocks apart.
+    /// Free chunks in the process, those in other workers' caches apart.
     #[must_use]
     pub(super) fn available(&self) -> usize {
         self.free.len() + self.pool.len()
     }
 
-    /// Gives the pool everything.
+    /// Releases everything to the pool.
     pub(super) fn release(&mut self) {
         self.pool.give(&mut self.free, 0);
     }
 
-    /// Gives the pool what is more than a cache needs.
+    /// Spills to the pool what is more than a cache needs.
     pub(super) fn spill(&mut self) {
         if self.free.len() > HIGH {
             self.pool.give(&mut self.free, HIGH / 2);
@@ -132,18 +132,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_go_round_between_stocks() {
-        let (umem, frames) = Umem::new(2000).unwrap();
-        let pool = Arc::new(Pool::new(Arc::new(umem), frames));
+    fn chunks_go_round_between_caches_and_the_pool() {
+        let (umem, chunks) = Umem::new(2000).unwrap();
+        let pool = Arc::new(Pool::new(Arc::new(umem), chunks));
         let (mut a, mut b) = (ChunkCache::new(pool.clone()), ChunkCache::new(pool.clone()));
         let mut held = Vec::new();
-        while let Some(frame) = a.take() {
-            held.push(frame);
+        while let Some(chunk) = a.take() {
+            held.push(chunk);
         }
         assert_eq!((held.len(), a.available()), (2000, 0));
         assert!(b.take().is_none());
-        for frame in held {
-            a.put(frame);
+        for chunk in held {
+            a.put(chunk);
         }
         a.spill();
         assert_eq!((a.free.len(), pool.len()), (256, 1744));

@@ -147,7 +147,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn who_may_speak_for_a_router() {
+    fn sender_bound_to_the_path_of_another_instance_is_refused() {
         let lab = LabRequest {
             netmap: Netmap::parse(b"1:0/0 513:0/0", std::path::Path::new("NETMAP")).unwrap(),
             file: "NETMAP".into(),

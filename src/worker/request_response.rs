@@ -1,13 +1,13 @@
 //! Whether it pays to look again for a few microseconds before going to sleep.
 //!
-//! Being woken costs several microseconds, so in a conversation (a ping, a TCP exchange, a routing protocol's
-//! hand-shake) the answer is often there before a sleeper would be up again. In a stream one direction it is not worth a core:
-//! its next frames may as well come in a batch. The two are told apart by direction: a worker looks again after a
-//! frame of one direction only if of late such frames were mostly followed at once by one of the other.
+//! A wake-up costs several microseconds, so in request-response traffic (a ping, a TCP exchange, a routing protocol's
+//! hand-shake) the answer is often there before a sleeping worker would be up again. In a stream in one direction that is not
+//! worth a core: its next frames may as well come in a batch. The two are told apart by direction: a worker looks again after
+//! a frame in one direction only if of late such frames were mostly followed at once by one in the other.
 //!
-//! A conversation at leisure, a ping a millisecond say, has longer pauses than are worth a core. There the worker dozes: it
-//! naps and looks, at a fraction of a core, instead of being woken from a deep sleep for each frame. That wake-up,
-//! of a halted virtual CPU by another, costs more than all the rest of the direction.
+//! Slow request-response traffic, such as a ping per millisecond, has longer gaps than are worth a core. There the worker
+//! sleeps for some microseconds and looks, at a fraction of a core, instead of being woken from a deep sleep for each frame.
+//! That wake-up, of a halted virtual CPU by another, costs more than all the rest of a frame's way.
 //!
 //! Pure: the caller has the clock.
 
@@ -25,22 +25,22 @@ pub(super) enum Direction {
 /// An answer within this time is one "at once", ns; and so long a worker looks for it. About the time that a router on
 /// another CPU takes to wake, answer and wake us.
 const WINDOW: u64 = 50_000;
-/// In a conversation whose frames follow each other within this time, ns, the worker dozes rather than sleeps...
+/// In an exchange whose frames follow each other within this time, ns, the worker sleeps shortly rather than until woken...
 const SHORT_SLEEP_GAP: u64 = 2_000_000;
-/// ...for so long at a time. A coalesce and a look cost about a quarter of it.
+/// ...for so long at a time. A short sleep and a look cost about a quarter of it.
 const SHORT_SLEEP: Duration = Duration::from_micros(10);
 /// Scores are 0 to this...
 const FULL: u8 = 16;
 /// ...and from here on it pays.
 const ENOUGH: u8 = 8;
 
-/// What is known of the conversation.
+/// What is known of the exchange.
 #[derive(Debug, Default)]
 pub(super) struct RequestResponse {
     last: Option<(Direction, u64)>,
-    /// How often a frame of each direction was followed by one of the other at once.
+    /// How often a frame in each direction was followed by one in the other at once.
     score: [u8; 2],
-    /// How often the next frame of a conversation came within [`SHORT_SLEEP_GAP`].
+    /// How often the next frame of an exchange came within [`SHORT_SLEEP_GAP`].
     steady: u8,
 }
 
@@ -64,11 +64,11 @@ impl RequestResponse {
         })
     }
 
-    /// How long to coalesce before looking again, at `now` (ns), if that pays more than to sleep until woken.
+    /// How long to sleep before looking again, at `now` (ns), if that pays more than to sleep until woken.
     pub(super) fn short_sleep(&self, now: u64) -> Option<Duration> {
-        let talking = self.score.iter().any(|score| *score >= ENOUGH) && self.steady >= ENOUGH;
+        let exchange = self.score.iter().any(|score| *score >= ENOUGH) && self.steady >= ENOUGH;
         let soon = self.last.is_some_and(|(_, then)| now.saturating_sub(then) < SHORT_SLEEP_GAP);
-        (talking && soon).then_some(SHORT_SLEEP)
+        (exchange && soon).then_some(SHORT_SLEEP)
     }
 }
 
@@ -94,13 +94,13 @@ mod tests {
     }
 
     #[test]
-    fn back_and_forth_is_looked_for_both_ways() {
+    fn request_response_traffic_is_looked_for_in_both_directions() {
         let looks = after((0..40).map(|n| (if n % 2 == 0 { ToRouter } else { FromRouter }, n * 15_000)));
         assert!(tail(&looks, ToRouter) && tail(&looks, FromRouter));
     }
 
     #[test]
-    fn a_ping_a_millisecond_is_looked_for_one_way() {
+    fn slow_request_response_traffic_is_looked_for_in_one_direction() {
         let looks = after((0..40).map(|n| {
             let (ping, answer) = (n / 2 * 1_000_000, n % 2);
             (if answer == 0 { ToRouter } else { FromRouter }, ping + answer * 20_000)
@@ -113,14 +113,14 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_not_worth_a_core() {
+    fn a_stream_in_one_direction_is_not_looked_for() {
         for direction in [ToRouter, FromRouter] {
             assert!(after((0..100).map(|n| (direction, n * 10_000))).iter().all(|(_, look)| !look));
         }
     }
 
-    /// Whether the worker dozes half-direction to the next of 40 pings, `every` ns apart and `answered` or not.
-    fn dozes(every: u64, answered: bool) -> bool {
+    /// Whether the worker sleeps shortly half-way to the next of 40 pings, `every` ns apart and `answered` or not.
+    fn sleeps_shortly(every: u64, answered: bool) -> bool {
         let mut request_response = RequestResponse::default();
         for ping in 0..40 {
             request_response.saw(ToRouter, ping * every);
@@ -132,14 +132,14 @@ mod tests {
     }
 
     #[test]
-    fn a_conversation_at_leisure_is_dozed_through() {
-        assert!(dozes(1_000_000, true));
-        assert!(!dozes(1_000_000, false), "a stream is not");
-        assert!(!dozes(10_000_000, true), "nor what comes now and then");
+    fn short_sleeps_in_slow_request_response_traffic() {
+        assert!(sleeps_shortly(1_000_000, true));
+        assert!(!sleeps_shortly(1_000_000, false), "a stream is not");
+        assert!(!sleeps_shortly(10_000_000, true), "nor what comes now and then");
     }
 
     #[test]
-    fn dozing_ends_with_the_conversation() {
+    fn short_sleeps_end_with_the_exchange() {
         let mut request_response = RequestResponse::default();
         for ping in 0..40 {
             request_response.saw(ToRouter, ping * 1_000_000);
@@ -153,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn a_conversation_that_ends_is_forgotten() {
+    fn an_exchange_that_ends_is_forgotten() {
         let talk = (0..40).map(|n| (if n % 2 == 0 { ToRouter } else { FromRouter }, n * 15_000));
         let stream = (0..40).map(|n| (ToRouter, 1_000_000 + n * 10_000));
         assert!(!after(talk.chain(stream)).last().unwrap().1);
     }
 
     #[test]
-    fn the_window_is_short() {
+    fn an_answer_is_looked_for_within_the_window() {
         let mut request_response = RequestResponse::default();
         for n in 0..10 {
             request_response.saw(if n % 2 == 0 { ToRouter } else { FromRouter }, n * 15_000);

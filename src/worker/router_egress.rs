@@ -181,18 +181,17 @@ impl RouterEgress {
     ) {
         if let Some(socket) = self.queues[router].ready() {
             let sent = match datagram.parts {
-                [datagram] => send_one(socket, datagram),
+                [one] => send_one(socket, one).map(|()| one.len()),
                 // All but the last go on, also into one without bytes.
                 parts => {
                     let parts = parts.iter().zip(1..).map(|(part, n)| (*part, n < parts.len()));
-                    self.sender.send(socket, 1, parts).map(drop)
+                    self.sender.send(socket, 1, parts).map(|_| datagram.len())
                 }
             };
             match sent {
-                Ok(()) => {
+                Ok(len) => {
                     let Shared { time, origin, .. } = datagram;
-                    let len = datagram.len() - header::LEN;
-                    return self.count(len as u64, time, origin, clock::monotonic());
+                    return self.count((len - header::LEN) as u64, time, origin, clock::monotonic());
                 }
                 Err(Errno::AGAIN) => {}
                 Err(errno) => {

@@ -112,12 +112,9 @@ impl RouterIngress<'_> {
             // A loop behind another port must not teach that the sender is there.
             nic.lan.heard(frame, now);
             self.copies += nic.ports.len();
-            let mut replicas = 0;
             let (first, others) = self.receiver.parts_mut(n);
-            let mut original = Original { first, others: &others, time: now };
-            for port in &nic.ports {
-                replicas += replicate(&mut original, source, port, self.egress, self.cache, self.poller);
-            }
+            let original = Original { first, others, time: now };
+            let replicas = replicate(original, source, &nic.ports, self.egress, self.cache, self.poller);
             self.counts.entries.replicas.add(replicas);
         } else if let Some(port) = nic.port_of(&view.destination) {
             if source.split_horizon.binary_search(&(port as usize)).is_ok() {
@@ -140,10 +137,11 @@ impl RouterIngress<'_> {
             let fragment = Fragment::new(self.receiver.replace(n, fresh), DATAGRAM_OFFSET, len);
             self.egress.queue(port.router, datagram(fragment));
             return Ok(());
-        } else if let Some(port) = nic.flood.map(|at| nic.ports[at]) {
+        } else if let Some(at) = nic.flood {
             let (first, others) = self.receiver.parts_mut(n);
-            let mut original = Original { first, others: &others, time: now };
-            let replicas = replicate(&mut original, source, &port, self.egress, self.cache, self.poller);
+            let original = Original { first, others, time: now };
+            let port = std::slice::from_ref(&nic.ports[at]);
+            let replicas = replicate(original, source, port, self.egress, self.cache, self.poller);
             self.counts.entries.replicas.add(replicas);
         }
 
