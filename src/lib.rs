@@ -5,8 +5,8 @@
 //!                                              │
 //!   control ──► nic (a NIC), steer (its XDP program), iou::netio, iou::socket (the routers')
 //!      │
-//!      └──► worker, one a CPU:  wire ─► steer ─► AF_XDP ─► worker::to_routers ─► router's socket
-//!                               router ─► pseudo socket ─► worker::to_nics ─► AF_XDP ─► wire
+//!      └──► worker, one a CPU:  wire ─► steer ─► AF_XDP ─► worker::nic_ingress ─► router_egress ─► router's socket
+//!                               router ─► pseudo socket ─► worker::router_ingress ─► nic_egress ─► AF_XDP ─► wire
 //!                               lan, fdb: which station is behind which port
 //!                               stats: what happened
 //!

@@ -441,7 +441,7 @@ impl fmt::Display for Summary {
         writeln!(f, "to NICs: {} frames, {} bytes, {to_nics}", self.to_nics.0, self.to_nics.1)?;
         writeln!(f, "between routers: {} frames, {} bytes", self.between.0, self.between.1)?;
         if self.split_horizon > 0 {
-            writeln!(f, "left to the sender's split-horizon group: {} frames", self.split_horizon)?;
+            writeln!(f, "split horizon: {} frames left to routers on the sender's line", self.split_horizon)?;
         }
         f.write_str("dropped: ")?;
         list(f, DropReason::ALL.iter().map(|why| (why.text(), self.dropped(*why))))?;

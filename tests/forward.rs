@@ -342,7 +342,11 @@ fn routers_on_one_nic_hear_each_other() {
     let summary = iou_fast.stop();
     summary.assert_clean();
     assert_eq!((summary.to_routers.0, summary.to_nics.0, summary.between.0), (0, 2, 3 + 4 + 4));
-    assert!(summary.text.contains("left to the sender's split-horizon group: 2 frames"), "{}", summary.text);
+    assert!(
+        summary.text.contains("split horizon: 2 frames left to routers on the sender's line"),
+        "{}",
+        summary.text
+    );
 }
 
 #[test]

@@ -65,7 +65,7 @@ impl Bed {
     pub(crate) fn new() -> Result<Self> {
         let (host, wire) = (Namespace::new("host")?, Namespace::new("wire")?);
         for namespace in [&host, &wire] {
-            // Silence: no split_horizon discovery between the frames that are counted.
+            // Silence: no neighbour discovery between the frames that are counted.
             namespace.sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
             namespace.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
         }

@@ -16,7 +16,7 @@ pub(crate) enum Word {
     WireRate,
     /// What it has sent.
     WireSent,
-    /// Rate of the second generator on the wire: broadcast and multicast frames, or a split_horizon's traffic.
+    /// Rate of the second generator on the wire: broadcast and multicast frames, or the traffic of a router on the same NETMAP line.
     OtherRate,
     /// What it has sent.
     OtherSent,

@@ -195,7 +195,7 @@ impl Cases {
         window
     }
 
-    /// Nobody sends any more, and what is on its way arrives.
+    /// All generators stop, and what is in flight arrives.
     fn settle(&self) {
         self.bed.silence();
         sleep(Duration::from_millis(100));
@@ -472,7 +472,7 @@ impl Cases {
         if allocations != 0 {
             return Err(format!("{allocations} allocations for {} frames", to_routers + to_nic).into());
         }
-        let case = "heap, both ways and group";
+        let case = "heap, both directions and broadcast";
         let frames = Samples(vec![(to_routers + to_nic) as f64 / 1000.0]);
         self.add(Row::value(case, "allocations", "", Samples(vec![allocations as f64]), AtMost(0.0)));
         self.add(Row::value(case, "frames", "thousand", frames, Open));
@@ -523,7 +523,7 @@ impl Cases {
         Ok(())
     }
 
-    /// What each of two workers does while frames go both ways at `rates`.
+    /// What each of two workers does while frames go in both directions at `rates`.
     fn shares(&mut self, lab: &Lab, rates: &[(Word, u64)]) -> Result<Vec<Shares>> {
         let mut shares = Vec::new();
         for _ in 0..self.plan.runs {

@@ -8,7 +8,7 @@
 //!
 //! `IOU_FAST_EXE` names another build of `iou-fast` to measure, to compare two.
 //!
-//! Every case sets `iou-fast`, the real binary, beside the *floor*, the bare kernel calls that nobody can avoid, and
+//! Every case sets `iou-fast`, the real binary, beside the *floor*, the bare kernel calls that no forwarder can avoid, and
 //! the *naive* forwarder, which does what iouyap does. Forwarders run on one CPU, generators and sinks on another,
 //! alike in every case, before all else on the machine, in runs that take turns; ratios are taken within a run, and the median of the runs counts.
 

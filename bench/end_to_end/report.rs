@@ -58,7 +58,7 @@ pub(crate) struct Row {
     pub(crate) ours: Samples,
     /// Whom it is compared with, and what that one had.
     pub(crate) against: Option<(String, Samples)>,
-    /// What must meet the target: the ratio, or the number itself if there is nobody to compare with.
+    /// What must meet the target: the ratio, or the number itself if there is nothing to compare with.
     pub(crate) judged: Samples,
     /// The target.
     pub(crate) target: Target,

@@ -82,9 +82,9 @@ impl Batch {
         Ok(sent as usize)
     }
 
-    /// Receives as many datagrams as there are and room for; returns how many.
+    /// Receives as many datagrams as there are and the vectors hold; returns how many.
     pub(crate) fn receive(&mut self, fd: BorrowedFd<'_>, flags: i32) -> io::Result<usize> {
-        // SAFETY: as in `send`; the kernel writes into the buffers, no longer than the vectors say, and nobody
+        // SAFETY: as in `send`; the kernel writes into the buffers, no longer than the vectors say, and nothing
         // refers to them during the call.
         let received = check(unsafe {
             libc::recvmmsg(
@@ -104,7 +104,7 @@ impl Batch {
     }
 }
 
-/// `recvmmsg` into UMEM and nothing else: what nobody can avoid on the way to the NIC.
+/// `recvmmsg` into UMEM and nothing else: what no forwarder can avoid on the way to the NIC.
 pub(crate) struct UmemBatch {
     messages: Vec<libc::mmsghdr>,
     vectors: Vec<libc::iovec>,
@@ -181,7 +181,7 @@ fn address(path: &Path) -> libc::sockaddr_un {
 /// Of what arrives it sees frames of `ethertype` (all: `ETH_P_ALL`, none: 0), never what the host sends.
 pub(crate) fn packet_socket(interface: &str, ethertype: u16, bypass_qdisc: bool) -> io::Result<OwnedFd> {
     let name = CString::new(interface)?;
-    // SAFETY: no pointers but a string that outlives the call; the descriptor is new and nobody else's.
+    // SAFETY: no pointers but a string that outlives the call; the descriptor is new and belongs to nothing else.
     let (socket, index) = unsafe {
         let fd = check(libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0))?;
         (OwnedFd::from_raw_fd(fd), libc::if_nametoindex(name.as_ptr()))
@@ -270,7 +270,7 @@ impl Words {
 
 impl Drop for Words {
     fn drop(&mut self) {
-        // SAFETY: base and length are those of the mapping, which nobody uses any more.
+        // SAFETY: base and length are those of the mapping, which nothing uses any more.
         unsafe { libc::munmap(self.base, self.count * LINE) };
     }
 }

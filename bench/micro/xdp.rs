@@ -1,6 +1,6 @@
 //! Each path of the XDP program, by the kernel's own test-run and clock. Criterion sees the kernel's figures.
 //!
-//! Test-run repeats a program on one fragment without undoing what it did to it. The program measured here is wrapped in
+//! Test-run repeats a program on one packet without undoing what it did to it. The program measured here is wrapped in
 //! one that moves the head back (bench/steer_undone.bpf.c); how many frames were steered is checked each time.
 
 use criterion::Criterion;
@@ -39,7 +39,7 @@ const ROUNDS: u64 = 256;
 
 /// Chunks that may be on their way to the worker, as with one worker and one queue.
 const SHARE: u32 = 2048;
-/// So often a worker at work says what it has taken: a nap and a batch.
+/// How often a worker at work returns credits: once per coalescing pause and batch.
 const BATCH_TIME: Duration = Duration::from_micros(10);
 
 /// The loaded program, and what it needs to steer.
@@ -47,7 +47,7 @@ struct Program {
     steering: Steering,
     copies: RingBuffer,
     moves: RingBuffer,
-    /// Of the chunks on their way, so many are never taken.
+    /// Of the chunks in flight, so many are never taken.
     lag: u32,
     router: Endpoint,
     _socket: OwnedFd,
@@ -124,7 +124,7 @@ pub(crate) fn all(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Does `measure` while somebody says on another CPU what has been taken, as a worker does.
+/// Does `measure` while a thread on another CPU returns credits, as a worker does.
 fn beside_a_worker(shared: &SteerShared, measure: impl FnOnce()) {
     let end = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! What people and other programs write for this one to read: the command line, a word a line; and the whole input as
+//! What people and other programs write for this one to read: the command line, one word per line; and the whole input as
 //! what lies in a lock file, in a record of offloads, in the kernel's version.
 #![no_main]
 

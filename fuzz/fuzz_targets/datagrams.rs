@@ -40,7 +40,7 @@ const NETMAP: &[u8] =
 const NIC: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const CHUNKS: [u32; 2] = [256, 448];
 const PLACES: u32 = 32;
-/// Bytes of a datagram that find room in a chunk, or in four.
+/// Bytes of a datagram that fit into a chunk, or into four.
 const LONGEST: [usize; 2] = [CHUNK_SIZE - 56, 4 * CHUNK_SIZE - 56];
 
 static PLAN: LazyLock<Arc<Plan>> = LazyLock::new(|| {
@@ -287,7 +287,7 @@ impl Bed {
             self.plan.links[port.link].pseudo == pseudo && Some(port.from_router) == header
         };
         let Some(from) = self.plan.ports.iter().find(from) else { return };
-        // Nobody speaks as the host, nor as another router.
+        // No router speaks as the host, nor as another router.
         let owns = |port: usize| self.plan.static_addresses(port).contains(&view.source.mac);
         let others = (0..self.plan.ports.len()).filter(|port| self.plan.ports[*port].router != from.router);
         if datagram.len() > LONGEST[usize::from(self.large)]

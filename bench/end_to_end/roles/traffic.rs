@@ -32,7 +32,7 @@ impl Pacer {
         Self { rate: 0, next: Instant::now(), patient }
     }
 
-    /// Waits until a burst is due at `rate` (frames a second, or [`FLOOD`]); returns how many frames it has. 0: the
+    /// Waits until a burst is due at `rate` (frames per second, or [`FLOOD`]); returns how many frames it has. 0: the
     /// rate is to be looked at again.
     pub(super) fn burst(&mut self, rate: u64) -> usize {
         if rate == FLOOD {
