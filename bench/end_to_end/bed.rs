@@ -28,13 +28,13 @@ pub(crate) enum System {
     Fast,
     /// The bare kernel calls.
     Floor,
-    /// One frame a call, one thread each way.
+    /// One frame per call, one thread per direction.
     Naive,
 }
 
-/// Which way frames go.
+/// The direction in which frames go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Way {
+pub(crate) enum Direction {
     /// From the wire.
     ToRouters {
         /// Length of a frame, bytes.
@@ -127,16 +127,16 @@ impl Bed {
     }
 
     /// Starts a forwarder and waits until it is ready.
-    pub(crate) fn forwarder(&self, system: System, way: Way, lab: &Lab) -> Result<Process> {
+    pub(crate) fn forwarder(&self, system: System, direction: Direction, lab: &Lab) -> Result<Process> {
         let (lab, interface) = (lab.clone(), NIC.to_owned());
-        let role = match (system, way) {
+        let role = match (system, direction) {
             (System::Fast, _) => {
                 let mut process = self.launch(&lab, &self.cpus[..1])?;
                 process.wait_for_line(|line| line == "ready", SOON)?;
                 return Ok(process);
             }
-            (System::Floor, Way::ToRouters { len }) => Role::FloorToRouters { lab, interface, len },
-            (System::Floor, Way::ToNic) => Role::FloorToNic { lab, interface },
+            (System::Floor, Direction::ToRouters { len }) => Role::FloorToRouters { lab, interface, len },
+            (System::Floor, Direction::ToNic) => Role::FloorToNic { lab, interface },
             (System::Naive, _) => Role::Naive { lab, interface },
         };
         self.start_on(self.cpus[0], &self.host, role)
@@ -205,7 +205,7 @@ impl Bed {
     /// What `iou-fast` was given by the NIC: `native XDP, copy, 1 queue`.
     pub(crate) fn nic(&mut self) -> Result<String> {
         let lab = self.lab(1, false)?;
-        let forwarder = self.forwarder(System::Fast, Way::ToNic, &lab)?;
+        let forwarder = self.forwarder(System::Fast, Direction::ToNic, &lab)?;
         let output = forwarder.stdout();
         // `eth0: native XDP, copy, 1 queue, 1 worker on CPU 0`; lines of routers begin with the NIC as well.
         let line = output.lines().find(|line| line.contains(" XDP, "));

@@ -1,7 +1,8 @@
-//! The cases, in the order of the table.
+//! The cases, in the order of the table. More than 500 lines, because each is a short function and all share the helpers at
+//! the end.
 
 use crate::Result;
-use crate::bed::{Bed, NIC, SOON, System, Way};
+use crate::bed::{Bed, Direction, NIC, SOON, System};
 use crate::board::{FLOOD, Word};
 use crate::lab::Lab;
 use crate::measure::{Meter, Samples, Thread, Window, cpu_time, memory, quantile, threads, window};
@@ -154,8 +155,8 @@ impl Cases {
         let mut windows = Windows::new();
         for _ in 0..self.plan.runs {
             for system in systems {
-                let way = Way::ToRouters { len };
-                let window = self.measure(*system, way, &lab, Meter::Routers, rates)?;
+                let direction = Direction::ToRouters { len };
+                let window = self.measure(*system, direction, &lab, Meter::Routers, rates)?;
                 windows.entry(*system).or_default().push(window);
             }
         }
@@ -177,12 +178,12 @@ impl Cases {
     fn measure(
         &mut self,
         system: System,
-        way: Way,
+        direction: Direction,
         lab: &Lab,
         meter: Meter,
         rates: &[(Word, u64)],
     ) -> Result<Window> {
-        let forwarder = self.bed.forwarder(system, way, lab)?;
+        let forwarder = self.bed.forwarder(system, direction, lab)?;
         for (word, rate) in rates {
             self.bed.board.set(*word, *rate);
         }
@@ -212,7 +213,7 @@ impl Cases {
         for _ in 0..self.plan.runs {
             for system in [Fast, Floor, Naive] {
                 let rates = [(Word::RoutersRate, FLOOD)];
-                let window = self.measure(system, Way::ToNic, &lab, Meter::Wire, &rates)?;
+                let window = self.measure(system, Direction::ToNic, &lab, Meter::Wire, &rates)?;
                 windows.entry(system).or_default().push(window);
             }
         }
@@ -236,8 +237,8 @@ impl Cases {
                 let _traffic = self.traffic_to_routers(&lab, 64)?;
                 for system in [Fast, Floor] {
                     let rates = [(Word::WireRate, FLOOD)];
-                    let way = Way::ToRouters { len: 64 };
-                    let window = self.measure(system, way, &lab, Meter::Routers, &rates)?;
+                    let direction = Direction::ToRouters { len: 64 };
+                    let window = self.measure(system, direction, &lab, Meter::Routers, &rates)?;
                     by_size.entry(routers).or_default().entry(system).or_default().push(window);
                 }
             }
@@ -277,7 +278,7 @@ impl Cases {
         let mut pings: BTreeMap<System, Vec<Pings>> = BTreeMap::new();
         for _ in 0..self.plan.runs {
             for system in [Fast, Naive] {
-                let forwarder = self.bed.forwarder(system, Way::ToRouters { len: 64 }, &lab)?;
+                let forwarder = self.bed.forwarder(system, Direction::ToRouters { len: 64 }, &lab)?;
                 sleep(self.plan.warm_up);
                 let result = self.ping(1, every);
                 if system == Fast {
@@ -311,7 +312,7 @@ impl Cases {
         let mut loaded = Vec::new();
         let (mut sent, mut delivered) = (Vec::new(), Vec::new());
         for _ in 0..self.plan.runs {
-            let forwarder = self.bed.forwarder(Fast, Way::ToRouters { len: 64 }, &lab)?;
+            let forwarder = self.bed.forwarder(Fast, Direction::ToRouters { len: 64 }, &lab)?;
             sleep(self.plan.warm_up);
             quiet.push(self.ping(1, None)?);
             self.bed.board.set(Word::OtherRate, (FLOODED * 1000.0) as u64);
@@ -364,7 +365,7 @@ impl Cases {
         let (mut share, mut storm, mut copies) = (Vec::new(), Vec::new(), Vec::new());
         let mut dropped = String::new();
         for _ in 0..self.plan.runs {
-            let forwarder = self.bed.forwarder(Fast, Way::ToRouters { len: 64 }, &lab)?;
+            let forwarder = self.bed.forwarder(Fast, Direction::ToRouters { len: 64 }, &lab)?;
             let start = Instant::now();
             let counts = [Word::Unicast, Word::WireSent, Word::OtherSent, Word::Group];
             let before = counts.map(|word| self.bed.board.get(word));
@@ -398,7 +399,7 @@ impl Cases {
         let _traffic = self.traffic_to_routers(&lab, 64)?;
         let (mut cpu, mut resident) = (Vec::new(), Vec::new());
         for _ in 0..self.plan.runs.min(3) {
-            let forwarder = self.bed.forwarder(Fast, Way::ToRouters { len: 64 }, &lab)?;
+            let forwarder = self.bed.forwarder(Fast, Direction::ToRouters { len: 64 }, &lab)?;
             // Memory counts after work, when everything has been touched.
             self.bed.board.set(Word::WireRate, FLOOD);
             sleep(self.plan.window);

@@ -1,9 +1,9 @@
-//! What the control thread and a worker tell each other: commands one way, events the other.
+//! What the control thread tells a worker.
 
 use super::ports::LanPorts;
 use super::pseudo::LinkTable;
 use super::router_queue::{Membership, RouterSocket};
-use super::setup::NicSockets;
+use super::sockets::NicSockets;
 use crate::plan::{Plan, Pseudo};
 use crate::sys::eventfd::wake;
 use crossbeam::channel::Sender;
@@ -40,7 +40,7 @@ pub enum Command {
     },
     /// The worker is to answer: it has carried out every command before this one.
     Answer(Sender<()>),
-    /// The worker is to say that it is alive, with this number: [`Event::Alive`].
+    /// The worker is to say that it is alive, with this number: [`Event::Alive`](super::Event::Alive).
     Event(u64),
     /// The worker ends.
     Stop,
@@ -82,42 +82,6 @@ impl Change {
             members: Membership::of_worker(plan, worker),
             pseudos: pseudos.collect(),
             sockets,
-        }
-    }
-}
-
-/// What a worker tells the control thread.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// A router's socket is gone.
-    RouterGone {
-        /// Index in the plan.
-        router: usize,
-        /// Number of the connection.
-        connection: u64,
-    },
-    /// A worker has carried out [`Command::Event`].
-    Alive {
-        /// Its number.
-        worker: usize,
-        /// The command's number.
-        round: u64,
-    },
-}
-
-/// By what a worker sends events to the control thread: a channel, and an eventfd that wakes it.
-#[derive(Clone, Debug)]
-pub struct EventSender {
-    /// The channel. Unbounded, because events are rare and none may be lost.
-    pub channel: Sender<Event>,
-    /// What the control thread waits on.
-    pub wake: Arc<OwnedFd>,
-}
-
-impl EventSender {
-    pub(super) fn send(&self, event: Event) {
-        if self.channel.send(event).is_ok() {
-            wake(&self.wake);
         }
     }
 }

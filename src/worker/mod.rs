@@ -20,6 +20,7 @@ mod clock;
 mod coalesce;
 mod command;
 mod copied;
+mod event;
 mod flood;
 mod lifecycle;
 mod nic_egress;
@@ -36,18 +37,20 @@ mod router_queue;
 mod send;
 mod setup;
 mod sleep;
+mod sockets;
 #[cfg(feature = "fuzzing")]
 mod stepper;
 
 pub use crate::sys::eventfd::{eventfd, wake, woken};
 pub use batch::{BATCH, batch_chunks, reserve};
 pub(crate) use clock::monotonic;
-pub use command::{Change, Command, CommandSender, Event, EventSender};
-pub use nic_ingress::Steered;
+pub use command::{Change, Command, CommandSender};
+pub use event::{Event, EventSender};
 pub use pool::Pool;
 pub use rings::Rings;
 pub use router_queue::RouterSocket;
-pub use setup::{CopyRing, NicPart, NicSockets, Poll, QueueSocket, Setup, SocketResult, WorkerResult};
+pub use setup::{CopyRing, NicPart, Poll, Setup, WorkerResult};
+pub use sockets::{NicSockets, QueueSocket, SocketResult, Steered};
 #[cfg(feature = "fuzzing")]
 pub use stepper::Stepper;
 

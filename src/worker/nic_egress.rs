@@ -57,7 +57,7 @@ pub(super) struct NicEgress {
     pub(super) unsent: bool,
     /// Since when that is so although the kernel was told, ns; 0 if it is not.
     behind_since: u64,
-    /// What was put into the TX ring since it was last empty, and how many of those frames the driver threw away.
+    /// What was put into the TX ring since it was last empty, and how many of those frames the driver dropped.
     pushed: Pushed,
     refused: u64,
     /// What the kernel says when it does not send may come with every batch.
@@ -265,8 +265,8 @@ impl NicEgress {
         }
     }
 
-    /// Counts what was put into the TX ring, now that all but `left` frames have been taken. Which frames the driver threw
-    /// away it does not tell: their bytes go by the mean.
+    /// Counts what was put into the TX ring, now that all but `left` frames have been taken. The driver does
+    /// not tell which frames it dropped: their bytes go by the mean.
     fn settle(&mut self, counts: &WorkerCounts, left: u64) {
         let Pushed { frames, bytes } = std::mem::take(&mut self.pushed);
         let refused = std::mem::take(&mut self.refused).min(frames - left);

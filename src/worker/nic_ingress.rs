@@ -13,6 +13,7 @@ use super::rings::Rings;
 use super::router_egress::RouterEgress;
 use super::router_queue::{Cast, Datagram, Origin};
 use super::send::Shared;
+use super::sockets::Steered;
 use crate::ether::checksum;
 use crate::iou::header;
 use crate::lan::Lan;
@@ -32,15 +33,6 @@ const RX_BATCH: usize = 8 * BATCH;
 pub(super) const RX_FRAGMENTS: usize = RX_BATCH + CHUNKS;
 /// Frames whose memory is fetched ahead of the one that is looked at.
 const AHEAD: usize = 8;
-
-/// What the XDP program had put into an RX ring's in-flight credits when it was last looked at; both wrap.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Steered {
-    /// Chunks.
-    pub chunks: u32,
-    /// Frames.
-    pub frames: u32,
-}
 
 /// A queue of a NIC, as what frames are received from.
 pub(super) struct RxQueue {

@@ -41,6 +41,8 @@ pub(super) struct Source {
     pub(super) port: usize,
     /// Index of the router, of which there are fewer than [`STAMP_GROUP`](crate::steer::layout::STAMP_GROUP).
     pub(super) router: u16,
+    /// Its id.
+    pub(super) id: InstanceId,
     /// The whole header of a data frame from it, as one word.
     word: u64,
     /// Ports that get its frames without us, ascending.
@@ -118,6 +120,7 @@ impl Source {
         Self {
             port,
             router: *router as u16,
+            id,
             word: from_router.word(),
             split_horizon: split_horizon.clone(),
             path,

@@ -3,8 +3,8 @@
 use super::backlog::{Pause, bound};
 use super::batch::BATCH;
 use super::clock;
-use super::command::{Event, EventSender};
 use super::copied::CopiedBatch;
+use super::event::{Event, EventSender};
 use super::poller::{Poller, Token};
 use super::pool::ChunkCache;
 use super::ports::FloodPort;
@@ -306,7 +306,7 @@ impl RouterEgress {
         sent
     }
 
-    /// Throws away what waited too long, and tries to send the rest.
+    /// Drops what waited too long, and tries to send the rest.
     pub(super) fn expire(&mut self, now: u64, cache: &mut ChunkCache, poller: &Poller) {
         for n in (0..self.waiting.len()).rev() {
             let router = self.waiting[n];

@@ -210,13 +210,13 @@ fn learn(lan: &Lan, source: &mut Source, station: Address, frame: &[u8], now: u6
     match lan.learn(station, port, frame, now) {
         Learned::Known => {}
         Learned::New { .. } => {
-            let (nic, router) = (&*lan.nic, lan.name(port));
-            tracing::debug!(nic, %router, "{nic}: {} is behind {router}", station.mac);
+            let nic = &*lan.nic;
+            tracing::debug!(nic, "{nic}: {} is behind {}", station.mac, lan.name(port));
         }
         Learned::Moved { from, .. } => {
             if let Some(more) = lan.may_report(now) {
-                let (nic, from, router) = (&*lan.nic, lan.name(from), lan.name(port));
-                tracing::info!(nic, %router, "{nic}: {} moved from {from} to {router}{more}", station.mac);
+                let (nic, from, to) = (&*lan.nic, lan.name(from), lan.name(port));
+                tracing::info!(nic, "{nic}: {} moved from {from} to {to}{more}", station.mac);
             }
         }
         Learned::Refused(why) => {
@@ -228,12 +228,13 @@ fn learn(lan: &Lan, source: &mut Source, station: Address, frame: &[u8], now: u6
                 _ => spoofed = lan.is_spoofed(why, port),
             }
             if spoofed && !std::mem::replace(&mut source.reported, true) {
-                let router = lan.name(port);
+                let router = source.id.get();
                 tracing::warn!(
                     nic,
-                    %router,
-                    "{nic}: {router} sends frames from {}: {}; they are dropped, this is said once. A loop, or an address set by hand?",
+                    router,
+                    "router {router} sends frames from {} on {}: {}; they are dropped, this is said once. A loop, or an address set by hand?",
                     station.mac,
+                    lan.name(port),
                     explain(why)
                 );
             }

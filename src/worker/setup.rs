@@ -1,15 +1,13 @@
 //! What a worker is made of, and what is left of it.
 
-use super::command::EventSender;
-use super::nic_ingress::Steered;
+use super::event::EventSender;
 use super::pool::Pool;
-use super::rings::Rings;
+use super::sockets::{NicSockets, SocketResult};
 use crate::ether::control_frames::Blocked;
 use crate::lan::Lan;
 use crate::plan::Plan;
 use crate::stats::{Latencies, WorkerCounts};
 use crate::sys::ringbuf::RingBuffer;
-use af_xdp::{RxStatistics, Socket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -20,28 +18,6 @@ pub enum Poll {
     Adaptive,
     /// At once: a core is given for the last microseconds.
     Busy,
-}
-
-/// A worker's socket on a queue.
-#[derive(Debug)]
-pub struct QueueSocket {
-    /// The socket.
-    pub socket: Socket,
-    /// What it shares with those of other workers.
-    pub rings: Arc<Rings>,
-    /// Number of its in-flight credits, for [`SteerShared::credits`](crate::sys::shared::SteerShared).
-    pub credits: usize,
-    /// What the XDP program had put into the credits before.
-    pub steered: Steered,
-}
-
-/// A worker's sockets on a NIC.
-#[derive(Debug)]
-pub struct NicSockets {
-    /// One on each queue. Frames leave by the one that can send, so that their order is kept.
-    pub queues: Vec<QueueSocket>,
-    /// They take frames of several chunks.
-    pub scatter: bool,
 }
 
 /// The ring buffer of the frames that the XDP program copies for a worker.
@@ -96,13 +72,4 @@ pub struct WorkerResult {
     pub chunks: usize,
     /// What was counted for each of its sockets.
     pub sockets: Vec<SocketResult>,
-}
-
-/// What is left of an AF_XDP socket that was closed.
-#[derive(Clone, Copy, Debug)]
-pub struct SocketResult {
-    /// The kernel's counts.
-    pub statistics: RxStatistics,
-    /// Descriptors in its rings that were invalid.
-    pub faults: u64,
 }

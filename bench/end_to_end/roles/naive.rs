@@ -1,4 +1,4 @@
-//! The naive forwarder, built as iouyap is: one thread each way, AF_PACKET, one frame a system call, blocking, and
+//! The naive forwarder, built as iouyap is: one thread per direction, AF_PACKET, one frame per system call, blocking, and
 //! `sendto` by path.
 
 use super::ready;
