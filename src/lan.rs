@@ -1,12 +1,10 @@
 //! A LAN at run time: its forwarding database, in user space and in the XDP program's maps at once.
 //!
-//! Learning is rare and takes a lock; forwarding asks a worker's own memory of the last answers, which is good
-//! until `generation` changes.
+//! Learning is rare and takes a lock. Forwarding does not: a worker remembers the last answers until `generation` changes.
 
-use crate::ether::Address;
-use crate::ether::Mac;
-use crate::fdb::{Echoes, Fdb, Learned, Port, Refusal};
-use crate::plan::Plan;
+use crate::ether::{Address, Mac};
+use crate::fdb::{BridgePort, Echoes, Fdb, Learned, Refusal};
+use crate::ids::{PortId, RouterId};
 use crate::rate_limiter::RateLimiter;
 use crate::steer::layout::{PortEntry, RouterState, mac_word};
 use crate::steer::{Error, Tables};
@@ -26,7 +24,7 @@ pub struct Lan {
     /// The NIC's MTU, bytes.
     pub mtu: AtomicU32,
     /// Changed under the lock of `fdb` only.
-    entries: RwLock<HashMap<Port, PortEntry>>,
+    ports: RwLock<HashMap<PortId, BridgePort>>,
     fdb: Mutex<Fdb>,
     echoes: Echoes,
     generation: AtomicU64,
@@ -35,63 +33,60 @@ pub struct Lan {
 }
 
 impl Lan {
-    /// LAN `index` of `plan`, its MAC patterns entered.
+    /// The LAN of the NIC `nic`, which has the address `mac`, with `ports` and their static entries.
     ///
     /// # Errors
     /// If a BPF map cannot be written.
-    pub fn new(plan: &Plan, index: usize, mac: Mac, tables: Arc<Tables>) -> Result<Self, Error> {
-        let planned = &plan.lans[index];
+    pub fn new(nic: &str, mac: Mac, ports: &[BridgePort], tables: Arc<Tables>) -> Result<Self, Error> {
         let lan = Self {
-            nic: planned.nic.clone(),
+            nic: nic.to_owned(),
             tables,
             up: AtomicBool::new(false),
             mtu: AtomicU32::new(0),
-            entries: RwLock::default(),
-            fdb: Mutex::new(Fdb::new(mac, planned.ports.len())),
+            ports: RwLock::default(),
+            fdb: Mutex::new(Fdb::new(mac, ports.len())),
             echoes: Echoes::default(),
             generation: AtomicU64::new(0),
             moves: Mutex::default(),
             warned_of_spanning_tree: AtomicBool::new(false),
         };
         let mut fdb = lan.lock();
-        for port in &planned.ports {
-            lan.add(plan, *port as Port, &mut fdb)?;
+        for port in ports {
+            lan.add(port, &mut fdb)?;
         }
         drop(fdb);
         Ok(lan)
     }
 
-    /// The LAN is number `index` of `plan` from now on, which follows the plan before: ports that it has no more go with
-    /// all stations behind them, new ones come with their MAC patterns, the others stay as they are.
-    pub fn follow(&self, plan: &Plan, index: usize) {
-        let ports: HashSet<Port> = plan.lans[index].ports.iter().map(|port| *port as Port).collect();
+    /// The LAN has `ports` from now on. Ports that are not among them are removed with all their entries, new ones are
+    /// added with their static entries, the others stay as they are.
+    pub fn follow(&self, ports: &[BridgePort]) {
         let mut fdb = self.lock();
         fdb.set_ports(ports.len());
-        let known: HashSet<Port> = self.entries().keys().copied().collect();
+        let wanted: HashSet<PortId> = ports.iter().map(|port| port.id).collect();
+        let known: HashSet<PortId> = self.ports().keys().copied().collect();
         let failed =
             |error: Error| tracing::warn!("{}: the XDP program is not up to date: {error}", self.nic);
-        for port in known.difference(&ports) {
-            self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(port);
-            let (stations, patterns) = fdb.retire(*port);
-            let learned = stations.iter().map(|station| self.tables.remove_dynamic(station));
-            let is_static = patterns.iter().map(|mac| self.tables.remove_static(*mac));
-            learned.chain(is_static).filter_map(Result::err).for_each(failed);
+        for port in known.difference(&wanted) {
+            self.ports.write().unwrap_or_else(PoisonError::into_inner).remove(port);
+            let (dynamic, static_macs) = fdb.retire(*port);
+            let dynamic = dynamic.iter().map(|address| self.tables.remove_dynamic(address));
+            let static_macs = static_macs.iter().map(|mac| self.tables.remove_static(*mac));
+            dynamic.chain(static_macs).filter_map(Result::err).for_each(failed);
         }
-        for port in ports.difference(&known) {
-            self.add(plan, *port, &mut fdb).unwrap_or_else(failed);
+        for port in ports.iter().filter(|port| !known.contains(&port.id)) {
+            self.add(port, &mut fdb).unwrap_or_else(failed);
         }
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    fn add(&self, plan: &Plan, port: Port, fdb: &mut Fdb) -> Result<(), Error> {
-        let entry = plan.entry(port);
-        self.entries.write().unwrap_or_else(PoisonError::into_inner).insert(port, entry);
-        for pattern in plan.static_addresses(port as usize) {
-            if fdb.add_static(pattern, port) {
-                self.tables.insert_static(pattern, &entry)?;
+    fn add(&self, port: &BridgePort, fdb: &mut Fdb) -> Result<(), Error> {
+        self.ports.write().unwrap_or_else(PoisonError::into_inner).insert(port.id, *port);
+        for mac in port.static_macs {
+            if fdb.add_static(mac, port.id) {
+                self.tables.insert_static(mac, &entry(port))?;
             } else {
-                let endpoint = plan.ports[port as usize].endpoint;
-                tracing::warn!("{}: {pattern} is not steered to {endpoint}", self.nic);
+                tracing::warn!("{}: {mac} is not steered to {}", self.nic, self.name(port.id));
             }
         }
         Ok(())
@@ -101,28 +96,28 @@ impl Lan {
     pub fn set_nic_mac(&self, mac: Mac) {
         let mut fdb = self.lock();
         self.tables.shared.nic_mac.store(mac_word(mac), Ordering::Relaxed);
-        for (station, is_static) in fdb.set_nic(mac) {
+        for (address, is_static) in fdb.set_nic(mac) {
             tracing::warn!("{}: {mac}, which a router used, is its own address now", self.nic);
             let removed = match is_static {
-                true => self.tables.remove_static(station.mac),
-                false => self.tables.remove_dynamic(&station),
+                true => self.tables.remove_static(address.mac),
+                false => self.tables.remove_dynamic(&address),
             };
             if let Err(error) = removed {
-                tracing::warn!("{}: {mac} cannot be taken out of its tables: {error}", self.nic);
+                tracing::warn!("{}: {mac} stays in the XDP program's tables: {error}", self.nic);
             }
         }
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// The host has these addresses on the LAN from now on, by whatever interface.
+    /// The host has these addresses on the LAN from now on, on whatever interface.
     pub fn set_host(&self, addresses: BTreeSet<Mac>) {
         let mut fdb = self.lock();
         let gone = fdb.set_host(addresses);
-        for station in &gone {
+        for address in &gone {
             let Self { nic, tables, .. } = self;
-            tracing::warn!("{nic}: {}, which a router used, is this host's own address now", station.mac);
-            if let Err(error) = tables.remove_dynamic(station) {
-                tracing::warn!("{nic}: {} cannot be taken out of its tables: {error}", station.mac);
+            tracing::warn!("{nic}: {}, which a router used, is this host's own address now", address.mac);
+            if let Err(error) = tables.remove_dynamic(address) {
+                tracing::warn!("{nic}: {} stays in the XDP program's tables: {error}", address.mac);
             }
         }
         if !gone.is_empty() {
@@ -131,15 +126,15 @@ impl Lan {
     }
 
     /// The router's interface at `port`, as users write it.
-    pub fn name(&self, port: Port) -> String {
-        let endpoint = self.entries().get(&port).and_then(|entry| entry.header.destination());
-        endpoint.map_or_else(|| format!("port {port}"), |endpoint| endpoint.to_string())
+    pub fn name(&self, port: PortId) -> String {
+        let endpoint = self.ports().get(&port).and_then(|port| port.header.destination());
+        endpoint.map_or_else(|| format!("port {}", port.get()), |endpoint| endpoint.to_string())
     }
 
-    /// Whether a frame from `port` whose source was refused like this goes nowhere: it speaks as the host or as another
-    /// router. That a router's own interfaces, and what is behind them, may share addresses is its own affair.
-    pub fn is_spoofed(&self, refusal: Refusal, port: Port) -> bool {
-        let router = |port: Port| self.entries().get(&port).map(|entry| entry.router);
+    /// Whether a frame from `port` whose source was refused like this is dropped: its source is the host's address or
+    /// another router's. Interfaces of one router, and what is behind them, may share addresses.
+    pub fn is_spoofed(&self, refusal: Refusal, port: PortId) -> bool {
+        let router = |port: PortId| self.ports().get(&port).map(|port| port.router);
         match refusal {
             Refusal::Nic | Refusal::Host => true,
             Refusal::Static(owner) => router(owner) != router(port),
@@ -152,9 +147,9 @@ impl Lan {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The port that `station` is behind.
-    pub fn lookup(&self, station: &Address) -> Option<Port> {
-        self.lock().lookup(station)
+    /// The port that `address` is behind, if any.
+    pub fn lookup(&self, address: &Address) -> Option<PortId> {
+        self.lock().lookup(address)
     }
 
     /// `frame` came at `now` (`CLOCK_MONOTONIC`, ns) and goes to several routers.
@@ -162,70 +157,70 @@ impl Lan {
         self.echoes.heard(frame, now);
     }
 
-    /// `station` spoke from `port` by `frame` at `now` (`CLOCK_MONOTONIC`, ns). When this returns, frames to it are
-    /// steered.
-    pub fn learn(&self, station: Address, port: Port, frame: &[u8], now: u64) -> Learned {
+    /// `frame`, with the source `address`, came from `port` at `now` (`CLOCK_MONOTONIC`, ns). When this returns, frames to
+    /// the address are steered.
+    pub fn learn(&self, address: Address, port: PortId, frame: &[u8], now: u64) -> Learned {
         let mut fdb = self.lock();
-        // A worker that has not yet heard of a change of the NETMAP.
-        let Some(entry) = self.entries().get(&port).copied() else {
+        // Missing where a worker does not yet know of a change of the NETMAP.
+        let Some(to) = self.ports().get(&port).copied() else {
             return Learned::Refused(Refusal::Retired);
         };
-        if let Some(why) = fdb.forbidden(&station, port) {
+        if let Some(why) = fdb.forbidden(&address, port) {
             return Learned::Refused(why);
         }
-        // Of its own address by pattern nobody else can be meant, also if it says the same as a moment ago.
-        let known = fdb.lookup(&station) == Some(port) || fdb.is_own(&station, port);
+        // No other port can have its static address, so that a repeated frame proves it as well.
+        let known = fdb.lookup(&address) == Some(port) || fdb.is_own(&address, port);
         if !known && self.echoes.is_echo(frame, now) {
             return Learned::Refused(Refusal::Echo);
         }
-        let learned = fdb.learn(station, port, Duration::from_nanos(now));
+        let learned = fdb.learn(address, port, Duration::from_nanos(now));
         let evicted = match learned {
             Learned::New { evicted } | Learned::Moved { evicted, .. } => evicted,
             Learned::Known | Learned::Refused(_) => return learned,
         };
         let written = evicted
             .map_or(Ok(()), |old| self.tables.remove_dynamic(&old))
-            .and_then(|()| self.tables.insert_dynamic(&station, &entry));
+            .and_then(|()| self.tables.insert_dynamic(&address, &entry(&to)));
         if let Err(error) = written {
-            tracing::warn!("{}: {} cannot be steered: {error}", self.nic, station.mac);
+            tracing::warn!("{}: {} cannot be steered: {error}", self.nic, address.mac);
         }
         self.generation.fetch_add(1, Ordering::Release);
         learned
     }
 
-    /// `station` spoke from the wire at `now` (`CLOCK_MONOTONIC`); the XDP program has taken its entry out. Returns the
-    /// port it was behind.
-    pub fn moved_to_wire(&self, station: Address, is_static: bool, now: Duration) -> Option<Port> {
+    /// `address` sent from the wire at `now` (`CLOCK_MONOTONIC`); the XDP program has removed its entry. Returns the port
+    /// that it was behind.
+    pub fn moved_to_wire(&self, address: Address, is_static: bool, now: Duration) -> Option<PortId> {
         let mut fdb = self.lock();
-        if !is_static && self.tables.has_dynamic(&station) {
-            return None; // old news: a router has spoken from there since
+        if !is_static && self.tables.has_dynamic(&address) {
+            return None; // outdated: a router has used the address since
         }
-        let port = fdb.moved_to_wire(station, is_static, now);
+        let port = fdb.moved_to_wire(address, is_static, now);
         self.generation.fetch_add(1, Ordering::Release);
         port
     }
 
-    /// Compares the database with the XDP program's maps, after news of moves were lost: what is missing there has
-    /// moved to the wire. Returns how many stations that were.
+    /// Compares the database with the XDP program's maps, after reports of moves were dropped: what is missing there has
+    /// moved to the wire. Returns how many addresses that were.
     pub fn resync(&self, now: Duration) -> usize {
         let mut fdb = self.lock();
         let missing: Vec<(Address, bool)> = fdb
             .entries()
             .into_iter()
-            .filter(|(station, is_static)| match is_static {
-                true => !self.tables.has_predicted(station.mac),
-                false => !self.tables.has_dynamic(station),
+            .filter(|(address, is_static)| match is_static {
+                true => !self.tables.has_static(address.mac),
+                false => !self.tables.has_dynamic(address),
             })
             .collect();
-        for (station, is_static) in &missing {
-            fdb.moved_to_wire(*station, *is_static, now);
+        for (address, is_static) in &missing {
+            fdb.moved_to_wire(*address, *is_static, now);
         }
         self.generation.fetch_add(1, Ordering::Release);
         missing.len()
     }
 
-    /// A BPDU from `port` goes to the wire: said once.
-    pub fn warn_of_spanning_tree(&self, port: Port) {
+    /// A BPDU from `port` goes to the wire: logged once.
+    pub fn warn_of_spanning_tree(&self, port: PortId) {
         if !self.warned_of_spanning_tree.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 "{}: {} speaks spanning tree, and so to the wire: a switch with BPDU guard will take this server's port \
@@ -236,26 +231,21 @@ impl Lan {
         }
     }
 
-    /// Whether a station's move at `now` (`CLOCK_MONOTONIC`, ns) may be logged; with it, what to say of those that were
-    /// not.
+    /// Whether a move at `now` (`CLOCK_MONOTONIC`, ns) may be logged; with it, what to add about the suppressed ones.
     pub fn may_report(&self, now: u64) -> Option<String> {
         let suppressed = self.moves.lock().unwrap_or_else(PoisonError::into_inner).ask(now)?;
-        Some(if suppressed == 0 {
-            String::new()
-        } else {
-            format!(" (and {suppressed} moves of stations before it)")
-        })
+        Some(if suppressed == 0 { String::new() } else { format!(" (and {suppressed} moves before it)") })
     }
 
     /// Tells the XDP program what to do with frames for `router`.
-    pub fn set_router_state(&self, router: usize, state: RouterState) {
-        if let Some(byte) = self.tables.shared.router_state.get(router) {
+    pub fn set_router_state(&self, router: RouterId, state: RouterState) {
+        if let Some(byte) = self.tables.shared.router_state.get(router.index()) {
             byte.store(state as u8, Ordering::Relaxed);
         }
     }
 
-    fn entries(&self) -> RwLockReadGuard<'_, HashMap<Port, PortEntry>> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    fn ports(&self) -> RwLockReadGuard<'_, HashMap<PortId, BridgePort>> {
+        self.ports.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Fdb> {
@@ -264,17 +254,23 @@ impl Lan {
     }
 }
 
-/// Why a station was not learned, for the log.
+/// `port` as the XDP program's maps have it.
+fn entry(port: &BridgePort) -> PortEntry {
+    let BridgePort { id, router, worker, header, .. } = *port;
+    PortEntry { header, router: router.get() as u16, worker: worker as u16, port: id.get() }
+}
+
+/// Why an address was not learned, for the log.
 #[must_use]
 pub fn explain(refusal: Refusal) -> &'static str {
     match refusal {
-        Refusal::NoStation => "it is no station address",
+        Refusal::NotUnicast => "it is not a unicast address",
         Refusal::Nic => "it is the NIC's own address",
         Refusal::Host => "it is this host's own address on the NIC's LAN",
         Refusal::Static(_) => "it is the address of another router's interface",
         Refusal::Echo => "its frame came from the wire before: is there a loop behind this port?",
-        Refusal::Retired => "the NETMAP has its interface no more",
-        Refusal::TooMany => "too many new addresses at once behind this port",
-        Refusal::Unsteady => "it moves back and forth: is there a loop?",
+        Refusal::Retired => "the NETMAP no longer has its interface",
+        Refusal::RateLimited => "too many new addresses at once behind this port",
+        Refusal::Flapping => "it moves back and forth: is there a loop?",
     }
 }

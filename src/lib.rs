@@ -37,6 +37,7 @@ pub mod fdb;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod guard;
+pub mod ids;
 pub mod iou;
 pub mod lab;
 pub mod lan;

@@ -26,6 +26,7 @@ use af_xdp::{Socket, Umem};
 use iou_fast::ether::Mac;
 use iou_fast::ether::control_frames::Blocked;
 use iou_fast::fuzzing::{Paper, Stepper, stamp_arrivals};
+use iou_fast::ids::{PortId, SegmentId};
 use iou_fast::lan::Lan;
 use iou_fast::netmap::Netmap;
 use iou_fast::plan::{Binding, LabRequest, Plan};
@@ -203,7 +204,10 @@ impl Bed {
         let options =
             Options { workers: 1, queues: 1, exclusive: false, dynamic_entries: 4096, static_entries: 1024 };
         let steering = Steering::load(&options).expect("the XDP program can be loaded, by root");
-        let lan = Arc::new(Lan::new(&plan, 0, Mac(NIC), steering.tables().clone()).expect("its maps"));
+        let lan = Arc::new(
+            Lan::new("eth0", Mac(NIC), &plan.bridge_ports(SegmentId::new(0)), steering.tables().clone())
+                .expect("its maps"),
+        );
         lan.up.store(true, Relaxed);
         lan.mtu.store(if large { 9000 } else { 1500 }, Relaxed);
 
@@ -356,12 +360,12 @@ impl Bed {
     }
 
     fn send(&self, router: usize, frame: &[u8]) {
-        let header = self.plan.ports[router].from_router.0;
+        let header = self.plan.ports[PortId::new(router as u32)].from_router.0;
         self.routers[router].send(PSEUDO, header, frame).expect("room in the queue");
     }
 
     fn mac(&self, router: usize) -> [u8; 6] {
-        self.plan.static_addresses(router)[0].0
+        self.plan.static_addresses(PortId::new(router as u32))[0].0
     }
 
     /// What routers and the NIC have got: how many datagrams and frames.

@@ -5,6 +5,7 @@ use iou_fast::ether::Address;
 use iou_fast::ether::Mac;
 use iou_fast::ether::View;
 use iou_fast::fdb::Fdb;
+use iou_fast::ids::PortId;
 use iou_fast::iou::header::Header;
 use iou_fast::iou::mac::{current, static_addresses};
 use iou_fast::iou::{Endpoint, InstanceId, Interface};
@@ -63,10 +64,10 @@ fn station(n: u32) -> Address {
 fn full() -> Fdb {
     let mut fdb = Fdb::new(NIC, usize::from(PORTS));
     for port in 0..PORTS {
-        fdb.add_static(current(endpoint(port + 1, 0)), port.into());
+        fdb.add_static(current(endpoint(port + 1, 0)), PortId::new(port.into()));
     }
     for n in 0..Fdb::capacity(PORTS.into()) as u32 {
-        fdb.learn(station(n), n % u32::from(PORTS), Duration::ZERO);
+        fdb.learn(station(n), PortId::new(n % u32::from(PORTS)), Duration::ZERO);
     }
     fdb
 }
@@ -74,12 +75,12 @@ fn full() -> Fdb {
 fn fdb(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fdb");
     let mut database = full();
-    let learned = database.learned() as u32;
+    let learned = database.dynamic_len() as u32;
     let mut n = 0;
     group.bench_function("learn what is known", |bencher| {
         bencher.iter(|| {
             n = (n + 1) % learned;
-            database.learn(station(n), n % u32::from(PORTS), Duration::from_secs(1))
+            database.learn(station(n), PortId::new(n % u32::from(PORTS)), Duration::from_secs(1))
         });
     });
     let mut new = learned;
@@ -87,7 +88,11 @@ fn fdb(criterion: &mut Criterion) {
         bencher.iter(|| {
             new += 1;
             // At a rate that every port may learn at.
-            database.learn(station(new), new % u32::from(PORTS), Duration::from_millis(new.into()))
+            database.learn(
+                station(new),
+                PortId::new(new % u32::from(PORTS)),
+                Duration::from_millis(new.into()),
+            )
         });
     });
     let database = full();

@@ -14,6 +14,7 @@ use iou_fast::ether::checksum;
 use iou_fast::ether::control_frames::{self, Blocked};
 use iou_fast::ether::{HEADER, SHORTEST, View, labels};
 use iou_fast::fuzzing::turn;
+use iou_fast::ids::{Id, PortId, SegmentId};
 use iou_fast::iou::header::{self, Header};
 use iou_fast::lan::Lan;
 use iou_fast::netmap::Netmap;
@@ -112,7 +113,8 @@ struct Bed {
 impl Bed {
     fn new(tables: Arc<Tables>, flags: u8) -> Self {
         let plan = PLAN.clone();
-        let lan = Arc::new(Lan::new(&plan, 0, NIC, tables).expect("its maps"));
+        let lan =
+            Arc::new(Lan::new("eth0", NIC, &plan.bridge_ports(SegmentId::new(0)), tables).expect("its maps"));
         lan.up.store(flags & 1 == 0, Relaxed);
         let large = flags & 4 != 0;
         lan.mtu.store(if large { 9000 } else { 1500 }, Relaxed);
@@ -185,7 +187,7 @@ impl Bed {
         let router = |bed: &Self, input: &mut Input<'_>| usize::from(input.byte()) % bed.routers.len();
         match input.byte() % 16 {
             0 | 1 => {
-                let port = &self.plan.ports[usize::from(input.byte()) % self.plan.ports.len()];
+                let port = &self.plan.ports[PortId::at(usize::from(input.byte()) % self.plan.ports.len())];
                 let pseudo = self.plan.links[port.link].pseudo;
                 let datagram = [&port.from_router.0[..], &piece(self.large, input)].concat();
                 self.send(pseudo, &datagram);
@@ -195,8 +197,8 @@ impl Bed {
                 self.send(pseudo, input.piece());
             }
             3 => {
-                let port = &self.plan.ports[usize::from(input.byte()) % self.plan.ports.len()];
-                let stamp = now() & ((1 << 48) - 1) | (port.router as u64) << 48;
+                let port = &self.plan.ports[PortId::at(usize::from(input.byte()) % self.plan.ports.len())];
+                let stamp = now() & ((1 << 48) - 1) | u64::from(port.router.get()) << 48;
                 let piece = piece(self.large, input);
                 let fragment = [&stamp.to_ne_bytes()[..], &port.to_router.0, &piece].concat();
                 self.arrive(240, &fragment);
@@ -288,16 +290,19 @@ impl Bed {
         };
         let Some(from) = self.plan.ports.iter().find(from) else { return };
         // No router speaks as the host, nor as another router.
-        let owns = |port: usize| self.plan.static_addresses(port).contains(&view.source.mac);
-        let others = (0..self.plan.ports.len()).filter(|port| self.plan.ports[*port].router != from.router);
+        let owns = |port: PortId| self.plan.static_addresses(port).contains(&view.source.mac);
+        let others = self.plan.ports.ids().filter(|port| self.plan.ports[*port].router != from.router);
         if datagram.len() > LONGEST[usize::from(self.large)]
             || view.source.mac == NIC
             || others.into_iter().any(owns)
         {
             return;
         }
-        for (_, port) in self.plan.ports.iter().enumerate().filter(|(n, _)| !from.split_horizon.contains(n)) {
-            allow(self.to_routers.entry((port.router, port.to_router.0)).or_default(), frame.to_vec());
+        for (_, port) in self.plan.ports.numbered().filter(|(n, _)| !from.split_horizon.contains(n)) {
+            allow(
+                self.to_routers.entry((port.router.index(), port.to_router.0)).or_default(),
+                frame.to_vec(),
+            );
         }
         allow(&mut self.to_nic, padded(frame));
     }
@@ -344,15 +349,18 @@ impl Bed {
         match copied.kind {
             CopyKind::Group => self.allow_all(&frame),
             CopyKind::Unknown => {
-                let port = &self.plan.ports[self.plan.lans[0].flood.expect("there is one")];
-                allow(self.to_routers.entry((port.router, port.to_router.0)).or_default(), frame);
+                let port = &self.plan.ports[self.plan.lans[SegmentId::new(0)].flood.expect("there is one")];
+                allow(self.to_routers.entry((port.router.index(), port.to_router.0)).or_default(), frame);
             }
         }
     }
 
     fn allow_all(&mut self, frame: &[u8]) {
         for port in &self.plan.ports {
-            allow(self.to_routers.entry((port.router, port.to_router.0)).or_default(), frame.to_vec());
+            allow(
+                self.to_routers.entry((port.router.index(), port.to_router.0)).or_default(),
+                frame.to_vec(),
+            );
         }
     }
 

@@ -5,7 +5,8 @@
 use fuzz::Input;
 use iou_fast::ether::Address;
 use iou_fast::ether::Mac;
-use iou_fast::fdb::{Echoes, Fdb, Learned, Port, Refusal};
+use iou_fast::fdb::{Echoes, Fdb, Learned, Refusal};
+use iou_fast::ids::PortId;
 use libfuzzer_sys::fuzz_target;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -25,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
         let [what, port, mac, kind, vids, a, b, c] = input.bytes();
         now += Duration::from_micros(u64::from(u32::from_le_bytes([a, b, c, 0])));
         let station = station(mac, kind, vids);
-        let port = Port::from(port % 5);
+        let port = PortId::new(u32::from(port % 5));
         match what % 8 {
             0 => assert_eq!(fdb.add_static(station.mac, port), model.add_static(station.mac, port)),
             1 => model.left(station, what & 0x80 != 0, fdb.moved_to_wire(station, what & 0x80 != 0, now)),
@@ -46,7 +47,7 @@ fuzz_target!(|data: &[u8]| {
             _ => model.learned(station, port, now, fdb.learn(station, port, now)),
         }
         assert_eq!(fdb.lookup(&station), model.lookup(&station), "{station:?}");
-        assert_eq!(fdb.learned(), model.dynamic_entries.len());
+        assert_eq!(fdb.dynamic_len(), model.dynamic_entries.len());
     }
     for station in model.dynamic_entries.keys() {
         assert_eq!(fdb.lookup(station), model.lookup(station), "{station:?}");
@@ -73,19 +74,19 @@ fn station(mac: u8, kind: u8, vids: u8) -> Address {
 #[derive(Default)]
 struct Model {
     /// By address: the port, and whether it stands.
-    static_entries: HashMap<Mac, (Port, bool)>,
+    static_entries: HashMap<Mac, (PortId, bool)>,
     /// Port, and the number of the event in which it last spoke.
-    dynamic_entries: HashMap<Address, (Port, Duration)>,
+    dynamic_entries: HashMap<Address, (PortId, Duration)>,
     /// Stations that ever moved, and how often they were followed in the last ten seconds.
     moves: HashMap<Address, Vec<Duration>>,
 }
 
 impl Model {
-    fn add_static(&mut self, mac: Mac, port: Port) -> bool {
+    fn add_static(&mut self, mac: Mac, port: PortId) -> bool {
         mac != NIC && self.static_entries.entry(mac).or_insert((port, true)).0 == port
     }
 
-    fn lookup(&self, station: &Address) -> Option<Port> {
+    fn lookup(&self, station: &Address) -> Option<PortId> {
         let learned = self.dynamic_entries.get(station).map(|(port, _)| *port);
         learned.or_else(|| {
             self.static_entries.get(&station.mac).filter(|(_, stands)| *stands).map(|(port, _)| *port)
@@ -93,7 +94,7 @@ impl Model {
     }
 
     /// It spoke from the wire.
-    fn left(&mut self, station: Address, is_static: bool, from: Option<Port>) {
+    fn left(&mut self, station: Address, is_static: bool, from: Option<PortId>) {
         if is_static {
             let entry = self.static_entries.get_mut(&station.mac);
             assert_eq!(from, entry.as_ref().map(|(port, _)| *port));
@@ -110,18 +111,18 @@ impl Model {
     }
 
     /// It spoke from a port, and this is what was made of it.
-    fn learned(&mut self, station: Address, port: Port, now: Duration, learned: Learned) {
+    fn learned(&mut self, station: Address, port: PortId, now: Duration, learned: Learned) {
         let before = self.dynamic_entries.get(&station).map(|(port, _)| *port);
         let pattern = self.static_entries.get(&station.mac).copied();
         let never = match pattern {
-            _ if station.mac.0[0] & 1 != 0 || station.mac.0 == [0; 6] => Some(Refusal::NoStation),
+            _ if station.mac.0[0] & 1 != 0 || station.mac.0 == [0; 6] => Some(Refusal::NotUnicast),
             _ if station.mac == NIC => Some(Refusal::Nic),
             Some((owner, _)) if owner != port => Some(Refusal::Static(owner)),
             _ => None,
         };
         match learned {
             Learned::Refused(why) if never.is_some() => return assert_eq!(Some(why), never),
-            _ => assert_eq!(never, None, "{station:?} may not be behind {port}: {learned:?}"),
+            _ => assert_eq!(never, None, "{station:?} may not be behind {port:?}: {learned:?}"),
         }
         match learned {
             // By pattern, whatever was learned before.
@@ -147,7 +148,7 @@ impl Model {
                 self.dynamic_entries.remove(&station);
                 self.settle(station, port, now, evicted);
             }
-            Learned::Refused(Refusal::Unsteady) => {
+            Learned::Refused(Refusal::Flapping) => {
                 assert!(before.is_some_and(|from| from != port) || self.moves.contains_key(&station));
                 assert_eq!(pattern, None, "an interface may always return to its own address");
             }
@@ -156,7 +157,7 @@ impl Model {
         }
     }
 
-    fn settle(&mut self, station: Address, port: Port, now: Duration, evicted: Option<Address>) {
+    fn settle(&mut self, station: Address, port: PortId, now: Duration, evicted: Option<Address>) {
         let behind = || self.dynamic_entries.iter().filter(|(_, (other, _))| *other == port);
         if let Some(evicted) = evicted {
             let used =
@@ -167,6 +168,6 @@ impl Model {
         }
         self.dynamic_entries.insert(station, (port, now));
         let count = self.dynamic_entries.values().filter(|(other, _)| *other == port).count();
-        assert!(count <= Fdb::share(PORTS), "port {port} has {count} stations");
+        assert!(count <= Fdb::share(PORTS), "{port:?} has {count} stations");
     }
 }

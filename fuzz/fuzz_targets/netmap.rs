@@ -97,7 +97,7 @@ fuzz_target!(|text: &[u8]| -> Corpus {
 
 /// What the rest of the program relies on.
 fn check(plan: &Plan) {
-    for (index, port) in plan.ports.iter().enumerate() {
+    for (index, port) in plan.ports.numbered() {
         let link = &plan.links[port.link];
         assert_eq!(
             (port.to_router.destination(), port.to_router.source()),
@@ -120,7 +120,7 @@ fn check(plan: &Plan) {
         );
         assert_eq!(plan.routers[port.router].id, port.endpoint.id);
         assert!(plan.routers[port.router].worker < plan.workers);
-        assert_eq!(plan.entry(index as u32).header, port.to_router);
+        assert_eq!(plan.bridge_port(index).header, port.to_router);
     }
     let mut headers = HashSet::new();
     assert!(plan.ports.iter().all(|port| headers.insert(port.from_router)), "a datagram has one source");

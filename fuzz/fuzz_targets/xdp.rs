@@ -214,7 +214,7 @@ impl Bench {
             let mut frame = [0; HEADER];
             frame[6..12].copy_from_slice(&mac.0);
             self.test_run(&frame);
-            assert!(!tables.has_predicted(*mac));
+            assert!(!tables.has_static(*mac));
         }
         while self.moves.peek() > 0 {
             self.moves.release();

@@ -166,7 +166,7 @@ impl Lab {
         for port in plan.ports.iter().filter(|port| port.live && plan.routers[port.router].lab == index) {
             let link = &plan.links[port.link];
             let Some(socket) = self.sockets.get(&plan.pseudos[link.pseudo].id) else { continue };
-            if up.get(link.lan) != Some(&true) {
+            if up.get(link.lan.index()) != Some(&true) {
                 continue;
             }
             let send = || socket.send_to(plan.routers[port.router].id, &port.to_router.keepalive().0);

@@ -11,6 +11,7 @@ use super::sizes::Sizes;
 use super::{Error, Options};
 use crate::ether::Mac;
 use crate::fdb::Fdb;
+use crate::ids::{Id, SegmentId};
 use crate::lan::Lan;
 use crate::nic::attach::{PATIENCE, XdpMode};
 use crate::nic::device::{Detach, Device, Modes, needs_several_chunks};
@@ -83,7 +84,7 @@ pub(super) struct Around<'a> {
 impl ManagedNic {
     /// Takes the NIC of LAN `index` and attaches the XDP program, which passes everything as yet.
     pub(super) fn take(plan: &Plan, index: usize, options: &Options) -> Result<Self, Error> {
-        let lan = &plan.lans[index];
+        let lan = &plan.lans[SegmentId::at(index)];
         let nic = Nic::find(&lan.nic)?;
         if let Some(warning) = nic.warning() {
             tracing::warn!(nic = %lan.nic, "{warning}");
@@ -164,7 +165,15 @@ impl ManagedNic {
         let steer_error = |source| Error::Steer { nic: name.clone(), source };
         let sockets = self.sockets(options, umem, free, PATIENCE)?;
         let mac = self.device.as_ref().map_or(Mac([0; 6]), Device::mac);
-        let lan = Arc::new(Lan::new(plan, index, mac, self.steering.tables().clone()).map_err(steer_error)?);
+        let lan = Arc::new(
+            Lan::new(
+                &self.name,
+                mac,
+                &plan.bridge_ports(SegmentId::at(index)),
+                self.steering.tables().clone(),
+            )
+            .map_err(steer_error)?,
+        );
         all_down(plan, &lan, index);
         self.share(plan, index);
         for (worker, (part, sockets)) in parts.iter_mut().zip(sockets).enumerate() {
@@ -410,16 +419,16 @@ impl ManagedNic {
     /// Writes what the XDP program is to know of the LAN.
     pub(super) fn share(&self, plan: &Plan, index: usize) {
         let shared = &self.steering.tables().shared;
-        let workers = plan.workers_on(index);
+        let workers = plan.workers_on(SegmentId::at(index));
         shared.group_workers.store(workers, Relaxed);
         shared.group_owner.store(workers.trailing_zeros() % 64, Relaxed);
         if let Some(device) = &self.device {
             shared.nic_mac.store(mac_word(device.mac()), Relaxed);
         }
-        if let Some(port) = plan.lans[index].flood {
+        if let Some(port) = plan.lans[SegmentId::at(index)].flood {
             shared.flood_worker.store(plan.router_of(port).worker as u32, Relaxed);
         }
-        shared.flood_unknown.store(u32::from(plan.lans[index].flood.is_some()), Relaxed);
+        shared.flood_unknown.store(u32::from(plan.lans[SegmentId::at(index)].flood.is_some()), Relaxed);
     }
 
     /// True if the NIC takes frames of several chunks and its MTU makes use of it.
@@ -515,7 +524,7 @@ fn take_device(
 
 /// A router that is not connected is down for the XDP programs, too.
 fn all_down(plan: &Plan, lan: &Lan, index: usize) {
-    for port in &plan.lans[index].ports {
+    for port in &plan.lans[SegmentId::at(index)].ports {
         lan.set_router_state(plan.ports[*port].router, RouterState::Down);
     }
 }

@@ -4,8 +4,8 @@ use super::netmap::Next;
 use super::nics::{Around, ManagedNic};
 use super::sources::Source;
 use super::{Forwarder, Notify, commands};
-use crate::fdb::Port;
 use crate::guard::Guard;
+use crate::ids::{Id, PortId, RouterId, SegmentId};
 use crate::nic::links::Links;
 use crate::plan::Plan;
 use crate::steer::layout::{Count, RouterState, read_moved};
@@ -131,10 +131,10 @@ impl Forwarder {
         self.pseudos.follow(&plan, sockets);
         // A router that comes to a LAN has no socket until its worker says so.
         for (lan, router) in on_lans(&plan).difference(&on_lans(&before)) {
-            self.lans[*lan].set_router_state(*router, RouterState::Down);
+            self.lans[lan.index()].set_router_state(*router, RouterState::Down);
         }
         for (index, (lan, nic)) in self.lans.iter().zip(&self.nics).enumerate() {
-            lan.follow(&plan, index);
+            lan.follow(&plan.bridge_ports(SegmentId::at(index)));
             nic.share(&plan, index);
         }
         for ((index, worker), sockets) in self.workers.iter().enumerate().zip(given) {
@@ -211,7 +211,7 @@ impl Forwarder {
             nic.read_moves(|record| {
                 let Some((station, is_static)) = read_moved(record) else { return };
                 let port = lan.moved_to_wire(station, is_static, now);
-                let name = |port: Port| plan.ports[port as usize].endpoint;
+                let name = |port: PortId| plan.ports[port].endpoint;
                 let Some(endpoint) = port.map(name) else { return };
                 let Some(more) = lan.may_report(now.as_nanos() as u64) else { return };
                 if is_static {
@@ -252,10 +252,10 @@ impl Forwarder {
 }
 
 /// Which routers are on which LAN: LAN, router.
-fn on_lans(plan: &Plan) -> HashSet<(usize, usize)> {
-    let ports = |(lan, planned): (usize, &crate::plan::Lan)| {
+fn on_lans(plan: &Plan) -> HashSet<(SegmentId, RouterId)> {
+    let ports = |(lan, planned): (SegmentId, &crate::plan::Lan)| {
         planned.ports.iter().map(move |port| (lan, *port)).collect::<Vec<_>>()
     };
-    let ports = plan.lans.iter().enumerate().flat_map(ports);
+    let ports = plan.lans.numbered().flat_map(ports);
     ports.map(|(lan, port)| (lan, plan.ports[port].router)).collect()
 }

@@ -2,11 +2,11 @@
 
 use super::{Binding, Error, Lab, LabRequest, Lan, Link, Plan, Port, Pseudo, Router};
 use crate::ether::Mac;
+use crate::ids::{MAX_ROUTERS, MAX_WORKERS, PortId, RouterId, SegmentId};
 use crate::iou::header::Header;
 use crate::iou::mac;
 use crate::iou::{Endpoint, InstanceId};
 use crate::netmap::{End, Netmap};
-use crate::steer::layout::{MAX_WORKERS, STAMP_GROUP};
 use std::collections::{HashMap, HashSet};
 
 impl Plan {
@@ -31,7 +31,7 @@ impl Plan {
             plan.labs.push(Lab { netio: lab.netio.clone(), uid: lab.uid });
             plan.add_lab(index, lab, bindings)?;
         }
-        if plan.routers.len() >= usize::from(STAMP_GROUP) {
+        if plan.routers.len() >= MAX_ROUTERS {
             return Err(Error::TooMany(plan.routers.len()));
         }
         let files = || labs.iter().map(|lab| lab.file.display().to_string()).collect::<Vec<_>>().join(", ");
@@ -51,31 +51,31 @@ impl Plan {
         let file = request.file.display().to_string();
         let pseudo: HashSet<InstanceId> = request.pseudo.iter().copied().collect();
         let is_pseudo = |endpoint: &Endpoint| pseudo.contains(&endpoint.id);
-        let ends = || request.netmap.lines.iter().flat_map(|segment| &segment.ends);
+        let ends = || request.netmap.lines.iter().flat_map(|line| &line.ends);
         let known: Vec<Endpoint> = ends().map(|end| end.endpoint).filter(is_pseudo).collect();
         check_choices(bindings, &known, &file)?;
 
         let mut line_of: HashMap<Endpoint, u32> = HashMap::new();
-        let mut routers: HashMap<InstanceId, usize> = HashMap::new();
+        let mut routers: HashMap<InstanceId, RouterId> = HashMap::new();
         let mut pseudos: HashMap<InstanceId, usize> = HashMap::new();
-        for (segment_index, segment) in request.netmap.lines.iter().enumerate() {
-            let mut ends = segment.ends.iter().map(|end| end.endpoint).filter(is_pseudo);
+        for (line_index, line) in request.netmap.lines.iter().enumerate() {
+            let mut ends = line.ends.iter().map(|end| end.endpoint).filter(is_pseudo);
             let Some(endpoint) = ends.next() else { continue };
             if let Some(second) = ends.next() {
-                return Err(Error::TwoPseudo { file, line: segment.line, first: endpoint, second });
+                return Err(Error::TwoPseudo { file, line: line.line, first: endpoint, second });
             }
-            if let Some(first) = line_of.insert(endpoint, segment.line) {
-                return Err(Error::TwoLines { file, endpoint, first, second: segment.line });
+            if let Some(first) = line_of.insert(endpoint, line.line) {
+                return Err(Error::TwoLines { file, endpoint, first, second: line.line });
             }
-            let place = format!("{file}:{}", segment.line);
+            let place = format!("{file}:{}", line.line);
             let remote = |index: usize, end: &End| {
                 let host = end.host.as_deref().unwrap_or("?");
                 let note =
                     || format!("{place}: {} is on host {host}: remote, and not yet carried", end.endpoint);
-                request.remote.contains(&(segment_index, index)).then(note)
+                request.remote.contains(&(line_index, index)).then(note)
             };
             // Its routers send to the forwarder of that host.
-            let pseudo_end = segment.ends.iter().enumerate().find(|(_, end)| end.endpoint == endpoint);
+            let pseudo_end = line.ends.iter().enumerate().find(|(_, end)| end.endpoint == endpoint);
             if let Some(note) = pseudo_end.and_then(|(index, end)| remote(index, end)) {
                 self.notes.push(note);
                 continue;
@@ -85,7 +85,7 @@ impl Plan {
                 continue;
             };
             let mut local = Vec::new();
-            for (end_index, end) in segment.ends.iter().enumerate() {
+            for (end_index, end) in line.ends.iter().enumerate() {
                 if is_pseudo(&end.endpoint) {
                     continue;
                 }
@@ -95,7 +95,7 @@ impl Plan {
                 }
             }
             if local.is_empty() {
-                if segment.ends.len() == 1 {
+                if line.ends.len() == 1 {
                     self.notes.push(format!("{place}: {endpoint} has no router on its line"));
                 }
                 continue;
@@ -108,12 +108,9 @@ impl Plan {
             let mut ports = Vec::with_capacity(local.len());
             for router_end in local {
                 let router = *routers.entry(router_end.id).or_insert_with(|| {
-                    self.routers.push(Router { lab, id: router_end.id, worker: 0, live: true });
-                    self.routers.len() - 1
+                    self.routers.push(Router { lab, id: router_end.id, worker: 0, live: true })
                 });
-                ports.push(self.ports.len());
-                self.lans[lan].ports.push(self.ports.len());
-                self.ports.push(Port {
+                let port = self.ports.push(Port {
                     router,
                     endpoint: router_end,
                     link,
@@ -122,10 +119,12 @@ impl Plan {
                     split_horizon: Vec::new(),
                     live: true,
                 });
+                ports.push(port);
+                self.lans[lan].ports.push(port);
             }
             self.lans[lan].links.push(link);
             self.pseudos[pseudo].links.push(link);
-            self.links.push(Link { pseudo, endpoint, lan, line: segment.line, ports, live: true });
+            self.links.push(Link { pseudo, endpoint, lan, line: line.line, ports, live: true });
         }
         self.join_split_horizon_groups(lab, &request.netmap);
         Ok(())
@@ -133,21 +132,17 @@ impl Plan {
 
     /// Routers on a common line send each other their frames themselves, also where that line is none of ours.
     fn join_split_horizon_groups(&mut self, lab: usize, netmap: &Netmap) {
-        let mut ports_of: HashMap<Endpoint, Vec<usize>> = HashMap::new();
-        for (index, port) in self.ports.iter_mut().enumerate() {
+        let mut ports_of: HashMap<Endpoint, Vec<PortId>> = HashMap::new();
+        for id in self.ports.ids() {
+            let port = &mut self.ports[id];
             if self.routers[port.router].lab == lab {
-                ports_of.entry(port.endpoint).or_default().push(index);
-                port.split_horizon.push(index);
+                ports_of.entry(port.endpoint).or_default().push(id);
+                port.split_horizon.push(id);
             }
         }
-        for segment in &netmap.lines {
-            let on_line: Vec<usize> = segment
-                .ends
-                .iter()
-                .filter_map(|end| ports_of.get(&end.endpoint))
-                .flatten()
-                .copied()
-                .collect();
+        for line in &netmap.lines {
+            let on_line: Vec<PortId> =
+                line.ends.iter().filter_map(|end| ports_of.get(&end.endpoint)).flatten().copied().collect();
             for port in &on_line {
                 self.ports[*port].split_horizon.extend(&on_line);
             }
@@ -175,7 +170,7 @@ impl Plan {
     }
 
     /// The LAN that `endpoint` is bound to: the one that names it, else the one that takes the rest.
-    fn lan_of(&self, endpoint: Endpoint, bindings: &[Binding]) -> Result<Option<usize>, Error> {
+    fn lan_of(&self, endpoint: Endpoint, bindings: &[Binding]) -> Result<Option<SegmentId>, Error> {
         let mut named = bindings
             .iter()
             .filter(|binding| binding.choice.iter().flatten().any(|choice| choice.includes(endpoint)))
@@ -190,11 +185,11 @@ impl Plan {
             }
             None => bindings.iter().find(|binding| binding.choice.is_none()).map(|binding| &binding.nic),
         };
-        Ok(nic.and_then(|nic| self.lans.iter().position(|lan| lan.nic == *nic)))
+        Ok(nic.and_then(|nic| self.lans.ids().find(|lan| self.lans[*lan].nic == *nic)))
     }
 
     fn set_flood(&mut self, endpoint: Endpoint) -> Result<(), Error> {
-        let Some(port) = self.ports.iter().position(|port| port.endpoint == endpoint) else {
+        let Some(port) = self.ports.ids().find(|port| self.ports[*port].endpoint == endpoint) else {
             let known = self.ports.iter().map(|port| port.endpoint);
             return Err(Error::NoFlood(endpoint, list(known)));
         };
@@ -205,7 +200,7 @@ impl Plan {
 
     fn check_macs(&self) -> Result<(), Error> {
         for lan in &self.lans {
-            let mut owner: HashMap<Mac, (usize, Endpoint)> = HashMap::new();
+            let mut owner: HashMap<Mac, (RouterId, Endpoint)> = HashMap::new();
             for port in &lan.ports {
                 let Port { router, endpoint, .. } = self.ports[*port];
                 let uid = self.labs[self.routers[router].lab].uid;
@@ -284,6 +279,9 @@ mod tests {
     use super::*;
     use std::path::Path;
 
+    const P: [PortId; 4] = [PortId::new(0), PortId::new(1), PortId::new(2), PortId::new(3)];
+    const LAN: SegmentId = SegmentId::new(0);
+
     fn lab(netmap: &str, pseudo: &[u16]) -> LabRequest {
         let file = Path::new("NETMAP");
         LabRequest {
@@ -308,17 +306,17 @@ mod tests {
     #[test]
     fn a_link_has_headers_for_both_ways() {
         let plan = plan("1:0/1 501:0/0", &[501], &["eth0"]).unwrap();
-        assert_eq!(plan.ports[0].from_router.0, [0x01, 0xf5, 0x00, 0x01, 0x00, 0x10, 0x01, 0x00]);
-        assert_eq!(plan.ports[0].to_router.0, [0x00, 0x01, 0x01, 0xf5, 0x10, 0x00, 0x01, 0x00]);
-        assert_eq!(plan.entry(0).bytes()[..8], plan.ports[0].to_router.0);
+        assert_eq!(plan.ports[P[0]].from_router.0, [0x01, 0xf5, 0x00, 0x01, 0x00, 0x10, 0x01, 0x00]);
+        assert_eq!(plan.ports[P[0]].to_router.0, [0x00, 0x01, 0x01, 0xf5, 0x10, 0x00, 0x01, 0x00]);
+        assert_eq!(plan.bridge_port(P[0]).header, plan.ports[P[0]].to_router);
     }
 
     #[test]
     fn a_line_with_several_routers_is_one_link_with_several_ports() {
         let plan = plan("513:0/0 1:0/0 2:0/0\n513:0/1 3:0/0", &[513], &["eth0"]).unwrap();
         assert_eq!((plan.pseudos.len(), plan.links.len(), plan.ports.len()), (1, 2, 3));
-        assert_eq!(plan.links[0].ports, [0, 1]);
-        assert_eq!(plan.lans[0].ports, [0, 1, 2]);
+        assert_eq!(plan.links[0].ports, P[..2]);
+        assert_eq!(plan.lans[LAN].ports, P[..3]);
     }
 
     #[test]
@@ -333,7 +331,7 @@ mod tests {
     fn a_nic_named_twice_is_one_lan() {
         let plan = plan("513:0/0 1:0/0\n514:0/0 2:0/0", &[513, 514], &["eth0=513", "eth0=514"]).unwrap();
         assert_eq!(plan.lans.len(), 1);
-        assert_eq!(plan.lans[0].links, [0, 1]);
+        assert_eq!(plan.lans[LAN].links, [0, 1]);
     }
 
     #[test]
@@ -400,9 +398,9 @@ mod tests {
     fn neighbours_are_those_on_any_common_line() {
         let netmap = "513:0/0 1:0/0 2:0/0\n513:0/1 3:0/0\n513:0/2 4:0/0\n3:0/0 4:0/0 9:0/0";
         let plan = plan(netmap, &[513], &["eth0"]).unwrap();
-        let split_horizon: Vec<&[usize]> =
+        let split_horizon: Vec<&[PortId]> =
             plan.ports.iter().map(|port| port.split_horizon.as_slice()).collect();
-        assert_eq!(split_horizon, [&[0, 1], &[0, 1], &[2, 3], &[2, 3]]);
+        assert_eq!(split_horizon, [&P[..2], &P[..2], &P[2..], &P[2..]]);
     }
 
     #[test]
@@ -422,7 +420,7 @@ mod tests {
         for link in &plan.links {
             assert_eq!(plan.pseudos[link.pseudo].worker, plan.router_of(link.ports[0]).worker);
         }
-        assert_eq!(plan.workers_on(0), 0b11);
+        assert_eq!(plan.workers_on(LAN), 0b11);
     }
 
     #[test]
@@ -430,7 +428,7 @@ mod tests {
         let request = [lab("513:0/0 1:0/0", &[513])];
         let bindings = ["eth0".parse().unwrap()];
         let endpoint = |text: &str| Some(text.parse().unwrap());
-        assert_eq!(Plan::new(&request, &bindings, 1, endpoint("1:0/0")).unwrap().lans[0].flood, Some(0));
+        assert_eq!(Plan::new(&request, &bindings, 1, endpoint("1:0/0")).unwrap().lans[LAN].flood, Some(P[0]));
         assert!(matches!(Plan::new(&request, &bindings, 1, endpoint("2:0/0")), Err(Error::NoFlood(..))));
     }
 }

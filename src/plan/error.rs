@@ -1,8 +1,8 @@
 //! What can be wrong with a request.
 
 use crate::ether::Mac;
+use crate::ids::{MAX_ROUTERS, MAX_WORKERS};
 use crate::iou::Endpoint;
-use crate::steer::layout::{MAX_WORKERS, STAMP_GROUP};
 
 /// What is wrong with a request.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,7 +98,7 @@ pub enum Error {
     #[error("--flood-unknown {0}: no router interface of this name is bridged; the bridged ones are {1}")]
     NoFlood(Endpoint, String),
     /// More than the datagram path can number.
-    #[error("{0} routers are more than {max}", max = STAMP_GROUP)]
+    #[error("{0} routers are more than {max}", max = MAX_ROUTERS)]
     TooMany(usize),
     /// More workers than the XDP program serves.
     #[error("{0} workers are more than {max}", max = MAX_WORKERS)]

@@ -6,7 +6,7 @@
 //! return; that of a retired port or link may go to another one at a later change, so that no list grows without bound.
 
 use super::{Error, Link, Plan, Port, Pseudo, Router};
-use crate::steer::layout::STAMP_GROUP;
+use crate::ids::{Id, IdVec, MAX_ROUTERS, PortId};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
@@ -49,10 +49,6 @@ impl Plan {
             let known = before.ports.iter().map(|port| (before.port_key(port), !port.live));
             numbers(known, self.ports.iter().map(|port| self.port_key(port)))
         };
-        let renumbered = |numbers: &[usize], list: &[usize]| -> Vec<usize> {
-            list.iter().map(|index| numbers[*index]).collect()
-        };
-
         let Self { workers, labs, mut lans, notes, .. } = self;
         for lan in &mut lans {
             lan.links = renumbered(&links, &lan.links);
@@ -84,16 +80,16 @@ impl Plan {
         let ports_placed = placed(retired, now, &ports);
 
         let retired = before.routers.iter().map(|router| Router { live: false, ..*router });
-        let routers_placed = placed(retired, self.routers.into_iter(), &routers);
-        if routers_placed.len() >= usize::from(STAMP_GROUP) {
+        let routers_placed = placed(retired, self.routers, &routers);
+        if routers_placed.len() >= MAX_ROUTERS {
             return Err(Error::TooMany(routers_placed.len()));
         }
         let mut plan = Self {
             workers,
             labs,
             lans,
-            pseudos: pseudos_placed,
-            links: links_placed,
+            pseudos: pseudos_placed.into_iter().collect(),
+            links: links_placed.into_iter().collect(),
             ports: ports_placed,
             routers: routers_placed,
             notes,
@@ -107,8 +103,8 @@ impl Plan {
     #[must_use]
     pub fn changes(&self, before: &Self) -> Changes {
         let mut changes = Changes::default();
-        for n in 0..self.ports.len().max(before.ports.len()) {
-            let live = |plan: &Self| plan.ports.get(n).is_some_and(|port| port.live);
+        for n in (0..self.ports.len().max(before.ports.len())).map(PortId::at) {
+            let live = |plan: &Self| plan.ports.get(n.index()).is_some_and(|port| port.live);
             match (live(before), live(self)) {
                 (false, true) => changes.added.push(self.port_name(n)),
                 (true, false) => changes.removed.push(before.port_name(n)),
@@ -122,7 +118,7 @@ impl Plan {
     }
 
     /// Port `port` for the log.
-    fn port_name(&self, port: usize) -> String {
+    fn port_name(&self, port: PortId) -> String {
         let Port { endpoint, link, .. } = self.ports[port];
         let Link { endpoint: via, lan, .. } = self.links[link];
         format!("{endpoint} via {via} on {}", self.lans[lan].nic)
@@ -170,10 +166,10 @@ impl fmt::Display for Changes {
 
 /// The number of each of `now`: that of its like in `before`, else one that may be given to another (the second value
 /// there), else a new one.
-fn numbers<K: Eq + Hash>(
+fn numbers<I: Id, K: Eq + Hash>(
     before: impl Iterator<Item = (K, bool)>,
     now: impl Iterator<Item = K>,
-) -> Vec<usize> {
+) -> IdVec<I, I> {
     let (mut known, mut free, mut next) = (HashMap::new(), Vec::new(), 0);
     for (number, (key, may_go)) in before.enumerate() {
         if may_go {
@@ -191,26 +187,36 @@ fn numbers<K: Eq + Hash>(
             next - 1
         })
     };
-    now.into_iter().map(|number| number.unwrap_or_else(&mut new)).collect()
+    now.into_iter().map(|number| I::at(number.unwrap_or_else(&mut new))).collect::<Vec<_>>().into()
 }
 
 /// `before`, with each of `now` at its number.
-fn placed<T>(before: impl Iterator<Item = T>, now: impl Iterator<Item = T>, numbers: &[usize]) -> Vec<T> {
+fn placed<I: Id, T>(
+    before: impl Iterator<Item = T>,
+    now: impl IntoIterator<Item = T>,
+    numbers: &IdVec<I, I>,
+) -> IdVec<I, T> {
     let mut all: Vec<T> = before.collect();
-    for (item, number) in now.zip(numbers) {
+    for (item, number) in now.into_iter().zip(numbers) {
         // New numbers follow each other.
-        match all.get_mut(*number) {
+        match all.get_mut(number.index()) {
             Some(place) => *place = item,
             None => all.push(item),
         }
     }
-    all
+    all.into()
+}
+
+/// `list`, in the new numbers.
+fn renumbered<I: Id>(numbers: &IdVec<I, I>, list: &[I]) -> Vec<I> {
+    list.iter().map(|old| numbers[*old]).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::LabRequest;
     use super::*;
+    use crate::ids::RouterId;
     use crate::netmap::Netmap;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
@@ -252,8 +258,10 @@ mod tests {
             [true, true, false, false, true, true]
         );
         let third = with("1:0/0 513:0/0\n3:0/0 515:0/0\n4:0/0 516:0/0").following(&second).unwrap();
-        assert_eq!(third.ports[2].endpoint.id.get(), 1);
-        assert!(third.routers[2].live && third.pseudos[2].live && third.ports[2].live);
+        assert_eq!(third.ports[PortId::new(2)].endpoint.id.get(), 1);
+        assert!(
+            third.routers[RouterId::new(2)].live && third.pseudos[2].live && third.ports[PortId::new(2)].live
+        );
         assert_eq!(third.routers.len(), 6);
     }
 
@@ -264,9 +272,10 @@ mod tests {
         let changes = second.changes(&first);
         assert_eq!((changes.added.len(), changes.removed.len()), (1, 0));
         assert_eq!(changes.joined_otherwise, ["1:0/0 via 513:0/0 on eth0"]);
-        assert_eq!(second.ports[2].split_horizon, [2, 3]);
-        assert_eq!(second.ports[3].split_horizon, [2, 3]);
-        assert_eq!(second.links[2].ports, [3, 2]);
+        let [two, three] = [2, 3].map(PortId::new);
+        assert_eq!(second.ports[two].split_horizon, [two, three]);
+        assert_eq!(second.ports[three].split_horizon, [two, three]);
+        assert_eq!(second.links[2].ports, [three, two]);
         assert!(with("1:0/0 513:0/0").following(&first).unwrap().changes(&first).is_empty());
     }
 
@@ -335,7 +344,7 @@ mod tests {
                 let fresh = with(&file);
                 let now = with(&file).following(&running).unwrap();
                 prop_assert_eq!(said(&now), said(&fresh));
-                for (n, port) in running.ports.iter().enumerate().filter(|(_, port)| port.live) {
+                for (n, port) in running.ports.numbered().filter(|(_, port)| port.live) {
                     let after = &now.ports[n];
                     prop_assert_eq!(after.to_router.0, port.to_router.0);
                     prop_assert!(after.router == port.router && (!after.live || after.link == port.link));
@@ -353,8 +362,8 @@ mod tests {
                 prop_assert_eq!(live(&now), fresh.ports.len());
                 prop_assert_eq!(now.routers.iter().filter(|r| r.live).count(), fresh.routers.len());
                 prop_assert_eq!(now.links.iter().filter(|l| l.live).count(), fresh.links.len());
-                let referred: BTreeSet<usize> = now.lans.iter().flat_map(|lan| lan.ports.iter().copied()).collect();
-                for (n, port) in now.ports.iter().enumerate() {
+                let referred: BTreeSet<PortId> = now.lans.iter().flat_map(|lan| lan.ports.iter().copied()).collect();
+                for (n, port) in now.ports.numbered() {
                     prop_assert_eq!(referred.contains(&n), port.live);
                     prop_assert!(port.split_horizon.iter().all(|port| now.ports[*port].live));
                 }

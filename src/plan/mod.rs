@@ -17,11 +17,11 @@ pub use error::Error;
 pub use request::{Binding, Choice, LabRequest};
 
 use crate::ether::Mac;
-use crate::fdb::Port as PortIndex;
+use crate::fdb::BridgePort;
+use crate::ids::{IdVec, PortId, RouterId, SegmentId};
 use crate::iou::header::Header;
 use crate::iou::mac;
 use crate::iou::{Endpoint, InstanceId};
-use crate::steer::layout::PortEntry;
 use std::path::PathBuf;
 
 /// Everything, connected.
@@ -32,15 +32,15 @@ pub struct Plan {
     /// The labs.
     pub labs: Vec<Lab>,
     /// The LANs, one a NIC.
-    pub lans: Vec<Lan>,
+    pub lans: IdVec<SegmentId, Lan>,
     /// The pseudo instances, whose sockets are ours.
     pub pseudos: Vec<Pseudo>,
     /// The links.
     pub links: Vec<Link>,
     /// The ports.
-    pub ports: Vec<Port>,
+    pub ports: IdVec<PortId, Port>,
     /// The routers.
-    pub routers: Vec<Router>,
+    pub routers: IdVec<RouterId, Router>,
     /// What the user should know: parts of the request that come to nothing.
     pub notes: Vec<String>,
 }
@@ -62,9 +62,9 @@ pub struct Lan {
     /// Its links.
     pub links: Vec<usize>,
     /// Their ports.
-    pub ports: Vec<usize>,
-    /// The port that gets unicast to stations nobody knows.
-    pub flood: Option<usize>,
+    pub ports: Vec<PortId>,
+    /// The port that gets unknown unicast.
+    pub flood: Option<PortId>,
 }
 
 /// A pseudo instance.
@@ -90,11 +90,11 @@ pub struct Link {
     /// The pseudo endpoint.
     pub endpoint: Endpoint,
     /// Its LAN.
-    pub lan: usize,
+    pub lan: SegmentId,
     /// The NETMAP line.
     pub line: u32,
     /// The router endpoints on the line.
-    pub ports: Vec<usize>,
+    pub ports: Vec<PortId>,
     /// False once the NETMAP has it no more; then nothing refers to it, and its number is free for another.
     pub live: bool,
 }
@@ -103,7 +103,7 @@ pub struct Link {
 #[derive(Clone, Debug)]
 pub struct Port {
     /// The router.
-    pub router: usize,
+    pub router: RouterId,
     /// The router's endpoint.
     pub endpoint: Endpoint,
     /// The link.
@@ -113,7 +113,7 @@ pub struct Port {
     /// What stands in front of frames from it.
     pub from_router: Header,
     /// Ports that this one reaches without us, on a common NETMAP line, and itself; ascending.
-    pub split_horizon: Vec<usize>,
+    pub split_horizon: Vec<PortId>,
     /// False once the NETMAP has it no more; then nothing refers to it, and its number is free for another.
     pub live: bool,
 }
@@ -134,31 +134,33 @@ pub struct Router {
 impl Plan {
     /// The router of `port`.
     #[must_use]
-    pub fn router_of(&self, port: usize) -> &Router {
+    pub fn router_of(&self, port: PortId) -> &Router {
         &self.routers[self.ports[port].router]
     }
 
-    /// The MAC patterns of `port`, the likeliest first.
+    /// The addresses that the router's image may have derived for `port`, the likeliest first.
     #[must_use]
-    pub fn static_addresses(&self, port: usize) -> [Mac; 3] {
+    pub fn static_addresses(&self, port: PortId) -> [Mac; 3] {
         mac::static_addresses(self.ports[port].endpoint, self.labs[self.router_of(port).lab].uid)
     }
 
-    /// What the XDP program needs to know of `port`.
+    /// What the bridge needs to know of `port`.
     #[must_use]
-    pub fn entry(&self, port: PortIndex) -> PortEntry {
-        let Port { router, to_router, .. } = self.ports[port as usize];
-        PortEntry {
-            header: to_router,
-            router: router as u16,
-            worker: self.routers[router].worker as u16,
-            port,
-        }
+    pub fn bridge_port(&self, port: PortId) -> BridgePort {
+        let Port { router, to_router, .. } = self.ports[port];
+        let worker = self.routers[router].worker;
+        BridgePort { id: port, router, worker, header: to_router, static_macs: self.static_addresses(port) }
     }
 
-    /// The workers that have routers on `lan`, a bit each.
+    /// [`Self::bridge_port`] of all ports on `segment`.
     #[must_use]
-    pub fn workers_on(&self, lan: usize) -> u64 {
-        self.lans[lan].ports.iter().fold(0, |mask, port| mask | 1 << self.router_of(*port).worker)
+    pub fn bridge_ports(&self, segment: SegmentId) -> Vec<BridgePort> {
+        self.lans[segment].ports.iter().map(|port| self.bridge_port(*port)).collect()
+    }
+
+    /// The workers that have routers on `segment`, a bit each.
+    #[must_use]
+    pub fn workers_on(&self, segment: SegmentId) -> u64 {
+        self.lans[segment].ports.iter().fold(0, |mask, port| mask | 1 << self.router_of(*port).worker)
     }
 }

@@ -1,8 +1,9 @@
 //! The layout that `bpf/steer.h` shares with user space, in Rust. `tests/steer.rs` compares the two through the
 //! program's BTF.
 
-use crate::ether::Address;
-use crate::ether::Mac;
+use crate::ether::{Address, Mac};
+use crate::ids::MAX_ROUTERS;
+pub use crate::ids::MAX_WORKERS;
 use crate::iou::header::Header;
 use crate::sys::mmsg::CHUNKS;
 pub use crate::sys::shared::MAX_CREDITS;
@@ -17,10 +18,8 @@ pub const STEER_CHUNK: usize = 4096 - 256;
 pub const MAX_STEERED: usize = STEER_CHUNK - HEAD;
 /// The largest frame, in bytes, that is steered where frames may take several chunks: four of them.
 pub const MAX_LARGE: usize = CHUNKS * STEER_CHUNK - HEAD;
-/// Workers a NIC can have.
-pub const MAX_WORKERS: usize = 64;
-/// Router indices are below this; it stands for a broadcast or multicast frame in a stamp (`--exclusive`).
-pub const STAMP_GROUP: u16 = u16::MAX;
+/// The numbers of routers are below this; it stands for a broadcast or multicast frame in a stamp (`--exclusive`).
+pub const STAMP_GROUP: u16 = MAX_ROUTERS as u16;
 /// Bytes in front of a frame that was copied into a ring buffer.
 pub const COPY_HEAD: usize = 16;
 /// The largest frame, in bytes, whose copy takes 2 kB of a ring buffer: less the kernel's header of 8 and

@@ -237,7 +237,7 @@ impl Tables {
 
     /// Whether `mac` has an entry. What cannot be read counts as there.
     #[must_use]
-    pub fn has_predicted(&self, mac: Mac) -> bool {
+    pub fn has_static(&self, mac: Mac) -> bool {
         !matches!(self.static_fdb.lookup(&mac_word(mac).to_ne_bytes(), MapFlags::ANY), Ok(None))
     }
 

@@ -60,7 +60,7 @@ impl<T> Drop for Shared<T> {
     }
 }
 
-/// In-flight credits that are kept account of: one set for each worker's ring on a queue.
+/// In-flight credits, one for each worker's ring on a queue; rings beyond are without a limit.
 pub const MAX_CREDITS: usize = 512;
 
 /// `struct shared` of `bpf/steer.h`.

@@ -78,7 +78,7 @@ impl Change {
             table: LinkTable::new(plan, index),
         });
         Self {
-            lans: (0..plan.lans.len()).map(|lan| LanPorts::new(plan, lan, worker)).collect(),
+            lans: plan.lans.ids().map(|lan| LanPorts::new(plan, lan, worker)).collect(),
             members: Membership::of_worker(plan, worker),
             pseudos: pseudos.collect(),
             sockets,

@@ -18,6 +18,7 @@ use super::router_queue::Membership;
 use super::setup::{Setup, WorkerResult};
 use super::sockets::{NicSockets, QueueSocket, SocketResult};
 use super::{NIC_PAUSE, Turn, Worker};
+use crate::ids::SegmentId;
 use crate::lan::Lan;
 use crate::stats::{DropReason, Latencies};
 use crate::sys::eventfd::{eventfd, woken};
@@ -75,7 +76,7 @@ impl Worker {
         let mut nics = Vec::new();
         let mut nic_sockets = Vec::new();
         for (lan, part) in parts.into_iter().enumerate() {
-            let ports = LanPorts::new(&plan, lan, index);
+            let ports = LanPorts::new(&plan, SegmentId::new(lan as u32), index);
             poller.watch_edge(part.copies.fd.as_fd(), Token::Ring)?;
             nic_sockets.push(part.sockets);
             nic_rx.push(NicRx {

@@ -7,6 +7,7 @@ use super::ports::FloodPort;
 use super::rings::Rings;
 use crate::ether::Address;
 use crate::fdb::AddressMap;
+use crate::ids::PortId;
 use crate::lan::Lan;
 use crate::rate_limiter::RateLimiter;
 use crate::stats::{self, DropReason, Fault, Latency, WorkerCounts};
@@ -48,7 +49,7 @@ pub(super) struct NicEgress {
     /// All ports of the LAN.
     pub(super) ports: Vec<FloodPort>,
     /// Where in `ports` a port of the plan is.
-    pub(super) port_at: FxHashMap<u32, usize>,
+    pub(super) port_at: FxHashMap<PortId, usize>,
     pub(super) flood: Option<usize>,
     /// When the frames of this batch came into their queue.
     times: Vec<Queued>,
@@ -90,7 +91,7 @@ struct Pushed {
 /// A worker's memory of which address is behind which port.
 struct Remembered {
     generation: u64,
-    ports: AddressMap<Option<u32>>,
+    ports: AddressMap<Option<PortId>>,
 }
 
 impl NicEgress {
@@ -126,7 +127,7 @@ impl NicEgress {
 
     /// The LAN has these ports from now on.
     pub(super) fn set_ports(&mut self, ports: Vec<FloodPort>, flood: Option<usize>) {
-        self.port_at = ports.iter().enumerate().map(|(at, port)| (port.port as u32, at)).collect();
+        self.port_at = ports.iter().enumerate().map(|(at, port)| (port.port, at)).collect();
         (self.ports, self.flood) = (ports, flood);
     }
 
@@ -215,7 +216,7 @@ impl NicEgress {
     }
 
     /// The port that `address` is behind, from memory if nothing has changed.
-    pub(super) fn port_of(&mut self, address: &Address) -> Option<u32> {
+    pub(super) fn port_of(&mut self, address: &Address) -> Option<PortId> {
         let generation = self.lan.generation();
         let Remembered { generation: known, ports } = &mut self.remembered;
         if *known != generation || ports.len() >= REMEMBERED {

@@ -1,5 +1,6 @@
 //! The ports of a LAN, as destinations.
 
+use crate::ids::{PortId, RouterId, SegmentId};
 use crate::iou::header;
 use crate::plan::Plan;
 
@@ -7,7 +8,7 @@ use crate::plan::Plan;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FloodPort {
     /// Index in the plan.
-    pub(super) port: usize,
+    pub(super) port: PortId,
     /// The router.
     pub(super) router: usize,
     /// The header in front of what the router gets there.
@@ -15,8 +16,8 @@ pub(super) struct FloodPort {
 }
 
 impl FloodPort {
-    fn new(plan: &Plan, port: usize) -> Self {
-        Self { port, router: plan.ports[port].router, header: plan.ports[port].to_router.0 }
+    fn new(plan: &Plan, port: PortId) -> Self {
+        Self { port, router: plan.ports[port].router.index(), header: plan.ports[port].to_router.0 }
     }
 }
 
@@ -34,11 +35,11 @@ pub(super) struct LanPorts {
 }
 
 impl LanPorts {
-    pub(super) fn new(plan: &Plan, lan: usize, worker: usize) -> Self {
+    pub(super) fn new(plan: &Plan, lan: SegmentId, worker: usize) -> Self {
         let planned = &plan.lans[lan];
         let all: Vec<FloodPort> = planned.ports.iter().map(|port| FloodPort::new(plan, *port)).collect();
         let flood = planned.flood.and_then(|flood| all.iter().position(|port| port.port == flood));
-        let own = |port: &&FloodPort| plan.routers[port.router].worker == worker;
+        let own = |port: &&FloodPort| plan.routers[RouterId::new(port.router as u32)].worker == worker;
         Self {
             flood,
             own: all.iter().filter(own).copied().collect(),

@@ -2,6 +2,7 @@
 
 use super::batch::BATCH;
 use crate::ether::Address;
+use crate::ids::PortId;
 use crate::iou::InstanceId;
 use crate::iou::header::{Header, TYPE_DATA};
 use crate::plan::{Plan, Port, Router};
@@ -38,7 +39,7 @@ pub(super) struct PseudoLink {
 #[derive(Debug)]
 pub(super) struct Source {
     /// Index of the port in the plan.
-    pub(super) port: usize,
+    pub(super) port: PortId,
     /// Index of the router, of which there are fewer than [`STAMP_GROUP`](crate::steer::layout::STAMP_GROUP).
     pub(super) router: u16,
     /// Its id.
@@ -46,7 +47,7 @@ pub(super) struct Source {
     /// The whole header of a data frame from it, as one word.
     word: u64,
     /// Ports that get its frames without us, ascending.
-    pub(super) split_horizon: Vec<usize>,
+    pub(super) split_horizon: Vec<PortId>,
     /// The path of its socket, and how much of it is the directory.
     path: Box<[u8]>,
     directory: usize,
@@ -103,7 +104,7 @@ impl LinkTable {
         let mut links = Vec::new();
         for link in plan.pseudos[pseudo].links.iter().map(|link| &plan.links[*link]) {
             let sources = link.ports.iter().map(|port| Source::new(plan, *port));
-            links.push(PseudoLink { nic: link.lan, sources: sources.collect() });
+            links.push(PseudoLink { nic: link.lan.index(), sources: sources.collect() });
             by_interface[usize::from(link.endpoint.interface.0)] = links.len() as u16;
         }
         Self { by_interface, links }
@@ -111,7 +112,7 @@ impl LinkTable {
 }
 
 impl Source {
-    fn new(plan: &Plan, port: usize) -> Self {
+    fn new(plan: &Plan, port: PortId) -> Self {
         let Port { router, from_router, split_horizon, .. } = &plan.ports[port];
         let Router { lab, id, .. } = plan.routers[*router];
         let socket = plan.labs[lab].netio.join(id.to_string());
@@ -119,7 +120,7 @@ impl Source {
         let directory = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
         Self {
             port,
-            router: *router as u16,
+            router: router.get() as u16,
             id,
             word: from_router.word(),
             split_horizon: split_horizon.clone(),
@@ -160,7 +161,7 @@ mod tests {
             remote: HashSet::new(),
         };
         let binding = Binding { nic: "eth0".to_string(), choice: None };
-        let source = Source::new(&Plan::new(&[lab], &[binding], 1, None).unwrap(), 0);
+        let source = Source::new(&Plan::new(&[lab], &[binding], 1, None).unwrap(), PortId::new(0));
         for (path, may) in [
             ("/tmp/netio1000/1", true),
             ("", true),

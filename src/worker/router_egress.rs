@@ -10,6 +10,7 @@ use super::pool::ChunkCache;
 use super::ports::FloodPort;
 use super::router_queue::{Cast, Datagram, Membership, Origin, RouterQueue, RouterSocket};
 use super::send::{Progress, Shared, copy, send_all, send_one};
+use crate::ids::RouterId;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::stats::{DropReason, Latency, WorkerCounts};
@@ -431,7 +432,7 @@ impl RouterEgress {
         let queue = &self.queues[router];
         if queue.owned {
             for lan in &queue.lans {
-                self.lans[*lan].set_router_state(router, state);
+                self.lans[*lan].set_router_state(RouterId::new(router as u32), state);
             }
         }
     }

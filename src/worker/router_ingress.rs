@@ -117,7 +117,7 @@ impl RouterIngress<'_> {
             let replicas = replicate(original, source, &nic.ports, self.egress, self.cache, self.poller);
             self.counts.entries.replicas.add(replicas);
         } else if let Some(port) = nic.port_of(&view.destination) {
-            if source.split_horizon.binary_search(&(port as usize)).is_ok() {
+            if source.split_horizon.binary_search(&port).is_ok() {
                 self.counts.split_horizon.add(1);
                 return Ok(());
             }
@@ -157,7 +157,7 @@ impl RouterIngress<'_> {
                 return Err(DropReason::Blocked);
             }
             if protocol == Protocol::Stp {
-                nic.lan.warn_of_spanning_tree(source.port as u32);
+                nic.lan.warn_of_spanning_tree(source.port);
             }
         }
         let most = ether::HEADER + view.tags + nic.lan.mtu.load(Relaxed) as usize;
@@ -205,7 +205,7 @@ fn learn(lan: &Lan, source: &mut Source, station: Address, frame: &[u8], now: u6
     if known == Some(station) && then == generation && now < until {
         return if spoofed { Err(DropReason::Spoofed) } else { Ok(()) };
     }
-    let port = source.port as u32;
+    let port = source.port;
     let mut spoofed = false;
     match lan.learn(station, port, frame, now) {
         Learned::Known => {}
@@ -224,7 +224,7 @@ fn learn(lan: &Lan, source: &mut Source, station: Address, frame: &[u8], now: u6
             tracing::debug!(nic, "{nic}: {} is not learned: {}", station.mac, explain(why));
             match why {
                 // Neither says anything of the port's next frame, a moment later.
-                Refusal::Echo | Refusal::TooMany => return Ok(()),
+                Refusal::Echo | Refusal::RateLimited => return Ok(()),
                 _ => spoofed = lan.is_spoofed(why, port),
             }
             if spoofed && !std::mem::replace(&mut source.reported, true) {

@@ -94,7 +94,7 @@ impl Membership {
         let mut members: Vec<Self> = plan.routers.iter().map(member).collect();
         for (number, lan) in plan.lans.iter().enumerate() {
             for port in &lan.ports {
-                let lans = &mut members[plan.ports[*port].router].lans;
+                let lans = &mut members[plan.ports[*port].router.index()].lans;
                 if lans.last() != Some(&number) {
                     lans.push(number);
                 }
