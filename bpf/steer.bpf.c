@@ -25,11 +25,11 @@ struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct station);
+	__type(key, struct address);
 	__type(value, struct port);
 } dynamic_fdb SEC(".maps");
 
-/* MAC patterns of the bridged interfaces, in any VLAN; the key is the address in bytes 0-5. */
+/* Addresses that images derive for the bridged interfaces, in any VLAN; the key is the address in bytes 0-5. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
@@ -62,7 +62,7 @@ struct copies {
 	__uint(max_entries, 1 << 20);
 };
 
-/* One ring buffer a worker; user space makes and inserts them. */
+/* One ring buffer per worker; user space makes and inserts them. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, MAX_WORKERS);
@@ -79,9 +79,9 @@ struct {
 enum layout {
 	LAYOUT_MAX_ROUTERS = MAX_ROUTERS,
 	LAYOUT_MAX_WORKERS = MAX_WORKERS,
-	LAYOUT_MAX_LANES = MAX_CREDITS,
+	LAYOUT_MAX_CREDITS = MAX_CREDITS,
 	LAYOUT_STAMP_ROUTER_SHIFT = STAMP_ROUTER_SHIFT,
-	LAYOUT_STAMP_GROUP = STAMP_GROUP,
+	LAYOUT_STAMP_BUM = STAMP_BUM,
 	LAYOUT_STEER_HEAD = STEER_HEAD,
 	LAYOUT_MAX_STEERED = MAX_STEERED,
 	LAYOUT_MAX_LARGE = MAX_LARGE,
@@ -110,7 +110,7 @@ static __always_inline int is_tag(__be16 ethertype)
 }
 
 /* The VLANs of the frame. */
-static __always_inline void read_vlans(const void *data, const void *end, struct station *to)
+static __always_inline void read_vlans(const void *data, const void *end, struct address *to)
 {
 	const struct ethhdr *eth = data;
 	const struct tag *tag = (const void *)(eth + 1);
@@ -131,25 +131,25 @@ static __always_inline __u64 mac_word(const __u8 *mac)
 	return word;
 }
 
-/* All MAC patterns have the U/L bit set (src/iou/mac.rs tests it): others need no look-up among them. */
+/* All static entries have the U/L bit set (src/iou/mac.rs tests it): other addresses need no look-up among them. */
 static __always_inline int may_be_static(const __u8 *mac)
 {
 	return mac[0] & 2;
 }
 
-static __always_inline void report_move(const struct station *station, __u32 static_fdb)
+static __always_inline void report_move(const struct address *address, __u32 static_fdb)
 {
 	struct moved *moved = bpf_ringbuf_reserve(&moves, sizeof(*moved), 0);
 
 	if (!moved)
-		return; /* user space counts what it hears of, and compares its table with the maps if something is missing */
-	moved->station = *station;
+		return; /* user space counts the reports, and compares its table with the maps if one is missing */
+	moved->address = *address;
 	moved->is_static = static_fdb;
 	bpf_ringbuf_submit(moved, 0);
 }
 
-/* A source that we hold to be behind a router speaks from the wire: it is there now, and not captured. */
-static __always_inline void follow_source(const struct station *source, const struct shared *shared,
+/* A source address that has an entry sends from the wire: it is there now, so the entry is removed. */
+static __always_inline void follow_source(const struct address *source, const struct shared *shared,
 					  struct counters *counters)
 {
 	if (shared->any_dynamic && bpf_map_lookup_elem(&dynamic_fdb, source)) {
@@ -264,8 +264,8 @@ static __always_inline int redirect(struct xdp_md *ctx, __u64 len, __u64 stamp, 
 	return XDP_REDIRECT;
 }
 
-/* Copies for the workers in `mask`. */
-static __always_inline void copy_group(struct xdp_md *ctx, __u64 mask, __u64 len, struct shared *shared,
+/* Copies a broadcast or multicast frame for the workers in `mask`. */
+static __always_inline void copy_bum(struct xdp_md *ctx, __u64 mask, __u64 len, struct shared *shared,
 				       struct counters *counters)
 {
 	__u64 time = bpf_ktime_get_ns();
@@ -278,9 +278,9 @@ static __always_inline void copy_group(struct xdp_md *ctx, __u64 mask, __u64 len
 			break;
 		if (!(mask >> worker & 1))
 			continue;
-		failed = copy_to_worker(ctx, worker, COPY_GROUP, len, time, shared);
+		failed = copy_to_worker(ctx, worker, COPY_BUM, len, time, shared);
 		if (failed == 0)
-			counters->count[COUNT_GROUP_COPIES]++;
+			counters->count[COUNT_BUM_COPIES]++;
 		else if (failed < COUNTERS)
 			counters->count[failed]++;
 	}
@@ -292,7 +292,7 @@ int steer(struct xdp_md *ctx)
 	const void *data = (const void *)(long)ctx->data;
 	const void *end = (const void *)(long)ctx->data_end;
 	const struct ethhdr *eth = data;
-	struct station station = {};
+	struct address address = {};
 	struct counters *counters;
 	struct shared *shared;
 	struct port *port;
@@ -307,33 +307,33 @@ int steer(struct xdp_md *ctx)
 	if (!shared || !counters || !shared->live)
 		return XDP_PASS;
 
-	read_vlans(data, end, &station);
-	__builtin_memcpy(station.mac, eth->h_source, ETH_ALEN);
-	follow_source(&station, shared, counters);
+	read_vlans(data, end, &address);
+	__builtin_memcpy(address.mac, eth->h_source, ETH_ALEN);
+	follow_source(&address, shared, counters);
 
 	len = bpf_xdp_get_buff_len(ctx);
 	if (eth->h_dest[0] & 1) {
-		__u64 mask = shared->group_workers;
+		__u64 mask = shared->bum_workers;
 
-		counters->count[COUNT_GROUP]++;
+		counters->count[COUNT_BUM]++;
 		if (options.exclusive && mask && len <= shared->largest) {
-			worker = shared->group_owner;
-			copy_group(ctx, mask & ~(1ULL << (worker & 63)), len, shared, counters);
-			stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)STAMP_GROUP << STAMP_ROUTER_SHIFT;
+			worker = shared->bum_owner;
+			copy_bum(ctx, mask & ~(1ULL << (worker & 63)), len, shared, counters);
+			stamp = (bpf_ktime_get_ns() & STAMP_TIME_MASK) | (__u64)STAMP_BUM << STAMP_ROUTER_SHIFT;
 			if (redirect(ctx, len, stamp, 0, worker, shared, counters) != XDP_REDIRECT)
 				return XDP_DROP;
-			counters->count[COUNT_GROUP_STEERED]++;
+			counters->count[COUNT_BUM_STEERED]++;
 			return XDP_REDIRECT;
 		}
-		copy_group(ctx, mask, len, shared, counters);
+		copy_bum(ctx, mask, len, shared, counters);
 		return XDP_PASS;
 	}
 
 	word = mac_word(eth->h_dest);
 	if (word == shared->nic_mac)
 		goto host;
-	__builtin_memcpy(station.mac, eth->h_dest, ETH_ALEN);
-	port = shared->any_dynamic ? bpf_map_lookup_elem(&dynamic_fdb, &station) : NULL;
+	__builtin_memcpy(address.mac, eth->h_dest, ETH_ALEN);
+	port = shared->any_dynamic ? bpf_map_lookup_elem(&dynamic_fdb, &address) : NULL;
 	if (!port && may_be_static(eth->h_dest))
 		port = bpf_map_lookup_elem(&static_fdb, &word);
 	if (!port)

@@ -107,7 +107,7 @@ reasons! {
         TooLarge => "too-large",
         /// A storm of broadcast or multicast frames: the copy for the routers found no room. The host's own copies are
         /// never among them. What makes the storm: a loop between switches, or in a switch image?
-        GroupSurplus => "group-surplus",
+        MulticastOverflow => "multicast-overflow",
         /// The kernel refused the datagram to the router's socket.
         SendFailed => "send-failed",
         /// The datagram is shorter than an IOU header and an Ethernet header.
@@ -161,7 +161,7 @@ impl DropReason {
             | Self::Stale
             | Self::Stopped
             | Self::TooLarge
-            | Self::GroupSurplus
+            | Self::MulticastOverflow
             | Self::SendFailed => false,
             Self::Short
             | Self::TooLong
@@ -389,13 +389,13 @@ impl Summary {
     /// Adds what a NIC's XDP program counted.
     pub fn add_steering(&mut self, counts: &[u64; COUNTS]) {
         let count = |which: Count| counts[which as usize];
-        self.accounting.steered.entered += count(Count::Steered) + count(Count::GroupSteered);
-        self.accounting.copied.entered += count(Count::GroupCopies) + count(Count::UnknownCopies);
+        self.accounting.steered.entered += count(Count::Steered) + count(Count::BumSteered);
+        self.accounting.copied.entered += count(Count::BumCopies) + count(Count::UnknownCopies);
         self.drops[DropReason::RouterPaused as usize] += counts[Count::RouterPaused as usize];
         self.drops[DropReason::WorkerBusy as usize] += counts[Count::WorkerBusy as usize];
         self.drops[DropReason::RouterDown as usize] += counts[Count::RouterDown as usize];
         self.drops[DropReason::TooLarge as usize] += counts[Count::TooLarge as usize];
-        self.drops[DropReason::GroupSurplus as usize] += counts[Count::CopyRingFull as usize];
+        self.drops[DropReason::MulticastOverflow as usize] += counts[Count::CopyRingFull as usize];
         self.faults[Fault::NoRing as usize] += counts[Count::NoRing as usize];
     }
 

@@ -323,7 +323,7 @@ fn bum_frames_beyond_the_ring_buffer_are_surplus_for_routers_and_reach_the_host(
     station.send(&fresh).unwrap();
     routers.iter_mut().for_each(|router| router.hear_this(&fresh));
     let summary = iou_fast.stop();
-    assert_drops(&summary, &[("group-surplus", FRAMES - heard)]);
+    assert_drops(&summary, &[("multicast-overflow", FRAMES - heard)]);
     assert_eq!(summary.to_routers.0, 2 * (heard + 1));
 }
 

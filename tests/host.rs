@@ -260,7 +260,7 @@ fn a_storm_of_bum_frames_never_costs_the_host_its_copy() {
     assert_eq!(host.lost().unwrap(), 0);
     carries(&scene, &mut router, 1 << 40);
     let summary = iou_fast.stop();
-    assert!(summary.drops("group-surplus") > 1000, "{}", summary.text);
+    assert!(summary.drops("multicast-overflow") > 1000, "{}", summary.text);
 }
 
 #[test]

@@ -346,7 +346,7 @@ fn a_storm_of_bum_frames_costs_unicast_next_to_nothing_and_the_host_gets_all_of_
     println!("{}", summary.text);
     assert!(enough, "{figures}\n{}", summary.text);
     assert!(group + lost >= stormed && group <= stormed, "the host got {group}, {figures}");
-    assert!(summary.drops("group-surplus") > 0, "{}", summary.text);
+    assert!(summary.drops("multicast-overflow") > 0, "{}", summary.text);
     assert!(summary.faults.is_empty(), "{}", summary.text);
     let mentioned = log.lines().filter(|line| line.contains("storm")).count();
     assert!((1..=took.as_secs() as usize + 2).contains(&mentioned), "{log}");

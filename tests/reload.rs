@@ -148,7 +148,7 @@ fn a_router_that_joins_a_line_hears_bum_frames_and_its_neighbours_are_left_to_th
     scene.netmap("1:0/0 3:0/0 513:0/0\n2:0/0 514:0/0\n");
     wait_for(
         &iou_fast,
-        "added 3:0/0 via 513:0/0 on eth0; with other neighbours 1:0/0 via 513:0/0 on eth0",
+        "added 3:0/0 via 513:0/0 on eth0; with another split-horizon group 1:0/0 via 513:0/0 on eth0",
         1,
     );
     wait_until_connected(&scene.station(), &mut routers[2], 3);

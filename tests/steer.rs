@@ -11,7 +11,7 @@ use iou_fast::iou::{Endpoint, InstanceId, Interface};
 use iou_fast::nic::Nic;
 use iou_fast::steer::layout::{
     COPY_HEAD, COPY_LARGE, COPY_RING, COPY_SMALL, COUNTS, Copied, CopyKind, Count, HEAD, MAX_LARGE,
-    MAX_STEERED, MAX_WORKERS, MOVES_RING, PortEntry, RouterState, STAMP, STAMP_GROUP, Stamp, address_key,
+    MAX_STEERED, MAX_WORKERS, MOVES_RING, PortEntry, RouterState, STAMP, STAMP_BUM, Stamp, address_key,
     mac_word, read_moved,
 };
 use iou_fast::steer::{Options, Steering};
@@ -33,11 +33,11 @@ use testbed::{Namespace, Tag, VethOptions};
 
 /// The NIC's own address.
 const NIC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
-/// A station on the wire that nobody knows.
+/// An unknown address on the wire.
 const WIRE: [u8; 6] = [0x00, 0x1b, 0x21, 0, 0, 0x02];
 /// Another one, with the U/L bit set as in the addresses that routers make.
 const STRANGER: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x03];
-/// A station behind a router: HSRP group 1, which follows no pattern.
+/// A virtual address behind a router: HSRP group 1, which no image derives.
 const HSRP: [u8; 6] = [0x00, 0x00, 0x0c, 0x07, 0xac, 0x01];
 const BROADCAST: [u8; 6] = [0xff; 6];
 const OSPF: [u8; 6] = [0x01, 0x00, 0x5e, 0, 0, 5];
@@ -313,7 +313,7 @@ fn table(pairs: &[(&str, usize)]) -> BTreeMap<String, usize> {
     pairs.iter().map(|(name, offset)| ((*name).to_string(), *offset)).collect()
 }
 
-/// `GroupCopies` becomes `GROUP_COPIES`.
+/// `BumCopies` becomes `BUM_COPIES`.
 fn c_name(variant: &impl std::fmt::Debug) -> String {
     let mut name = String::new();
     for letter in format!("{variant:?}").chars() {
@@ -335,12 +335,12 @@ fn the_layout_is_that_of_the_header_file() {
     let expected = table(&[
         ("router_state", offset_of!(SteerShared, router_state)),
         ("asleep", offset_of!(SteerShared, asleep)),
-        ("group_workers", offset_of!(SteerShared, group_workers)),
+        ("bum_workers", offset_of!(SteerShared, bum_workers)),
         ("nic_mac", offset_of!(SteerShared, nic_mac)),
         ("live", offset_of!(SteerShared, live)),
         ("flood_worker", offset_of!(SteerShared, flood_worker)),
         ("flood_unknown", offset_of!(SteerShared, flood_unknown)),
-        ("group_owner", offset_of!(SteerShared, group_owner)),
+        ("bum_owner", offset_of!(SteerShared, bum_owner)),
         ("any_dynamic", offset_of!(SteerShared, any_dynamic)),
         ("largest", offset_of!(SteerShared, largest)),
         ("credit_limit", offset_of!(SteerShared, credit_limit)),
@@ -357,7 +357,7 @@ fn the_layout_is_that_of_the_header_file() {
     );
 
     // What Rust writes byte by byte has each field where the BTF says.
-    let (size, at) = members(&btf, "station");
+    let (size, at) = members(&btf, "address");
     let key = address_key(&station([1, 2, 3, 4, 5, 6], 0x0708, 0x090a));
     assert_eq!((size, at.len()), (key.len(), 4));
     assert_eq!(key[at["mac"]..][..6], [1, 2, 3, 4, 5, 6]);
@@ -385,7 +385,7 @@ fn the_layout_is_that_of_the_header_file() {
     assert_eq!(copied.frame.len(), 60);
 
     let (size, at) = members(&btf, "moved");
-    assert_eq!((size, at["station"], at.len()), (16, 0, 2));
+    assert_eq!((size, at["address"], at.len()), (16, 0, 2));
     let mut record = [0; 16];
     record[..12].copy_from_slice(&address_key(&station(HSRP, 10, 20)));
     record[at["is_static"]..][..4].copy_from_slice(&1_u32.to_ne_bytes());
@@ -408,8 +408,8 @@ fn the_numbers_are_those_of_the_header_file() {
     let counts = [
         Steered,
         SteeredBytes,
-        Group,
-        GroupCopies,
+        Bum,
+        BumCopies,
         UnknownCopies,
         Passed,
         RouterPaused,
@@ -419,7 +419,7 @@ fn the_numbers_are_those_of_the_header_file() {
         WorkerBusy,
         NoRing,
         Moved,
-        GroupSteered,
+        BumSteered,
     ];
     let mut expected: Vec<_> = counts.iter().map(|count| named("COUNT", count, *count as usize)).collect();
     expected.push(("COUNTERS".into(), COUNTS as i64));
@@ -429,7 +429,7 @@ fn the_numbers_are_those_of_the_header_file() {
     let expected: Vec<_> = states.iter().map(|state| named("ROUTER", state, *state as usize)).collect();
     assert_eq!(values(&btf, "router_state"), expected);
 
-    let kinds = [CopyKind::Group, CopyKind::Unknown];
+    let kinds = [CopyKind::Bum, CopyKind::Unknown];
     let expected: Vec<_> = kinds.iter().enumerate().map(|(n, kind)| named("COPY", kind, n)).collect();
     assert_eq!(values(&btf, "copy_kind"), expected);
 
@@ -437,9 +437,9 @@ fn the_numbers_are_those_of_the_header_file() {
     let expected = [
         ("LAYOUT_MAX_ROUTERS", bench.shared().router_state.len()),
         ("LAYOUT_MAX_WORKERS", MAX_WORKERS),
-        ("LAYOUT_MAX_LANES", bench.shared().credits.len()),
+        ("LAYOUT_MAX_CREDITS", bench.shared().credits.len()),
         ("LAYOUT_STAMP_ROUTER_SHIFT", 48),
-        ("LAYOUT_STAMP_GROUP", STAMP_GROUP.into()),
+        ("LAYOUT_STAMP_BUM", STAMP_BUM.into()),
         ("LAYOUT_STEER_HEAD", HEAD),
         ("LAYOUT_MAX_STEERED", MAX_STEERED),
         ("LAYOUT_MAX_LARGE", MAX_LARGE),
@@ -470,7 +470,7 @@ fn passes_everything_until_it_is_live() {
     let mut bench = Bench::new(1);
     bench.predict(pattern(1), &entry(1, 0));
     bench.learn(HSRP, 0, 0, &entry(1, 0));
-    bench.shared().group_workers.store(1, SeqCst);
+    bench.shared().bum_workers.store(1, SeqCst);
     bench.shared().live.store(0, SeqCst);
     for dst in [pattern(1), HSRP, NIC, STRANGER, BROADCAST] {
         for src in [WIRE, HSRP, pattern(1)] {
@@ -603,7 +603,7 @@ fn unknown_unicast_and_the_nics_own_pass_untouched() {
     // Not even if somebody dynamic_entries the NIC's own address.
     bench.learn(NIC, 0, 0, &entry(1, 0));
     bench.predict(NIC, &entry(1, 0));
-    bench.shared().group_workers.store(0b11, SeqCst);
+    bench.shared().bum_workers.store(0b11, SeqCst);
     // Above what is steered and what is copied, too.
     for len in [14, 60, 1514, MAX_STEERED, MAX_STEERED + 1, 9014, COPY_LARGE + 1] {
         for dst in [NIC, STRANGER, WIRE] {
@@ -660,23 +660,23 @@ fn where_frames_may_take_several_chunks_the_bound_is_four_of_them() {
     let mut bench = Bench::with(2, true);
     bench.predict(pattern(1), &entry(1, 0));
     bench.shared().largest.store(MAX_LARGE as u32, SeqCst);
-    bench.shared().group_workers.store(0b11, SeqCst);
+    bench.shared().bum_workers.store(0b11, SeqCst);
     // The kernel's first buffer holds 3520 bytes, each of the others a page.
     for len in [60, 3520, 3521, MAX_STEERED, MAX_STEERED + 1, 4096, 7616, 7617, 9014, 9230, MAX_LARGE] {
         for tags in [UNTAGGED, &[Tag::new(0x88a8, 5), Tag::vlan(6)]] {
             bench.expect_steered(&frame(pattern(1), WIRE, tags, len), &entry(1, 0));
         }
         let group = frame(OSPF, WIRE, UNTAGGED, len);
-        let counts = [(Count::Group, 1), (Count::GroupCopies, 1), (Count::GroupSteered, 1)];
+        let counts = [(Count::Bum, 1), (Count::BumCopies, 1), (Count::BumSteered, 1)];
         let run = bench.expect(&group, Redirect, &counts);
-        run.is_steered(&group, STAMP_GROUP, Header([0; 8]));
-        bench.expect_copy(1, &run, CopyKind::Group, &group);
+        run.is_steered(&group, STAMP_BUM, Header([0; 8]));
+        bench.expect_copy(1, &run, CopyKind::Bum, &group);
     }
     for len in [MAX_LARGE + 1, 16384] {
         bench.expect(&frame(pattern(1), WIRE, UNTAGGED, len), Drop, &[(Count::TooLarge, 1)]);
     }
     let group = frame(OSPF, WIRE, UNTAGGED, MAX_LARGE + 1);
-    bench.expect(&group, Pass, &[(Count::Group, 1), (Count::GroupCopies, 2)]);
+    bench.expect(&group, Pass, &[(Count::Bum, 1), (Count::BumCopies, 2)]);
 }
 
 /// A credits's share is one of chunks: a frame that takes three of them counts as three. With zero-copy the head is in front of
@@ -836,16 +836,16 @@ fn bum_frames_pass_and_every_worker_concerned_gets_a_copy() {
     for (workers, masks) in [(2, &[0b00_u64, 0b01, 0b10, 0b11][..]), (3, &[0b101, 0b110, 0b111])] {
         let mut bench = Bench::new(workers);
         for mask in masks {
-            bench.shared().group_workers.store(*mask, SeqCst);
+            bench.shared().bum_workers.store(*mask, SeqCst);
             let copies = u64::from(mask.count_ones());
-            let counted = [(Count::Group, 1), (Count::GroupCopies, copies)];
+            let counted = [(Count::Bum, 1), (Count::BumCopies, copies)];
             for len in [14, 15, 60, 1514, 2023, 2024, 2025, 3520, 3521, 4096, 9014, COPY_LARGE] {
                 for dst in [BROADCAST, OSPF, [0x33, 0x33, 0, 0, 0, 1]] {
                     let group = frame(dst, WIRE, UNTAGGED, len);
                     let run = bench.expect(&group, Pass, &counted);
                     for worker in 0..workers {
                         if mask >> worker & 1 == 1 {
-                            bench.expect_copy(worker, &run, CopyKind::Group, &group);
+                            bench.expect_copy(worker, &run, CopyKind::Bum, &group);
                         } else {
                             bench.expect_no_copy(worker);
                         }
@@ -855,11 +855,11 @@ fn bum_frames_pass_and_every_worker_concerned_gets_a_copy() {
             let tagged = frame(BROADCAST, WIRE, &[Tag::new(0x88a8, 0x2005), Tag::vlan(10)], 64);
             let run = bench.expect(&tagged, Pass, &counted);
             for worker in (0..workers).filter(|worker| mask >> worker & 1 == 1) {
-                bench.expect_copy(worker, &run, CopyKind::Group, &tagged);
+                bench.expect_copy(worker, &run, CopyKind::Bum, &tagged);
             }
             // Too large for a copy: counted once a worker, and the host gets it.
             let huge = frame(BROADCAST, WIRE, UNTAGGED, COPY_LARGE + 1);
-            bench.expect(&huge, Pass, &[(Count::Group, 1), (Count::TooLarge, copies)]);
+            bench.expect(&huge, Pass, &[(Count::Bum, 1), (Count::TooLarge, copies)]);
             for worker in 0..workers {
                 bench.expect_no_copy(worker);
             }
@@ -870,11 +870,11 @@ fn bum_frames_pass_and_every_worker_concerned_gets_a_copy() {
 #[test]
 fn bits_of_workers_that_are_none_do_nothing() {
     let mut bench = Bench::new(2);
-    bench.shared().group_workers.store(u64::MAX, SeqCst);
+    bench.shared().bum_workers.store(u64::MAX, SeqCst);
     let group = to(BROADCAST, UNTAGGED);
-    let run = bench.expect(&group, Pass, &[(Count::Group, 1), (Count::GroupCopies, 2)]);
-    bench.expect_copy(0, &run, CopyKind::Group, &group);
-    bench.expect_copy(1, &run, CopyKind::Group, &group);
+    let run = bench.expect(&group, Pass, &[(Count::Bum, 1), (Count::BumCopies, 2)]);
+    bench.expect_copy(0, &run, CopyKind::Bum, &group);
+    bench.expect_copy(1, &run, CopyKind::Bum, &group);
 }
 
 #[test]
@@ -882,20 +882,20 @@ fn a_full_ring_costs_copies_but_never_the_hosts_frame() {
     // The kernel fills a ring buffer to one byte less than its size.
     for (len, record) in [(60, 2048), (COPY_SMALL + 1, 16384)] {
         let mut bench = Bench::new(2);
-        bench.shared().group_workers.store(0b11, SeqCst);
+        bench.shared().bum_workers.store(0b11, SeqCst);
         let room = (COPY_RING as usize - 1) / record;
         let group = frame(BROADCAST, WIRE, UNTAGGED, len);
         for _ in 0..room {
-            bench.expect(&group, Pass, &[(Count::Group, 1), (Count::GroupCopies, 2)]);
+            bench.expect(&group, Pass, &[(Count::Bum, 1), (Count::BumCopies, 2)]);
         }
         assert_eq!(bench.take(1).len(), room);
-        let counted = [(Count::Group, 1), (Count::CopyRingFull, 1), (Count::GroupCopies, 1)];
+        let counted = [(Count::Bum, 1), (Count::CopyRingFull, 1), (Count::BumCopies, 1)];
         for _ in 0..10 {
             bench.expect(&group, Pass, &counted);
         }
         assert_eq!(bench.take(0).len(), room);
         assert_eq!(bench.take(1).len(), 10);
-        bench.expect(&group, Pass, &[(Count::Group, 1), (Count::GroupCopies, 2)]);
+        bench.expect(&group, Pass, &[(Count::Bum, 1), (Count::BumCopies, 2)]);
         assert_eq!(bench.take(0).len(), 1);
     }
 }
@@ -904,44 +904,44 @@ fn a_full_ring_costs_copies_but_never_the_hosts_frame() {
 fn exclusive_redirects_bum_frames_to_their_owner() {
     let mut bench = Bench::with(3, true);
     bench.predict(pattern(1), &entry(1, 0));
-    bench.shared().group_workers.store(0b111, SeqCst);
+    bench.shared().bum_workers.store(0b111, SeqCst);
     for owner in 0..3_usize {
-        bench.shared().group_owner.store(owner as u32, SeqCst);
+        bench.shared().bum_owner.store(owner as u32, SeqCst);
         for len in [14, 60, 1514, 3520, 3521, MAX_STEERED] {
             let group = frame(OSPF, WIRE, UNTAGGED, len);
-            let counted = [(Count::Group, 1), (Count::GroupCopies, 2), (Count::GroupSteered, 1)];
+            let counted = [(Count::Bum, 1), (Count::BumCopies, 2), (Count::BumSteered, 1)];
             let run = bench.expect(&group, Redirect, &counted);
-            run.is_steered(&group, STAMP_GROUP, Header([0; 8]));
+            run.is_steered(&group, STAMP_BUM, Header([0; 8]));
             for worker in 0..3 {
                 if worker == owner {
                     bench.expect_no_copy(worker);
                 } else {
-                    bench.expect_copy(worker, &run, CopyKind::Group, &group);
+                    bench.expect_copy(worker, &run, CopyKind::Bum, &group);
                 }
             }
         }
         // Too large for a chunk: the owner gets a copy as the others do.
         let large = frame(BROADCAST, WIRE, UNTAGGED, MAX_STEERED + 1);
-        let run = bench.expect(&large, Pass, &[(Count::Group, 1), (Count::GroupCopies, 3)]);
+        let run = bench.expect(&large, Pass, &[(Count::Bum, 1), (Count::BumCopies, 3)]);
         for worker in 0..3 {
-            bench.expect_copy(worker, &run, CopyKind::Group, &large);
+            bench.expect_copy(worker, &run, CopyKind::Bum, &large);
         }
     }
     // The slot is the owner's.
     let mut bench = Bench::without_sockets(1, 3, true);
     bench.open_socket(0, 1);
-    bench.shared().group_workers.store(0b010, SeqCst);
-    bench.shared().group_owner.store(1, SeqCst);
-    bench.expect(&to(BROADCAST, UNTAGGED), Redirect, &[(Count::Group, 1), (Count::GroupSteered, 1)]);
-    bench.shared().group_owner.store(2, SeqCst);
+    bench.shared().bum_workers.store(0b010, SeqCst);
+    bench.shared().bum_owner.store(1, SeqCst);
+    bench.expect(&to(BROADCAST, UNTAGGED), Redirect, &[(Count::Bum, 1), (Count::BumSteered, 1)]);
+    bench.shared().bum_owner.store(2, SeqCst);
     bench.expect(
         &to(BROADCAST, UNTAGGED),
         Drop,
-        &[(Count::Group, 1), (Count::GroupCopies, 1), (Count::NoRing, 1)],
+        &[(Count::Bum, 1), (Count::BumCopies, 1), (Count::NoRing, 1)],
     );
     // Without routers on the LAN nobody wants them.
-    bench.shared().group_workers.store(0, SeqCst);
-    bench.expect(&to(BROADCAST, UNTAGGED), Pass, &[(Count::Group, 1)]);
+    bench.shared().bum_workers.store(0, SeqCst);
+    bench.expect(&to(BROADCAST, UNTAGGED), Pass, &[(Count::Bum, 1)]);
 }
 
 #[test]
@@ -950,16 +950,16 @@ fn loads_and_copies_with_one_two_and_sixty_four_workers() {
         for workers in [1, 2, 64] {
             let mut bench = Bench::with(workers, exclusive);
             let all = u64::MAX >> (64 - workers);
-            bench.shared().group_workers.store(all, SeqCst);
+            bench.shared().bum_workers.store(all, SeqCst);
             let last = workers - 1;
-            bench.shared().group_owner.store(last as u32, SeqCst);
+            bench.shared().bum_owner.store(last as u32, SeqCst);
             let group = frame(BROADCAST, WIRE, &[Tag::vlan(7)], 1518);
             let (verdict, copies) = if exclusive { (Redirect, last) } else { (Pass, workers) };
-            let steered = (Count::GroupSteered, u64::from(exclusive));
-            let counted = [(Count::Group, 1), (Count::GroupCopies, copies as u64), steered];
+            let steered = (Count::BumSteered, u64::from(exclusive));
+            let counted = [(Count::Bum, 1), (Count::BumCopies, copies as u64), steered];
             let run = bench.expect(&group, verdict, &counted);
             for worker in 0..copies {
-                bench.expect_copy(worker, &run, CopyKind::Group, &group);
+                bench.expect_copy(worker, &run, CopyKind::Bum, &group);
             }
             bench.predict(pattern(1), &entry(1, last as u16));
             bench.expect_steered(&to(pattern(1), UNTAGGED), &entry(1, 0));
@@ -977,7 +977,7 @@ fn ready(epoll: BorrowedFd<'_>, ms: i64) -> bool {
 #[test]
 fn only_a_worker_that_sleeps_is_woken() {
     let mut bench = Bench::new(3);
-    bench.shared().group_workers.store(0b111, SeqCst);
+    bench.shared().bum_workers.store(0b111, SeqCst);
     bench.shared().flood_worker.store(1, SeqCst);
     bench.shared().flood_unknown.store(1, SeqCst);
     let epolls = [0, 1, 2].map(|worker| {
@@ -1008,7 +1008,7 @@ fn only_a_worker_that_sleeps_is_woken() {
 #[test]
 fn copies_keep_content_and_order_while_the_ring_goes_round() {
     let mut bench = Bench::new(1);
-    bench.shared().group_workers.store(1, SeqCst);
+    bench.shared().bum_workers.store(1, SeqCst);
     // 20 MB through a ring of 1 MB; lengths and batches share no common period with it or each other.
     let lengths = [60, 1514, 2024, 14, 2025, 9014, 61, 590, 16360, 342, 2000];
     let copied =
@@ -1041,7 +1041,7 @@ fn copies_keep_content_and_order_while_the_ring_goes_round() {
         assert_eq!(received, sent);
     }
     let counts = bench.counts();
-    assert_eq!(counts[Count::GroupCopies as usize], 5000);
+    assert_eq!(counts[Count::BumCopies as usize], 5000);
     assert_eq!(counts[Count::CopyRingFull as usize], 0);
 }
 
@@ -1050,7 +1050,7 @@ fn copies_keep_content_and_order_while_the_ring_goes_round() {
 #[test]
 fn a_learned_station_that_speaks_from_the_wire_is_there() {
     let mut bench = Bench::new(1);
-    bench.shared().group_workers.store(1, SeqCst);
+    bench.shared().bum_workers.store(1, SeqCst);
     bench.learn(HSRP, 0, 0, &entry(1, 0));
     bench.learn(HSRP, 10, 0, &entry(2, 0));
     bench.learn(HSRP, 10, 20, &entry(3, 0));
@@ -1081,7 +1081,7 @@ fn a_learned_station_that_speaks_from_the_wire_is_there() {
     }
 
     // Broadcast and multicast frames tell as well: a gratuitous ARP after a failover is one.
-    let counted = [(Count::Group, 1), (Count::GroupCopies, 1), (Count::Moved, 1)];
+    let counted = [(Count::Bum, 1), (Count::BumCopies, 1), (Count::Moved, 1)];
     bench.expect(&frame(BROADCAST, HSRP, &[Tag::vlan(30)], 64), Pass, &counted);
     assert_eq!(bench.take_moves(), [(station(HSRP, 30, 0), false)]);
 }
@@ -1174,7 +1174,7 @@ impl Arrival {
 struct Setting {
     live: bool,
     flood: bool,
-    group_workers: u64,
+    bum_workers: u64,
     states: [u8; 4],
     static_entries: Vec<[u8; 6]>,
     dynamic_entries: Vec<([u8; 6], u16, u16)>,
@@ -1217,10 +1217,10 @@ fn settings() -> impl Strategy<Value = Setting> {
     let dynamic_entries = proptest::collection::vec((stations(), vid(), vid()), 0..12);
     let live = proptest::bool::weighted(0.95);
     (live, any::<bool>(), 0_u64..4, proptest::array::uniform4(0_u8..3), static_entries, dynamic_entries)
-        .prop_map(|(live, flood, group_workers, states, static_entries, dynamic_entries)| Setting {
+        .prop_map(|(live, flood, bum_workers, states, static_entries, dynamic_entries)| Setting {
             live,
             flood,
-            group_workers,
+            bum_workers,
             states,
             static_entries,
             dynamic_entries,
@@ -1291,16 +1291,16 @@ impl Model {
         }
         self.count(Count::Moved, decision.moves.len() as u64);
         if arrival.dst[0] & 1 == 1 {
-            self.count(Count::Group, 1);
-            let workers = self.setting.group_workers;
+            self.count(Count::Bum, 1);
+            let workers = self.setting.bum_workers;
             decision.copies = (0..MODEL_WORKERS.into()).filter(|worker| workers >> worker & 1 == 1).collect();
             if self.exclusive && workers != 0 && frame.len() <= MAX_STEERED {
                 decision.verdict = Redirect;
-                decision.router = Some(STAMP_GROUP);
-                self.count(Count::GroupSteered, 1);
+                decision.router = Some(STAMP_BUM);
+                self.count(Count::BumSteered, 1);
                 decision.copies.remove(&1);
             }
-            self.count(Count::GroupCopies, decision.copies.len() as u64);
+            self.count(Count::BumCopies, decision.copies.len() as u64);
             return decision;
         }
         let destination = station(arrival.dst, outer, inner);
@@ -1338,8 +1338,8 @@ fn tell(bench: &Bench, model: &Model) {
     shared.live.store(model.setting.live.into(), SeqCst);
     shared.flood_unknown.store(model.setting.flood.into(), SeqCst);
     shared.flood_worker.store(0, SeqCst);
-    shared.group_workers.store(model.setting.group_workers, SeqCst);
-    shared.group_owner.store(1, SeqCst);
+    shared.bum_workers.store(model.setting.bum_workers, SeqCst);
+    shared.bum_owner.store(1, SeqCst);
     for (state, byte) in shared.router_state.iter().zip(model.setting.states) {
         state.store(byte, SeqCst);
     }

@@ -31,7 +31,7 @@ use iou_fast::lan::Lan;
 use iou_fast::netmap::Netmap;
 use iou_fast::plan::{Binding, LabRequest, Plan};
 use iou_fast::stats::WorkerCounts;
-use iou_fast::steer::layout::STAMP_GROUP;
+use iou_fast::steer::layout::STAMP_BUM;
 use iou_fast::steer::{Options, Steering};
 use iou_fast::worker::{
     Command, CommandSender, CopyRing, Event, EventSender, NicPart, NicSockets, Poll, Pool, QueueSocket,
@@ -313,7 +313,7 @@ impl Bed {
             match frames {
                 Frames::ToRouters(routers) => self.arrive((n % routers) as u16, self.mac(n % routers), len),
                 Frames::Backlog => self.arrive(0, self.mac(0), len),
-                Frames::MulticastSteered => self.arrive(STAMP_GROUP, MULTICAST, len),
+                Frames::MulticastSteered => self.arrive(STAMP_BUM, MULTICAST, len),
                 Frames::Multicast => self.copy(&frame(MULTICAST, HOST, len)),
                 Frames::ToNic => self.send(n, &frame(HOST, self.mac(n), len)),
                 Frames::Between => self.send(n, &frame(self.mac((n + 1) % ROUTERS), self.mac(n), len)),

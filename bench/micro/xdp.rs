@@ -94,20 +94,20 @@ pub(crate) fn all(criterion: &mut Criterion) {
         &mut program,
         "copy a broadcast or multicast frame, 64 B",
         to(GROUP, UNTAGGED, 64),
-        Count::GroupCopies,
+        Count::BumCopies,
     );
     path(
         &mut program,
         "copy a broadcast or multicast frame, 1514 B",
         to(GROUP, UNTAGGED, 1514),
-        Count::GroupCopies,
+        Count::BumCopies,
     );
     let mut exclusive = Program::load(router, true);
     path(
         &mut exclusive,
         "steer a broadcast or multicast frame, exclusive",
         to(GROUP, UNTAGGED, 64),
-        Count::GroupSteered,
+        Count::BumSteered,
     );
 
     let state = &shared.router_state[0];
@@ -169,7 +169,7 @@ impl Program {
         }
         tables.insert_static(current(router), &entry).expect("a place in the map");
         tables.shared.nic_mac.store(mac_word(Mac(NIC)), Relaxed);
-        tables.shared.group_workers.store(1, Relaxed);
+        tables.shared.bum_workers.store(1, Relaxed);
         tables.shared.largest.store(iou_fast::steer::layout::MAX_STEERED as u32, Relaxed);
         // As the control thread sets them for a NIC without zero-copy.
         tables.shared.credit_limit.store(SHARE, Relaxed);

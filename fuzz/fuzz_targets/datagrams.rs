@@ -20,7 +20,7 @@ use iou_fast::lan::Lan;
 use iou_fast::netmap::Netmap;
 use iou_fast::plan::{Binding, LabRequest, Plan};
 use iou_fast::stats::WorkerCounts;
-use iou_fast::steer::layout::{Copied, CopyKind, HEAD, STAMP_GROUP, Stamp};
+use iou_fast::steer::layout::{Copied, CopyKind, HEAD, STAMP_BUM, Stamp};
 use iou_fast::steer::{Options, Steering, Tables};
 use iou_fast::worker::{
     Command, CommandSender, CopyRing, EventSender, NicPart, NicSockets, Poll, Pool, QueueSocket, Rings,
@@ -334,7 +334,7 @@ impl Bed {
             router if router < self.routers.len() => {
                 allow(self.to_routers.entry((router, header)).or_default(), frame);
             }
-            _ if stamp.router() == STAMP_GROUP => self.allow_all(&frame),
+            _ if stamp.router() == STAMP_BUM => self.allow_all(&frame),
             _ => {}
         }
     }
@@ -347,7 +347,7 @@ impl Bed {
         let Some(copied) = Copied::read(record) else { return };
         let frame = completed(copied.frame);
         match copied.kind {
-            CopyKind::Group => self.allow_all(&frame),
+            CopyKind::Bum => self.allow_all(&frame),
             CopyKind::Unknown => {
                 let port = &self.plan.ports[self.plan.lans[SegmentId::new(0)].flood.expect("there is one")];
                 allow(self.to_routers.entry((port.router.index(), port.to_router.0)).or_default(), frame);

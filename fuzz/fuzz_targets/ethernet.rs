@@ -40,7 +40,7 @@ fuzz_target!(|datagram: &[u8]| {
     // What is behind the tags and the type decides nothing, and what the XDP program is told is what it tells.
     assert_eq!(View::read(&frame[..HEADER + view.tags]), Some(view));
     if let Some(protocol) = control_frames::protocol(frame, view.tags) {
-        assert!(control_frames::may_be(view.destination.mac.0) && view.destination.mac.is_group());
+        assert!(control_frames::may_be(view.destination.mac.0) && view.destination.mac.is_multicast());
         assert!("all".parse::<Blocked>().is_ok_and(|blocked| blocked.has(protocol)));
     }
     let mut moved = [0; 16];

@@ -9,7 +9,7 @@ use iou_fast::ether::{HEADER, View};
 use iou_fast::iou::header::Header;
 use iou_fast::steer::layout::{
     COPY_LARGE, COUNTS, Copied, CopyKind, Count, HEAD, MAX_LARGE, MAX_STEERED, PortEntry, RouterState, STAMP,
-    STAMP_GROUP, STEER_CHUNK, Stamp, mac_word, read_moved,
+    STAMP_BUM, STEER_CHUNK, Stamp, mac_word, read_moved,
 };
 use iou_fast::steer::{Options, Steering};
 use iou_fast::sys::ringbuf::RingBuffer;
@@ -80,7 +80,7 @@ impl Expected {
         if len > COPY_LARGE {
             return self.count(Count::TooLarge, 1);
         }
-        self.count(if kind == CopyKind::Group { Count::GroupCopies } else { Count::UnknownCopies }, 1);
+        self.count(if kind == CopyKind::Bum { Count::BumCopies } else { Count::UnknownCopies }, 1);
         self.copies[worker] = Some(kind);
     }
 }
@@ -108,7 +108,7 @@ impl Bench {
         let view = View::read(frame).expect("long enough");
         let (destination, source) = (view.destination, view.source);
         let is = |bit: u8| known >> bit & 1 == 1;
-        let router = u16::from_le_bytes([router_low, router_high]) % STAMP_GROUP;
+        let router = u16::from_le_bytes([router_low, router_high]) % STAMP_BUM;
         let entry = |n: u8| PortEntry {
             header: Header([n, flags, 2, 3, 4, 5, 1, 0]),
             router,
@@ -125,8 +125,8 @@ impl Bench {
         shared.largest.store(largest as u32, SeqCst);
         shared.live.store(u32::from(flags & 1 == 0), SeqCst);
         shared.nic_mac.store(mac_word(nic), SeqCst);
-        shared.group_workers.store(u64::from(group & 3), SeqCst);
-        shared.group_owner.store(u32::from(group >> 2 & 1), SeqCst);
+        shared.bum_workers.store(u64::from(group & 3), SeqCst);
+        shared.bum_owner.store(u32::from(group >> 2 & 1), SeqCst);
         shared.flood_unknown.store(u32::from(flood & 1), SeqCst);
         shared.flood_worker.store(u32::from(flood >> 1 & 1), SeqCst);
         shared.router_state[usize::from(router)].store(state as u8, SeqCst);
@@ -256,16 +256,16 @@ impl Bench {
         expected.count(Count::Moved, expected.moves.len());
 
         let len = frame.len();
-        if to.mac.is_group() {
-            expected.count(Count::Group, 1);
+        if to.mac.is_multicast() {
+            expected.count(Count::Bum, 1);
             let (mut mask, owner) = (group & 3, usize::from(group >> 2 & 1));
             if self.exclusive && mask != 0 && len <= largest {
                 mask &= !(1 << owner);
-                let redirected = expected.redirect(STAMP_GROUP, [0; 8], busy);
-                expected.count(Count::GroupSteered, redirected.into());
+                let redirected = expected.redirect(STAMP_BUM, [0; 8], busy);
+                expected.count(Count::BumSteered, redirected.into());
             }
             for worker in (0..WORKERS).filter(|worker| mask >> worker & 1 == 1) {
-                expected.copy(worker, CopyKind::Group, len);
+                expected.copy(worker, CopyKind::Bum, len);
             }
             return expected;
         }

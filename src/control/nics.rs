@@ -420,8 +420,8 @@ impl ManagedNic {
     pub(super) fn share(&self, plan: &Plan, index: usize) {
         let shared = &self.steering.tables().shared;
         let workers = plan.workers_on(SegmentId::at(index));
-        shared.group_workers.store(workers, Relaxed);
-        shared.group_owner.store(workers.trailing_zeros() % 64, Relaxed);
+        shared.bum_workers.store(workers, Relaxed);
+        shared.bum_owner.store(workers.trailing_zeros() % 64, Relaxed);
         if let Some(device) = &self.device {
             shared.nic_mac.store(mac_word(device.mac()), Relaxed);
         }

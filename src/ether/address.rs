@@ -9,7 +9,7 @@ pub struct Mac(pub [u8; 6]);
 impl Mac {
     /// True for multicast and broadcast addresses (the I/G bit).
     #[must_use]
-    pub const fn is_group(self) -> bool {
+    pub const fn is_multicast(self) -> bool {
         self.0[0] & 1 != 0
     }
 

@@ -1,7 +1,7 @@
 //! Control frames of switches: spanning tree, CDP, VTP and their like.
 //!
 //! A switch image sends them on every port, to the wire as well. There a switch with BPDU guard takes the port down,
-//! and the whole server off the network with it; so `--block` keeps them inside. Pure: [`crate::worker`] asks.
+//! and the whole server off the network with it; so `--block` keeps them inside. Pure: the worker asks.
 
 use crate::ether;
 use std::fmt;
@@ -29,7 +29,7 @@ pub enum Protocol {
     Lacp,
     /// Port authentication: EAPOL.
     Dot1x,
-    /// Flow control, 802.3x and priority-based: a station that stops its switch from sending to it. No bridge may
+    /// Flow control, 802.3x and priority-based: a host that stops its switch from sending to it. No bridge may
     /// forward it (802.1Q, table 8-1), and a router could silence the server by it.
     Pause,
 }

@@ -63,8 +63,8 @@ impl View {
                 (inner_vid, tags) = (control & 0x0fff, 2 * TAG);
             }
         }
-        let station = |mac| Address { mac: Mac(mac), outer_vid, inner_vid };
-        Some(Self { destination: station([a, b, c, d, e, f]), source: station([g, h, i, j, k, l]), tags })
+        let address = |mac| Address { mac: Mac(mac), outer_vid, inner_vid };
+        Some(Self { destination: address([a, b, c, d, e, f]), source: address([g, h, i, j, k, l]), tags })
     }
 }
 

@@ -178,7 +178,7 @@ impl Fdb {
     /// Why `address`, whatever is known of it, cannot be behind `port`: what no router may use as its source.
     #[must_use]
     pub fn forbidden(&self, address: &Address, port: PortId) -> Option<Refusal> {
-        if address.mac.is_group() || address.mac.is_zero() {
+        if address.mac.is_multicast() || address.mac.is_zero() {
             return Some(Refusal::NotUnicast);
         }
         if address.mac == self.nic {

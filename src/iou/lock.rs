@@ -22,8 +22,8 @@ static HELD: Mutex<Vec<(u64, u64)>> = Mutex::new(Vec::new());
 /// How often a lock file may vanish while it is being taken. Each time a holder ended just then, so one is rare.
 const TRIES: usize = 100;
 
-/// A lock that is held. Dropping it removes the file and lets go, in this order, so that no one can lock a file
-/// that has no name any more.
+/// A lock that is held. Dropping it removes the file and releases it, in this order, so that no process can
+/// lock a file that no longer has a name.
 #[derive(Debug)]
 pub struct Lock {
     /// `None` only while it is dropped.
@@ -259,7 +259,7 @@ fn open(
             Ok(file) => {
                 let stat = fs::fstat(&file)?;
                 if held.contains(&key(&stat)) {
-                    // Someone put a hard link to our own lock file here since we looked. Closing it would let go.
+                    // A hard link to our own lock file was put here since we looked. Closing it would release the lock.
                     std::mem::forget(file);
                     return Ok(None);
                 }
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn the_file_is_as_iou_makes_it() {
-        let (_folder, socket) = directory();
+        let (_directory, socket) = directory();
         let lock = take(&socket).unwrap();
         let file = lock_file(&socket);
         assert_eq!(file.file_name().unwrap(), "513.lck");
@@ -385,7 +385,7 @@ mod tests {
         if play_the_holder() {
             return;
         }
-        let (_folder, socket) = directory();
+        let (_directory, socket) = directory();
         let mut other = other_process("two_processes_contend", &socket);
 
         let seen = holder(&socket).unwrap().unwrap();
@@ -406,7 +406,7 @@ mod tests {
         if play_the_holder() {
             return;
         }
-        let (_folder, socket) = directory();
+        let (_directory, socket) = directory();
         let mut other = other_process("a_killed_process_leaves_a_file_that_is_taken_over", &socket);
         other.kill().unwrap();
         other.wait().unwrap();
@@ -425,7 +425,7 @@ mod tests {
             println!("\nheld by {pid:?}");
             return;
         }
-        let (_folder, socket) = directory();
+        let (_directory, socket) = directory();
         let _lock = take(&socket).unwrap();
         assert_eq!(holder(&socket).unwrap().unwrap().pid, Some(std::process::id()));
         let said = take(&socket).unwrap_err().to_string();
@@ -454,7 +454,7 @@ mod tests {
     /// Many threads take and drop the same lock: at no time do two have it, and no one gets stuck.
     #[test]
     fn one_at_a_time() {
-        let (_folder, socket) = directory();
+        let (_directory, socket) = directory();
         let taken = AtomicBool::new(false);
         let contend = || {
             let mut rounds = 0;
@@ -497,7 +497,7 @@ mod tests {
             }
             return;
         }
-        let (_folder, socket) = directory();
+        let (_directory, socket) = directory();
         let go = socket.with_extension("go");
         std::fs::write(&go, "").unwrap();
         let start = || {
@@ -558,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_not_there() {
+    fn a_directory_that_is_not_there() {
         let said = take(Path::new("/proc/none/513")).unwrap_err().to_string();
         assert!(said.contains("/proc/none/513.lck"), "{said}");
     }

@@ -1,7 +1,7 @@
 //! The MAC addresses that routers make for their interfaces.
 //!
-//! They can be foretold from the instance id and the interface, so a router is reachable before it has said a
-//! word. Addresses that follow no pattern (HSRP, VRRP, `mac-address` set by hand) are learned: [`crate::fdb`].
+//! They follow from the instance id and the interface, so a router is reachable before it has said a
+//! word. Addresses that are not derived (HSRP, VRRP, `mac-address` set by hand) are learned: [`crate::fdb`].
 
 use super::Endpoint;
 use crate::ether::Mac;
@@ -26,7 +26,7 @@ pub const fn old_l2(endpoint: Endpoint, uid: u32) -> Mac {
     with_uid(endpoint, uid, 0x02)
 }
 
-/// All patterns for one interface, the current one first.
+/// All derived addresses of one interface, the current one first.
 #[must_use]
 pub const fn static_addresses(endpoint: Endpoint, uid: u32) -> [Mac; 3] {
     [current(endpoint), old(endpoint, uid), old_l2(endpoint, uid)]
@@ -50,13 +50,13 @@ mod tests {
     }
 
     #[test]
-    fn current_pattern() {
+    fn current_images() {
         assert_eq!(current(endpoint(1, 0, 1)).to_string(), "aa:bb:cc:00:01:10");
         assert_eq!(current(endpoint(1023, 3, 2)).to_string(), "aa:bb:cc:03:ff:23");
     }
 
     #[test]
-    fn old_patterns_spread_the_id_over_the_first_byte() {
+    fn old_images_spread_the_id_over_the_first_byte() {
         let firsts = [1, 256, 512, 768].map(|id| old(endpoint(id, 0, 0), 1000).0[0]);
         assert_eq!(firsts, [0x0e, 0x2e, 0x4e, 0x6e]);
         let firsts = [1, 256, 512, 768].map(|id| old_l2(endpoint(id, 0, 0), 1000).0[0]);
@@ -67,10 +67,10 @@ mod tests {
     proptest! {
         /// The BPF program looks a destination up among the static_addresses ones only if its U/L bit is set.
         #[test]
-        fn every_pattern_is_a_locally_administered_station(id in 1u16..=1024, interface: u8, uid: u32) {
+        fn every_derived_address_is_locally_administered_unicast(id in 1u16..=1024, interface: u8, uid: u32) {
             let endpoint = Endpoint { id: InstanceId::new(id).unwrap(), interface: Interface(interface) };
             for mac in static_addresses(endpoint, uid) {
-                prop_assert!(!mac.is_group());
+                prop_assert!(!mac.is_multicast());
                 prop_assert!(mac.0[0] & 2 != 0);
             }
         }

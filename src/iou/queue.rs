@@ -60,7 +60,7 @@ fn pseudo_sockets(count: usize) -> io::Result<Vec<OwnedFd>> {
 /// How many sockets, and where to.
 type SocketOrder = (usize, channel::Sender<io::Result<Vec<OwnedFd>>>);
 
-/// The thread that makes deep sockets, one a process. Its namespace takes CAP_SYS_ADMIN, which is given up when all is
+/// The thread that makes deep sockets, one per process. Its namespace takes CAP_SYS_ADMIN, which is given up when all is
 /// up; so it is started then, and stays there, without any capability, for sockets that are made again later.
 fn socket_maker() -> Result<channel::Sender<SocketOrder>, String> {
     static MAKER: OnceLock<Result<channel::Sender<SocketOrder>, String>> = OnceLock::new();

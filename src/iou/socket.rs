@@ -1,4 +1,4 @@
-//! The Unix datagram sockets in a [directory](super::directory): ours, bound under the pseudo ids, and those of the routers.
+//! The Unix datagram sockets in a [directory](super::netio::Directory): ours, bound under the pseudo ids, and those of the routers.
 
 use super::InstanceId;
 use super::lock::{self, Holder, Lock};
@@ -79,10 +79,10 @@ pub enum ConnectError {
     /// It has no socket: it does not run.
     #[error("the router has no socket")]
     Absent,
-    /// Its socket is there but nobody reads it: it was killed, or is about to start.
-    #[error("nobody reads the router's socket")]
+    /// Its socket is there but no process reads it: the router was killed, or is about to start.
+    #[error("no process reads the router's socket")]
     Refused,
-    /// Somebody else put it there.
+    /// Another user put it there.
     #[error("its socket belongs to user {0}, who is neither the routers' user nor root: remove it")]
     Foreign(u32),
     /// The system refuses.
@@ -93,14 +93,14 @@ pub enum ConnectError {
 /// The pseudo sockets of a lab.
 #[derive(Debug)]
 pub struct Bound {
-    /// One an id, in the order asked for.
+    /// One per id, in the order asked for.
     pub sockets: Vec<PseudoSocket>,
     /// Set if their queues are short.
     pub warning: Option<ShortQueue>,
 }
 
 /// A bound pseudo socket with its lock. Dropping it removes the socket file, unless that is another's by now, and
-/// lets go of the lock.
+/// releases the lock.
 #[derive(Debug)]
 pub struct PseudoSocket {
     /// The instance id that it stands for.
@@ -183,7 +183,7 @@ pub fn bind_keepalives(directory: &Directory, id: InstanceId) -> Result<PseudoSo
     Ok(PseudoSocket { id, fd, path: directory.socket(id), file, directory: directory.clone(), lock: None })
 }
 
-/// Binds `socket`, whose id nobody else may use. Returns device and inode of the socket file.
+/// Binds `socket`, whose id no other process may use. Returns device and inode of the socket file.
 fn put_in_place(directory: &Directory, id: InstanceId, socket: BorrowedFd<'_>) -> Result<(u64, u64), Error> {
     let path = || directory.socket(id);
     let name = directory.name(id);
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_to_a_router_has_room() {
+    fn the_send_buffer_of_a_router_socket_is_deep() {
         let (_base, directory) = directory();
         let _router = UnixDatagram::bind(directory.socket(id(1))).unwrap();
         let socket = connect_router(&directory, id(1)).unwrap();
@@ -566,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn keepalives_have_a_folder_of_their_own() {
+    fn keepalives_have_a_directory_of_their_own() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("netl15");
         assert_eq!(keepalive_path(&base.path().join("netio5"), 7), path);

@@ -14,7 +14,7 @@ pub(super) const IPV4: &str = "10.10.0.0/16";
 /// IPv6 prefix in which everybody is.
 pub(super) const IPV6: &str = "fd00:10::/64";
 
-/// The station on the wire that pings.
+/// The host on the wire that pings.
 pub(super) const WIRE: [IpAddr; 2] = [v4(10, 10, 255, 254), v6(0xfffe)];
 /// The host, on the NIC that it shares with the routers.
 pub(super) const HOST: [IpAddr; 2] = [v4(10, 10, 255, 1), v6(0xffff)];

@@ -174,7 +174,7 @@ fn lookup_all(
             }
             while let Some(name) = next(&queue) {
                 let answer = lookup(&*resolver, &name);
-                // Nobody listens any more once the deadline is over.
+                // The receiver is gone once the deadline is over.
                 if sender.send((name, answer)).is_err() {
                     return;
                 }
@@ -322,7 +322,7 @@ mod tests {
         assert!(system.is_own_name(&rustix::system::uname().nodename().to_string_lossy()));
         assert!(!system.is_own_name("not-this-one"));
         assert!(system.is_own_address(IpAddr::V4(Ipv4Addr::LOCALHOST)));
-        // TEST-NET-1 (RFC 5737) is nobody's.
+        // TEST-NET-1 (RFC 5737) is on no machine.
         assert!(!system.is_own_address(OTHER));
     }
 }

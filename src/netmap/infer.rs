@@ -26,7 +26,7 @@ const LAST_ROUTER_ID: u16 = 512;
 pub struct Inferred {
     /// The pseudo ids, ascending, at least one.
     pub ids: Vec<InstanceId>,
-    /// Ids that the file shows to be pseudo ids too, but someone uses them, ascending.
+    /// Ids that the file shows to be pseudo ids too, but are in use, ascending.
     pub in_use: Vec<(InstanceId, Why)>,
 }
 
@@ -93,7 +93,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Ids that would be pseudo ids if nobody used them.
+    /// Ids that would be pseudo ids if they were not in use.
     #[must_use]
     pub fn in_use(&self) -> Vec<InstanceId> {
         let Self::Nothing { ids, .. } = self else { return Vec::new() };

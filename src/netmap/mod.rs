@@ -63,7 +63,7 @@ pub enum Error {
     Faults(Faults),
 }
 
-/// All faulty lines of one file. Displayed one a line, as `FILE:LINE:COLUMN: "TEXT": what is expected`.
+/// All faulty lines of one file. Displayed one per line, as `FILE:LINE:COLUMN: "TEXT": what is expected`.
 #[derive(Debug)]
 pub struct Faults {
     /// The file.

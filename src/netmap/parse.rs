@@ -357,7 +357,7 @@ mod tests {
         refused(Path::new("/dev/zero"), "no plain file");
         let directory = tempfile::tempdir().unwrap();
         refused(directory.path(), "no plain file");
-        // Nobody writes to it: opening it in the usual way would wait for that.
+        // It has no writer: an ordinary open would wait for one.
         let fifo = directory.path().join("fifo");
         let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, mode, 0).unwrap();

@@ -139,7 +139,7 @@ impl Links {
         let below = below.iter().map(|link| link.index).chain(ends);
         let all = self.closure(below, |link| self.above(link));
         let own = all.into_iter().filter_map(|link| link.mac);
-        own.filter(|mac| !mac.is_zero() && !mac.is_group() && !is_shared(*mac)).collect()
+        own.filter(|mac| !mac.is_zero() && !mac.is_multicast() && !is_shared(*mac)).collect()
     }
 
     /// What `link` gets frames from directly.

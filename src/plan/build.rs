@@ -218,8 +218,8 @@ impl Plan {
         Ok(())
     }
 
-    /// Gives every router and every pseudo instance a worker, in turn: equal shares, and the same worker both
-    /// ways where routers and pseudo instances come in pairs, as most files have them.
+    /// Gives every router and every pseudo instance a worker, in turn: equal shares, and the same worker in
+    /// both directions where routers and pseudo instances come in pairs, as most files have them.
     pub(super) fn share_out(&mut self) {
         for (index, router) in self.routers.iter_mut().enumerate() {
             router.worker = index % self.workers;
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_has_headers_for_both_ways() {
+    fn a_link_has_headers_for_both_directions() {
         let plan = plan("1:0/1 501:0/0", &[501], &["eth0"]).unwrap();
         assert_eq!(plan.ports[P[0]].from_router.0, [0x01, 0xf5, 0x00, 0x01, 0x00, 0x10, 0x01, 0x00]);
         assert_eq!(plan.ports[P[0]].to_router.0, [0x00, 0x01, 0x01, 0xf5, 0x10, 0x00, 0x01, 0x00]);
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
+    fn invalid_bindings_and_lines_are_refused() {
         let error = |netmap, pseudo: &[u16], bindings: &[&str]| {
             plan(netmap, pseudo, bindings).unwrap_err().to_string()
         };
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_those_on_any_common_line() {
+    fn split_horizon_groups_are_ports_on_any_common_line() {
         let netmap = "513:0/0 1:0/0 2:0/0\n513:0/1 3:0/0\n513:0/2 4:0/0\n3:0/0 4:0/0 9:0/0";
         let plan = plan(netmap, &[513], &["eth0"]).unwrap();
         let split_horizon: Vec<&[PortId]> =
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn work_is_shared_equally() {
+    fn workers_get_equal_shares() {
         let netmap: String = (1..=50).map(|n| format!("{n}:0/0 {}:0/0\n", 512 + n)).collect();
         let pseudo: Vec<u16> = (513..=562).collect();
         let plan = plan_for(&netmap, &pseudo, &["eth0"], 2).unwrap();

@@ -1,7 +1,7 @@
 //! A NETMAP that changed: the new plan is numbered like the one that runs, so that what is in both keeps its place.
 //!
 //! Frames under way bear the number of their router, BPF entries and the forwarding database those of ports, workers'
-//! tables those of pseudo instances. What the new file has no more stays in the list as *retired*: nothing refers to
+//! tables those of pseudo instances. What the new file no longer has stays in the list as *retired*: nothing refers to
 //! it. Routers and pseudo instances keep their number for ever (a lab has 1024 at most) and get it back when they
 //! return; that of a retired port or link may go to another one at a later change, so that no list grows without bound.
 
@@ -21,8 +21,8 @@ pub struct Changes {
     pub added: Vec<String>,
     /// Ports that are gone.
     pub removed: Vec<String>,
-    /// Ports that stay, but have other split_horizon on their lines.
-    pub joined_otherwise: Vec<String>,
+    /// Ports that stay, but are in another split-horizon group.
+    pub regrouped: Vec<String>,
 }
 
 impl Plan {
@@ -109,7 +109,7 @@ impl Plan {
                 (false, true) => changes.added.push(self.port_name(n)),
                 (true, false) => changes.removed.push(before.port_name(n)),
                 (true, true) if self.ports[n].split_horizon != before.ports[n].split_horizon => {
-                    changes.joined_otherwise.push(self.port_name(n));
+                    changes.regrouped.push(self.port_name(n));
                 }
                 _ => {}
             }
@@ -138,7 +138,7 @@ impl Changes {
     /// True if there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.added.is_empty() && self.removed.is_empty() && self.joined_otherwise.is_empty()
+        self.added.is_empty() && self.removed.is_empty() && self.regrouped.is_empty()
     }
 }
 
@@ -150,7 +150,7 @@ impl fmt::Display for Changes {
         let parts = [
             ("added", &self.added),
             ("removed", &self.removed),
-            ("with other neighbours", &self.joined_otherwise),
+            ("with another split-horizon group", &self.regrouped),
         ];
         let mut blank = "";
         for (what, ports) in parts.into_iter().filter(|(_, ports)| !ports.is_empty()) {
@@ -266,12 +266,12 @@ mod tests {
     }
 
     #[test]
-    fn a_router_that_joins_a_line_is_a_neighbour_there() {
+    fn a_router_that_joins_a_line_joins_its_split_horizon_group() {
         let first = with("1:0/0 513:0/0");
         let second = with("2:0/0 1:0/0 513:0/0").following(&first).unwrap();
         let changes = second.changes(&first);
         assert_eq!((changes.added.len(), changes.removed.len()), (1, 0));
-        assert_eq!(changes.joined_otherwise, ["1:0/0 via 513:0/0 on eth0"]);
+        assert_eq!(changes.regrouped, ["1:0/0 via 513:0/0 on eth0"]);
         let [two, three] = [2, 3].map(PortId::new);
         assert_eq!(second.ports[two].split_horizon, [two, three]);
         assert_eq!(second.ports[three].split_horizon, [two, three]);
@@ -334,7 +334,7 @@ mod tests {
 
     proptest! {
         /// However often the file changes: the plan says what the file says; what is in both keeps its number; routers
-        /// and pseudo instances keep theirs for ever, and their worker; what is retired nobody refers to.
+        /// and pseudo instances keep theirs for ever, and their worker; nothing refers to what is retired.
         #[test]
         fn numbers_keep_their_meaning(files in prop::collection::vec(wiring(), 1..8)) {
             let mut running = with("");

@@ -31,7 +31,7 @@ pub struct Plan {
     pub workers: usize,
     /// The labs.
     pub labs: Vec<Lab>,
-    /// The LANs, one a NIC.
+    /// The LANs, one per NIC.
     pub lans: IdVec<SegmentId, Lan>,
     /// The pseudo instances, whose sockets are ours.
     pub pseudos: Vec<Pseudo>,
@@ -78,7 +78,7 @@ pub struct Pseudo {
     pub worker: usize,
     /// Its links.
     pub links: Vec<usize>,
-    /// False once the NETMAP has it no more; its number is kept.
+    /// False once the NETMAP no longer has it; its number is kept.
     pub live: bool,
 }
 
@@ -95,7 +95,7 @@ pub struct Link {
     pub line: u32,
     /// The router endpoints on the line.
     pub ports: Vec<PortId>,
-    /// False once the NETMAP has it no more; then nothing refers to it, and its number is free for another.
+    /// False once the NETMAP no longer has it; then nothing refers to it, and its number is free for another.
     pub live: bool,
 }
 
@@ -114,7 +114,7 @@ pub struct Port {
     pub from_router: Header,
     /// Ports that this one reaches without us, on a common NETMAP line, and itself; ascending.
     pub split_horizon: Vec<PortId>,
-    /// False once the NETMAP has it no more; then nothing refers to it, and its number is free for another.
+    /// False once the NETMAP no longer has it; then nothing refers to it, and its number is free for another.
     pub live: bool,
 }
 
@@ -127,7 +127,7 @@ pub struct Router {
     pub id: InstanceId,
     /// The worker that sends to it.
     pub worker: usize,
-    /// False once the NETMAP has it no more; its number is kept, for frames under way bear it.
+    /// False once the NETMAP no longer has it; its number is kept because frames under way bear it.
     pub live: bool,
 }
 

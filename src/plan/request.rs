@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bindings_that_make_no_sense_say_why() {
+    fn invalid_bindings_say_why() {
         for (text, why) in [
             ("", "no name"),
             ("=513", "no name"),

@@ -60,7 +60,7 @@ counters! {
     link_down,
     /// Not sent: no socket file there (ENOENT).
     no_socket,
-    /// Not sent: nobody behind the socket file (ECONNREFUSED).
+    /// Not sent: no process reads the socket file (ECONNREFUSED).
     refused,
     /// Not sent: the receiver's queue was full (EAGAIN).
     full,

@@ -25,9 +25,9 @@ pub struct Keepalives {
 }
 
 impl Keepalives {
-    /// With the timers of IOU: one a second, and down after ten.
+    /// With the timers of IOU: one per second, and down after ten.
     #[must_use]
-    pub fn in_folder(directory: PathBuf) -> Self {
+    pub fn in_directory(directory: PathBuf) -> Self {
         Self { directory, period: Duration::from_secs(1), timeout: Duration::from_secs(10) }
     }
 }
@@ -143,7 +143,7 @@ impl L1 {
         if now >= self.next {
             self.next = now + self.period;
             for (header, path) in self.ports.iter().filter(|port| port.up).flat_map(|port| &port.peers) {
-                // Nobody there, or no room: that is what keepalives are for.
+                // No peer, or its queue is full: keepalives exist to find that out.
                 let _ = self.socket.send_to(&header.0, path);
             }
         }
@@ -196,7 +196,7 @@ mod tests {
         let peer = UnixDatagram::bind(directory.path().join("L1513")).unwrap();
         peer.set_nonblocking(true).unwrap();
         let mut l1 =
-            L1::bind(&wiring, &Keepalives::in_folder(directory.path().to_path_buf()), start).unwrap();
+            L1::bind(&wiring, &Keepalives::in_directory(directory.path().to_path_buf()), start).unwrap();
         let heard = || std::iter::from_fn(|| peer.recv(&mut [0; 16]).ok()).count();
 
         assert_eq!(l1.deadline(), start);

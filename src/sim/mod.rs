@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn echo_leaves_other_stations_and_groups_alone() {
+    fn echo_ignores_other_addresses_and_multicast() {
         let directory = tempfile::tempdir().unwrap();
         let lines = [vec![endpoint(1, 0, 0), endpoint(501, 0, 0)]];
         let mut simulation = simulation(directory.path(), &lines, &[1], &Role::Echo);

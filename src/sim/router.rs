@@ -55,17 +55,17 @@ pub enum Role {
     Sink,
 }
 
-enum Station {
+enum Attached {
     Stack(Box<Stack>),
     Tap(Tap),
     Echo,
-    Nobody,
+    Sink,
 }
 
 struct Port {
     mac: Mac,
     peers: Vec<Peer>,
-    station: Station,
+    attached: Attached,
 }
 
 /// An endpoint at the other end: the header of what goes there and the socket it goes to.
@@ -122,24 +122,24 @@ impl Router {
                     Ok(Peer { header: Header::data(peer, own), address })
                 })
                 .collect::<Result<_, Error>>()?;
-            let station = match role {
+            let attached = match role {
                 Role::Stack { addresses, mtu } if number == 0 => {
                     let [v4, v6] = addresses.both(id)?;
                     let addresses = [
                         IpCidr::new(v4.into(), addresses.v4.prefix),
                         IpCidr::new(v6.into(), addresses.v6.prefix),
                     ];
-                    Station::Stack(Box::new(Stack::new(mac, addresses, *mtu, Instant::now())))
+                    Attached::Stack(Box::new(Stack::new(mac, addresses, *mtu, Instant::now())))
                 }
                 Role::Tap { name, namespace, mtu } => {
                     let several = wiring.interfaces().len() > 1;
                     let name = if several { format!("{name}{number}") } else { name.clone() };
-                    Station::Tap(Tap::create(&name, mac, *mtu, namespace)?)
+                    Attached::Tap(Tap::create(&name, mac, *mtu, namespace)?)
                 }
-                Role::Echo => Station::Echo,
-                Role::Stack { .. } | Role::Sink => Station::Nobody,
+                Role::Echo => Attached::Echo,
+                Role::Stack { .. } | Role::Sink => Attached::Sink,
             };
-            ports.push(Port { mac, peers, station });
+            ports.push(Port { mac, peers, attached });
         }
         Ok(Self { wiring, socket, ports, sink: *role == Role::Sink, counters: Counters::default(), l1: None })
     }
@@ -179,8 +179,8 @@ impl Router {
     /// The descriptors to wait for, each with the number that [`Router::readable`] wants: 0 the socket, then the
     /// TAP devices.
     pub(super) fn descriptors(&self) -> impl Iterator<Item = (u32, BorrowedFd<'_>)> {
-        let taps = self.ports.iter().zip(1..).filter_map(|(port, source)| match &port.station {
-            Station::Tap(tap) => Some((source, tap.as_fd())),
+        let taps = self.ports.iter().zip(1..).filter_map(|(port, source)| match &port.attached {
+            Attached::Tap(tap) => Some((source, tap.as_fd())),
             _ => None,
         });
         let l1 = self.l1.as_ref().map(|l1| (L1_SOURCE, l1.as_fd()));
@@ -236,7 +236,7 @@ impl Router {
     }
 
     fn read_tap(&mut self, port: usize, scratch: &mut Scratch) -> io::Result<()> {
-        let Port { station: Station::Tap(tap), peers, .. } = &self.ports[port] else { return Ok(()) };
+        let Port { attached: Attached::Tap(tap), peers, .. } = &self.ports[port] else { return Ok(()) };
         for _ in 0..BURST {
             let length = tap.recv(&mut scratch.input[header::LEN..])?;
             if self.l1.as_ref().is_some_and(|l1| !l1.is_up(port)) {
@@ -262,7 +262,7 @@ impl Router {
             if self.l1.as_ref().is_some_and(|l1| !l1.is_up(number)) {
                 continue;
             }
-            if let Station::Stack(stack) = &mut port.station {
+            if let Attached::Stack(stack) = &mut port.attached {
                 stack.egress(now, out);
                 out.each(|datagram| send(&self.socket, &port.peers, &mut self.counters, datagram));
                 out.clear();
@@ -276,15 +276,15 @@ impl Router {
     }
 
     fn stack(&self) -> Option<&Stack> {
-        self.ports.iter().find_map(|port| match &port.station {
-            Station::Stack(stack) => Some(&**stack),
+        self.ports.iter().find_map(|port| match &port.attached {
+            Attached::Stack(stack) => Some(&**stack),
             _ => None,
         })
     }
 
     fn stack_mut(&mut self) -> Option<&mut Stack> {
-        self.ports.iter_mut().find_map(|port| match &mut port.station {
-            Station::Stack(stack) => Some(&mut **stack),
+        self.ports.iter_mut().find_map(|port| match &mut port.attached {
+            Attached::Stack(stack) => Some(&mut **stack),
             _ => None,
         })
     }
@@ -301,24 +301,24 @@ impl Port {
         counters: &mut Counters,
     ) {
         let frame = &mut datagram[header::LEN..];
-        match &mut self.station {
-            Station::Stack(_) if is_tagged(frame) => counters.tagged += 1,
-            Station::Stack(stack) => {
+        match &mut self.attached {
+            Attached::Stack(_) if is_tagged(frame) => counters.tagged += 1,
+            Attached::Stack(stack) => {
                 stack.frame(frame, now, out);
                 out.each(|answer| send(socket, &self.peers, counters, answer));
                 out.clear();
             }
-            Station::Tap(tap) => {
+            Attached::Tap(tap) => {
                 if tap.send(frame).is_err() {
                     counters.tap_down += 1;
                 }
             }
-            Station::Echo if frame[..6] == self.mac.0 => {
+            Attached::Echo if frame[..6] == self.mac.0 => {
                 let (destination, source) = frame[..12].split_at_mut(6);
                 destination.swap_with_slice(source);
                 send(socket, &self.peers, counters, datagram);
             }
-            Station::Echo | Station::Nobody => {}
+            Attached::Echo | Attached::Sink => {}
         }
     }
 }

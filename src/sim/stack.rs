@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// Identifier of the echo requests that a simulated router sends.
 const IDENT: u16 = 0x1050;
 
-/// Frames kept while the address of the station that gets the answer is being resolved.
+/// Frames kept while the address of the host that gets the answer is being resolved.
 const HELD: usize = 4;
 
 /// How long they are kept.
@@ -150,8 +150,8 @@ impl Stack {
 
     /// Takes a frame from the cable; what it answers goes to `out`.
     ///
-    /// A station may know this router's address from before it restarted, and ping without asking. Then smoltcp asks for
-    /// the station's address, forgets the ping, and asks for no other station for a second. Routers keep such packets:
+    /// A host may know this router's address from before it restarted, and ping without asking. Then smoltcp asks for
+    /// the host's address, forgets the ping, and asks for no other host for a second. Routers keep such packets:
     /// so the frame is kept until the answer comes, and smoltcp's second of silence is skipped.
     pub(super) fn frame(&mut self, frame: &[u8], now: Instant, out: &mut Outbox) {
         if self.ingress(frame, now, out) && self.held.len() < HELD {
@@ -171,7 +171,7 @@ impl Stack {
         self.egress(now, out);
     }
 
-    /// Hands `frame` to smoltcp. Returns true if all it had to say was the question for a station's address.
+    /// Hands `frame` to smoltcp. Returns true if all it had to say was the question for a host's address.
     fn ingress(&mut self, frame: &[u8], now: Instant, out: &mut Outbox) -> bool {
         let before = out.ends.len();
         let ticks = self.ticks(now);
@@ -239,7 +239,7 @@ enum Resolution {
     Answer,
 }
 
-/// Whether `frame` asks for or tells a station's address (ARP, neighbour discovery).
+/// Whether `frame` asks for or tells a host's address (ARP, neighbour discovery).
 fn resolution(frame: &[u8]) -> Option<Resolution> {
     let at = |offset: usize| frame.get(offset).copied();
     match (at(12)?, at(13)?) {
@@ -271,7 +271,7 @@ mod tests {
     use smoltcp::wire::{Ipv4Address, Ipv4Cidr};
 
     const MAC: Mac = Mac([0xaa, 0xbb, 0xcc, 0, 1, 0]);
-    const STATION: [u8; 6] = [2, 0, 0, 0, 0, 9];
+    const HOST: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
     fn stack(now: Instant) -> Stack {
         let v4 = Ipv4Cidr::new(Ipv4Address::new(10, 10, 0, 2), 16);
@@ -287,15 +287,15 @@ mod tests {
     }
 
     fn ethernet(kind: u16, payload: &[u8]) -> Vec<u8> {
-        let mut frame = [&MAC.0[..], &STATION, &kind.to_be_bytes(), payload].concat();
+        let mut frame = [&MAC.0[..], &HOST, &kind.to_be_bytes(), payload].concat();
         frame.resize(frame.len().max(60), 0);
         frame
     }
 
-    /// Operation 1 asks for the router's address, 2 tells the station's, 10.10.255.9.
+    /// Operation 1 asks for the router's address, 2 tells the host's, 10.10.255.9.
     fn arp(operation: u8) -> Vec<u8> {
         let head = [0, 1, 8, 0, 6, 4, 0, operation];
-        ethernet(0x0806, &[&head[..], &STATION, &[10, 10, 255, 9], &MAC.0, &[10, 10, 0, 2]].concat())
+        ethernet(0x0806, &[&head[..], &HOST, &[10, 10, 255, 9], &MAC.0, &[10, 10, 0, 2]].concat())
     }
 
     fn echo_request() -> Vec<u8> {
@@ -321,14 +321,14 @@ mod tests {
         stack.frame(&arp(1), now, &mut out);
         stack.frame(&echo_request(), now, &mut out);
         let [reply, pong] = &frames(&mut out)[..] else { panic!("one answer each") };
-        assert_eq!(reply[..14], [&STATION[..], &MAC.0, &[8, 6]].concat());
+        assert_eq!(reply[..14], [&HOST[..], &MAC.0, &[8, 6]].concat());
         assert_eq!((reply[21], &reply[22..28]), (2, &MAC.0[..]));
         assert_eq!(pong.len(), 14 + 20 + 8 + 4);
         assert_eq!((pong[34], &pong[42..]), (0, &b"data"[..]));
     }
 
     #[test]
-    fn a_ping_from_an_unknown_station_is_answered_once_it_is_resolved() {
+    fn a_ping_from_an_unknown_host_is_answered_once_it_is_resolved() {
         let now = Instant::now();
         let (mut stack, mut out) = (stack(now), Outbox::default());
         stack.frame(&echo_request(), now, &mut out);

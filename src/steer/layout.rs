@@ -19,7 +19,7 @@ pub const MAX_STEERED: usize = STEER_CHUNK - HEAD;
 /// The largest frame, in bytes, that is steered where frames may take several chunks: four of them.
 pub const MAX_LARGE: usize = CHUNKS * STEER_CHUNK - HEAD;
 /// The numbers of routers are below this; it stands for a broadcast or multicast frame in a stamp (`--exclusive`).
-pub const STAMP_GROUP: u16 = MAX_ROUTERS as u16;
+pub const STAMP_BUM: u16 = MAX_ROUTERS as u16;
 /// Bytes in front of a frame that was copied into a ring buffer.
 pub const COPY_HEAD: usize = 16;
 /// The largest frame, in bytes, whose copy takes 2 kB of a ring buffer: less the kernel's header of 8 and
@@ -30,7 +30,7 @@ pub const COPY_LARGE: usize = 16384 - COPY_HEAD - 8;
 /// Bytes of a ring buffer for copies, one for each worker of a NIC: 511 frames of up to [`COPY_SMALL`] (the kernel
 /// never fills a ring buffer to its last byte).
 pub const COPY_RING: u32 = 1 << 20;
-/// Bytes of the ring buffer for moved stations.
+/// Bytes of the ring buffer for moved addresses.
 pub const MOVES_RING: usize = 1 << 16;
 
 const TIME_BITS: u32 = 48;
@@ -46,7 +46,7 @@ impl Stamp {
         packet.first_chunk().map(|bytes| Self(u64::from_ne_bytes(*bytes)))
     }
 
-    /// Index of the router, or [`STAMP_GROUP`].
+    /// Index of the router, or [`STAMP_BUM`].
     #[must_use]
     pub const fn router(self) -> u16 {
         (self.0 >> TIME_BITS) as u16
@@ -58,8 +58,8 @@ impl Stamp {
         now.wrapping_sub(self.0) & ((1 << TIME_BITS) - 1)
     }
 
-    /// When it arrived, reckoned from `now`: `CLOCK_MONOTONIC`, ns. 0 for an age that the machine has not reached: a stamp that makes no
-    /// sense.
+    /// When it arrived, reckoned from `now`: `CLOCK_MONOTONIC`, ns. 0 for an age that the machine has not reached: an
+    /// invalid stamp.
     #[must_use]
     pub const fn time(self, now: u64) -> u64 {
         now.saturating_sub(self.age(now))
@@ -87,9 +87,9 @@ pub enum Count {
     /// Their bytes, as on the wire.
     SteeredBytes,
     /// Broadcast and multicast frames seen.
-    Group,
+    Bum,
     /// Copies of broadcast and multicast frames put into ring buffers.
-    GroupCopies,
+    BumCopies,
     /// Copies of unknown unicast put into ring buffers.
     UnknownCopies,
     /// Unicast left to the host.
@@ -100,27 +100,27 @@ pub enum Count {
     RouterDown,
     /// Dropped: too large to steer or to copy.
     TooLarge,
-    /// Copies dropped: no room in the ring buffer.
+    /// Copies dropped: the ring buffer was full.
     CopyRingFull,
     /// Dropped: the worker has not yet taken what is on its way to it.
     WorkerBusy,
     /// Fault: no AF_XDP ring, or the head did not move.
     NoRing,
-    /// Stations that moved to the wire.
+    /// Addresses that moved to the wire.
     Moved,
     /// Broadcast and multicast frames redirected to a ring, with `--exclusive`.
-    GroupSteered,
+    BumSteered,
 }
 
 /// Number of counters.
-pub const COUNTS: usize = Count::GroupSteered as usize + 1;
+pub const COUNTS: usize = Count::BumSteered as usize + 1;
 
 /// What a copy in a ring buffer is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CopyKind {
     /// A broadcast or multicast frame, for every port of the LAN.
-    Group,
-    /// A unicast frame to an unknown station, for the port that asked for those.
+    Bum,
+    /// A unicast frame to an unknown address, for the port that gets those.
     Unknown,
 }
 
@@ -142,24 +142,24 @@ impl<'a> Copied<'a> {
         let time = u64::from_ne_bytes(*record.first_chunk()?);
         let len = u32::from_ne_bytes(*record.get(8..)?.first_chunk()?) as usize;
         let kind = match u32::from_ne_bytes(*record.get(12..)?.first_chunk()?) {
-            0 => CopyKind::Group,
+            0 => CopyKind::Bum,
             _ => CopyKind::Unknown,
         };
         Some(Self { time, kind, frame: record.get(COPY_HEAD..)?.get(..len)? })
     }
 }
 
-/// Key of a learned station: `struct station`.
+/// Key of a dynamic entry: `struct address`.
 #[must_use]
-pub fn address_key(station: &Address) -> [u8; 12] {
+pub fn address_key(address: &Address) -> [u8; 12] {
     let mut key = [0; 12];
-    key[..6].copy_from_slice(&station.mac.0);
-    key[6..8].copy_from_slice(&station.outer_vid.to_be_bytes());
-    key[8..10].copy_from_slice(&station.inner_vid.to_be_bytes());
+    key[..6].copy_from_slice(&address.mac.0);
+    key[6..8].copy_from_slice(&address.outer_vid.to_be_bytes());
+    key[8..10].copy_from_slice(&address.inner_vid.to_be_bytes());
     key
 }
 
-/// The station in `struct moved`, and whether it was a is_static address. `None` if `record` is not one.
+/// The address in `struct moved`, and whether its entry was static. `None` if `record` is not one.
 #[must_use]
 pub fn read_moved(record: &[u8]) -> Option<(Address, bool)> {
     let mac = Mac(*record.first_chunk()?);
@@ -176,7 +176,7 @@ pub fn mac_word(mac: Mac) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
 }
 
-/// Where a station is: `struct port`.
+/// What an address is behind, a router's interface: `struct port`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortEntry {
     /// The header that the router wants.

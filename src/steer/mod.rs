@@ -1,6 +1,6 @@
 //! The XDP program on a NIC, and the BPF maps through which it is told what to do.
 //!
-//! One [`Steering`] a NIC: the maps are the NIC side of its LAN's forwarding database.
+//! One [`Steering`] per NIC: the maps are the XDP half of its LAN's forwarding database.
 
 pub mod layout;
 
@@ -58,9 +58,9 @@ pub struct Options {
     pub queues: usize,
     /// The host does not use this NIC: broadcast and multicast frames need not reach it.
     pub exclusive: bool,
-    /// Room for learned stations.
+    /// Dynamic entries that there is room for.
     pub dynamic_entries: usize,
-    /// Room for static_fdb addresses.
+    /// Static entries that there is room for.
     pub static_entries: usize,
 }
 
@@ -83,7 +83,7 @@ pub struct Tables {
 }
 
 impl Steering {
-    /// Loads the program. It passes everything to the host until it is [attached](crate::nic::attach) and its
+    /// Loads the program. It passes everything to the host until it is attached and its
     /// shared value says `live`.
     ///
     /// # Errors
@@ -196,7 +196,7 @@ impl Steering {
         Ok((ring, map.as_fd()))
     }
 
-    /// The ring buffer that tells of stations that moved to the wire, and a descriptor to wait on.
+    /// The ring buffer that reports addresses that moved to the wire, and a descriptor to wait on.
     ///
     /// # Errors
     /// [`Error::Mapping`].
@@ -209,30 +209,30 @@ impl Steering {
 }
 
 impl Tables {
-    /// `station` is at `entry`.
+    /// `address` is at `entry`.
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn insert_dynamic(&self, station: &Address, entry: &PortEntry) -> Result<(), Error> {
+    pub fn insert_dynamic(&self, address: &Address, entry: &PortEntry) -> Result<(), Error> {
         self.shared.any_dynamic.store(1, Relaxed);
         self.dynamic_fdb
-            .update(&address_key(station), &entry.bytes(), MapFlags::ANY)
+            .update(&address_key(address), &entry.bytes(), MapFlags::ANY)
             .map_err(|source| Error::Map { map: "dynamic_fdb", source })
     }
 
-    /// `station` is forgotten. That it is gone already is no error.
+    /// Removes the entry of `address`. If there is none, that is no error.
     ///
     /// # Errors
     /// [`Error::Map`].
-    pub fn remove_dynamic(&self, station: &Address) -> Result<(), Error> {
-        forget(self.dynamic_fdb.delete(&address_key(station)))
+    pub fn remove_dynamic(&self, address: &Address) -> Result<(), Error> {
+        forget(self.dynamic_fdb.delete(&address_key(address)))
             .map_err(|source| Error::Map { map: "dynamic_fdb", source })
     }
 
-    /// Whether `station` has an entry. What cannot be read counts as there.
+    /// Whether `address` has an entry. What cannot be read counts as there.
     #[must_use]
-    pub fn has_dynamic(&self, station: &Address) -> bool {
-        !matches!(self.dynamic_fdb.lookup(&address_key(station), MapFlags::ANY), Ok(None))
+    pub fn has_dynamic(&self, address: &Address) -> bool {
+        !matches!(self.dynamic_fdb.lookup(&address_key(address), MapFlags::ANY), Ok(None))
     }
 
     /// Whether `mac` has an entry. What cannot be read counts as there.
@@ -251,7 +251,7 @@ impl Tables {
             .map_err(|source| Error::Map { map: "static_fdb", source })
     }
 
-    /// `mac` is forgotten. That it is gone already is no error.
+    /// Removes the entry of `mac`. If there is none, that is no error.
     ///
     /// # Errors
     /// [`Error::Map`].

@@ -72,7 +72,7 @@ pub struct SteerShared {
     /// By worker: 1 while it sleeps and wants to be woken for broadcast and multicast frames.
     pub asleep: [AtomicU32; 64],
     /// Bit w: worker w has routers on this LAN.
-    pub group_workers: AtomicU64,
+    pub bum_workers: AtomicU64,
     /// The NIC's own address, as the program compares it.
     pub nic_mac: AtomicU64,
     /// 0: pass everything.
@@ -82,7 +82,7 @@ pub struct SteerShared {
     /// 1: unknown unicast is copied.
     pub flood_unknown: AtomicU32,
     /// With `--exclusive`: the worker that gets broadcast and multicast frames by redirect.
-    pub group_owner: AtomicU32,
+    pub bum_owner: AtomicU32,
     /// 0: no address was ever learned, so none is looked up.
     pub any_dynamic: AtomicU32,
     /// The largest frame that is steered, bytes.

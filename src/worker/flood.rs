@@ -46,7 +46,7 @@ pub(super) fn send_copies(
         egress.send_copied(copies, batch, port, cache, poller);
     }
     let unknown = batch.len();
-    batch.select(copies, count, CopyKind::Group);
+    batch.select(copies, count, CopyKind::Bum);
     batch.remember(copies, lan);
     for port in ports.all {
         egress.send_copied(copies, batch, port, cache, poller);

@@ -18,7 +18,7 @@ use crate::ether::checksum;
 use crate::iou::header;
 use crate::lan::Lan;
 use crate::stats::{Fault, WorkerCounts};
-use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_GROUP, STEER_CHUNK, Stamp};
+use crate::steer::layout::{HEAD, MAX_STEERED, STAMP, STAMP_BUM, STEER_CHUNK, Stamp};
 use crate::sys::mmsg::CHUNKS;
 use crate::sys::ringbuf::RingBuffer;
 use crate::sys::shared::SteerCredits;
@@ -229,7 +229,7 @@ impl NicIngress<'_> {
     /// The stamp in front of a steered fragment, unless it is invalid.
     fn stamp(&self, fragment: &Fragment) -> Option<Stamp> {
         let stamp = Stamp::read(self.cache.umem().data(fragment)).filter(|_| fragment.len() > HEAD)?;
-        let known = usize::from(stamp.router()) < self.egress.routers() || stamp.router() == STAMP_GROUP;
+        let known = usize::from(stamp.router()) < self.egress.routers() || stamp.router() == STAMP_BUM;
         known.then_some(stamp)
     }
 
@@ -243,7 +243,7 @@ impl NicIngress<'_> {
         let time = stamp.time(now);
         let mut fragment = fragment.skip(STAMP);
         checksum::complete(&mut umem.data_mut(&mut fragment)[header::LEN..]);
-        if stamp.router() != STAMP_GROUP {
+        if stamp.router() != STAMP_BUM {
             return self.egress.queue(usize::from(stamp.router()), datagram(fragment, time));
         }
         self.nic.lan.heard(&umem.data(&fragment)[header::LEN..], time);
@@ -291,7 +291,7 @@ impl NicIngress<'_> {
                 *slice = umem.data(fragment);
             }
             checksum::complete_in(&mut umem.data_mut(first)[header::LEN..], &slices[1..received]);
-            if stamp.router() != STAMP_GROUP {
+            if stamp.router() != STAMP_BUM {
                 for fragment in parts.drain(..) {
                     self.egress.queue(usize::from(stamp.router()), datagram(fragment, time));
                 }

@@ -40,7 +40,7 @@ pub(super) struct PseudoLink {
 pub(super) struct Source {
     /// Index of the port in the plan.
     pub(super) port: PortId,
-    /// Index of the router, of which there are fewer than [`STAMP_GROUP`](crate::steer::layout::STAMP_GROUP).
+    /// Index of the router, of which there are fewer than [`STAMP_BUM`](crate::steer::layout::STAMP_BUM).
     pub(super) router: u16,
     /// Its id.
     pub(super) id: InstanceId,

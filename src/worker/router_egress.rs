@@ -214,7 +214,8 @@ impl RouterEgress {
             return self.counts.count_drop(origin, DropReason::RouterDown, 1);
         }
         if !queue.has_room(origin, Cast::Copy, chunks, bound(cache.available(), self.reserve)) {
-            let why = if origin == Origin::Wire { DropReason::GroupSurplus } else { DropReason::RouterFull };
+            let why =
+                if origin == Origin::Wire { DropReason::MulticastOverflow } else { DropReason::RouterFull };
             return self.counts.count_drop(origin, why, 1);
         }
         let mut copied = std::mem::take(&mut self.parts);

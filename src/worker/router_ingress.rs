@@ -108,7 +108,7 @@ impl RouterIngress<'_> {
         let bytes = self.receiver.bytes_mut(n);
         let frame = &bytes[header::LEN..here];
         learn(&nic.lan, source, view.source, frame, now)?;
-        if view.destination.mac.is_group() {
+        if view.destination.mac.is_multicast() {
             // A loop behind another port must not teach that the sender is there.
             nic.lan.heard(frame, now);
             self.copies += nic.ports.len();

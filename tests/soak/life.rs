@@ -16,7 +16,7 @@ const REASONS: [&str; 8] = [
     "router-down",
     "stale",
     "stopped",
-    "group-surplus",
+    "multicast-overflow",
     "send-failed",
 ];
 /// The same of what goes wrong in rings.
@@ -27,7 +27,7 @@ const OF_A_WORKER: u64 = ON_A_CARD.div_ceil(2);
 
 /// How many frames to routers it has counted as lost. One copy that found no room is one for all routers of a worker.
 fn counted(summary: &Summary) -> u64 {
-    let weight = |why: &str| if why == "group-surplus" { OF_A_WORKER } else { 1 };
+    let weight = |why: &str| if why == "multicast-overflow" { OF_A_WORKER } else { 1 };
     let of = |list: &[(String, u64)], known: &[&str]| -> u64 {
         let known = list.iter().filter(|(why, _)| known.contains(&why.as_str()));
         known.map(|(why, count)| weight(why) * count).sum()
@@ -130,7 +130,7 @@ fn dropped(text: &str, interface: &str) -> Option<u64> {
 
 #[test]
 fn only_what_a_numbered_frame_can_be_lost_for_is_counted() {
-    let text = "dropped: router-full 1, router-down 20, group-surplus 2, too-long 1000, wrong-id 1000, above-mtu 1000, \
+    let text = "dropped: router-full 1, router-down 20, multicast-overflow 2, too-long 1000, wrong-id 1000, above-mtu 1000, \
                 nic-down 1000, spoofed 1000\nfaults: no-ring 300, tx-ring-full 1000, lost-wakeup 1000\n";
     assert_eq!(counted(&Summary::read(text)), 1 + 20 + 2 * OF_A_WORKER + 300);
     let reasons = iou_fast::stats::DropReason::ALL.iter().map(|why| why.text());

@@ -3,31 +3,34 @@
 //! The directory belongs to the IOU user, who can put anything there, while we are often root: everything but `bind`
 //! goes through the directory's descriptor, follows no link, and looks at what it found before it uses or changes it.
 
+mod error;
+mod paths;
+mod state;
+
+pub use error::Error;
+pub use paths::{OtherDirectory, default_path, default_uid, keepalive_path, other_directories};
+pub use state::IdState;
+#[cfg(test)]
+pub(super) use state::PATIENCE;
+use state::process_with;
+pub(super) use state::{Patience, who};
+
 use super::InstanceId;
 use super::lock::{self, Holder};
 use super::queue::datagram_socket;
+use paths::{also, base, instances};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, inotify};
 use rustix::io::Errno;
 use rustix::net::{self, SocketAddrUnix};
 use rustix::process::Uid;
-use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 /// The longest path in a `sockaddr_un`, without the NUL.
 const LONGEST_PATH: usize = 107;
-
-/// How long an id may be in use before that is believed: a process killed just now lets go of its locks and sockets
-/// some time after the `kill` (up to 62 ms were measured).
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How often to look in that time.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A directory of sockets, `/tmp/netio<uid>` or `/tmp/netl1<uid>`, held open.
 #[derive(Clone, Debug)]
@@ -37,165 +40,6 @@ pub struct Directory {
     pub(super) dir: Arc<OwnedFd>,
     /// What stands in front of the id in a socket's name: `L1` for keepalives, nothing for frames.
     prefix: &'static str,
-}
-
-/// What can be said of an instance id from outside.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum IdState {
-    /// Nobody has its lock and nothing answers at its socket.
-    Free,
-    /// A process holds its lock.
-    Locked(Holder),
-    /// Nobody has its lock, but a process reads its socket: which one, if that can be found.
-    Answers(Option<Holder>),
-    /// It cannot be told, because of this.
-    Unknown(String),
-}
-
-/// Why a netio directory, or one of keepalives, cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// `SUDO_UID` is no number.
-    #[error("SUDO_UID is \"{0}\", which is no user id: give the user who runs the routers with --uid")]
-    SudoUid(String),
-    /// Something else has the directory's name.
-    #[error("the netio directory {} is {what} and not a directory: remove it, or name another with --netio-dir", path.display())]
-    NotAFolder {
-        /// The directory.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
-    /// The directory belongs to neither the IOU user nor root.
-    #[error(
-        "the netio directory {} belongs to user {owner}, not to user {uid}: if {owner} runs the routers, give --uid {owner}{}",
-        path.display(), also(others)
-    )]
-    ForeignFolder {
-        /// The directory.
-        path: PathBuf,
-        /// Whose it is.
-        owner: u32,
-        /// Whose it should be.
-        uid: u32,
-        /// The other directories there are.
-        others: Vec<OtherFolder>,
-    },
-    /// Other users may change what is in the directory.
-    #[error(
-        "the netio directory {} is writable for {whom}, who could put sockets of their own in the place of routers': \
-         `chmod go-w {}`",
-        path.display(), path.display()
-    )]
-    OpenFolder {
-        /// The directory.
-        path: PathBuf,
-        /// For whom.
-        whom: String,
-    },
-    /// The directory can be neither opened nor made.
-    #[error("cannot {action} the netio directory {}: {source}{}", path.display(), also(others))]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// What the system said.
-        source: io::Error,
-        /// The other directories there are.
-        others: Vec<OtherFolder>,
-    },
-    /// The directory of L1 keepalives is none that can be trusted, or cannot be opened.
-    #[error("L1 keepalives are not answered: {} {why}", path.display())]
-    Keepalives {
-        /// The directory.
-        path: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-}
-
-impl Error {
-    /// True if the directory is just not there.
-    #[must_use]
-    pub fn is_absent(&self) -> bool {
-        matches!(self, Self::Directory { source, .. } if source.kind() == io::ErrorKind::NotFound)
-    }
-}
-
-/// Another netio directory.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct OtherFolder {
-    /// Its path.
-    pub path: PathBuf,
-    /// The uid in its name.
-    pub uid: u32,
-    /// How many instances have a socket in it.
-    pub sockets: usize,
-}
-
-/// The user whose netio directory is meant: `option` (from `--uid`), else `SUDO_UID`, else `real`, the real uid.
-///
-/// # Errors
-/// If `SUDO_UID` decides and is no number.
-pub fn default_uid(
-    option: Option<u32>,
-    environment: impl Fn(&str) -> Option<OsString>,
-    real: u32,
-) -> Result<u32, Error> {
-    match (option, environment("SUDO_UID")) {
-        (Some(uid), _) => Ok(uid),
-        (None, Some(text)) => {
-            let uid = text.to_str().and_then(|t| t.parse().ok());
-            uid.ok_or_else(|| Error::SudoUid(text.to_string_lossy().escape_debug().to_string()))
-        }
-        (None, None) => Ok(real),
-    }
-}
-
-/// The directory that IOU uses when user `uid` runs it.
-#[must_use]
-pub fn default_path(uid: u32) -> PathBuf {
-    format!("/tmp/netio{uid}").into()
-}
-
-/// The directory of L1 keepalives that goes with the netio directory `netio` of user `uid`: IOU makes both names of the uid.
-#[must_use]
-pub fn keepalive_path(netio: &Path, uid: u32) -> PathBuf {
-    let name = netio.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("netio"));
-    name.map_or_else(
-        || format!("/tmp/netl1{uid}").into(),
-        |rest| netio.with_file_name(format!("netl1{rest}")),
-    )
-}
-
-/// The netio directories in `base` (`/tmp`) other than `path`, ascending.
-#[must_use]
-pub fn other_folders(base: &Path, path: &Path) -> Vec<OtherFolder> {
-    let Ok(entries) = base.read_dir() else { return Vec::new() };
-    let mut directories: Vec<_> = entries
-        .filter_map(|entry| {
-            let entry = entry.ok()?;
-            let uid = entry.file_name().to_str()?.strip_prefix("netio")?.parse().ok()?;
-            // Not following links: a link to a netio directory is refused anyway.
-            let is_folder = entry.file_type().ok()?.is_dir() && entry.path() != path;
-            is_folder.then(|| OtherFolder { sockets: instances(&entry.path()), path: entry.path(), uid })
-        })
-        .collect();
-    directories.sort();
-    directories
-}
-
-/// How many instances have a socket in the directory.
-fn instances(directory: &Path) -> usize {
-    use std::os::unix::fs::FileTypeExt;
-    let Ok(entries) = directory.read_dir() else { return 0 };
-    let is_instance = |entry: io::Result<std::fs::DirEntry>| {
-        let entry = entry.ok()?;
-        let id = InstanceId::new(entry.file_name().to_str()?.parse().ok()?);
-        (id.is_some() && entry.file_type().ok()?.is_socket()).then_some(())
-    };
-    entries.filter_map(is_instance).count()
 }
 
 impl Directory {
@@ -220,7 +64,7 @@ impl Directory {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         // Without a slash at the end, which would follow a link.
         let path: PathBuf = path.components().filter(|c| *c != Component::CurDir).collect();
-        let others = || other_folders(base(&path), &path);
+        let others = || other_directories(base(&path), &path);
         let fail = |action| {
             let (path, others) = (path.clone(), others());
             move |source: Errno| Error::Directory { path, action, source: source.into(), others }
@@ -236,7 +80,7 @@ impl Directory {
         let dir = fs::open(&path, flags, Mode::empty()).map_err(|source| match source {
             Errno::NOTDIR | Errno::LOOP => {
                 let what = if path.is_symlink() { "a symbolic link" } else { "a file" };
-                Error::NotAFolder { path: path.clone(), what }
+                Error::NotADirectory { path: path.clone(), what }
             }
             other => fail("open")(other),
         })?;
@@ -253,9 +97,9 @@ impl Directory {
                 fail("hand over")(source)
             })?;
         } else if ![uid.as_raw(), 0].contains(&owner) {
-            return Err(Error::ForeignFolder { owner, uid: uid.as_raw(), others: others(), path });
+            return Err(Error::ForeignDirectory { owner, uid: uid.as_raw(), others: others(), path });
         } else if let Some(whom) = open_to(&stat) {
-            return Err(Error::OpenFolder { path, whom });
+            return Err(Error::WritableDirectory { path, whom });
         }
         Ok(Self { path, uid, dir: Arc::new(dir), prefix: "" })
     }
@@ -326,7 +170,7 @@ impl Directory {
     #[must_use]
     pub fn empty_notice(&self) -> Option<String> {
         let path = self.path.display();
-        let others = other_folders(base(&self.path), &self.path);
+        let others = other_directories(base(&self.path), &self.path);
         let none = format!(
             "no router has a socket in the netio directory {path} (user {}) yet{}",
             self.uid(),
@@ -375,8 +219,8 @@ impl Directory {
         }
     }
 
-    /// [`Directory::state`] as a probe for [`infer`](crate::netmap::infer::infer), which believes that ids are in use
-    /// only when they still are a second after the first one was found so.
+    /// [`Directory::state`] as a probe for inference of pseudo ids: an id is reported as in use only if it still is a
+    /// second after the first one was found so.
     pub fn probe(&self) -> impl FnMut(InstanceId) -> IdState {
         let mut patience = Patience::default();
         move |id| loop {
@@ -398,7 +242,7 @@ impl Directory {
         Ok(File { stat: fs::fstat(&fd)?, fd })
     }
 
-    /// The address for `bind`: the plain path, so that `ss -x` shows it, or where that is too long the way through our
+    /// The address for `bind`: the plain path, so that `ss -x` shows it, or, where that is too long, one through our
     /// descriptor of the directory.
     pub(super) fn address(&self, id: InstanceId) -> Result<SocketAddrUnix, Errno> {
         let path = self.socket(id);
@@ -440,17 +284,6 @@ impl Directory {
     }
 }
 
-/// The process that has a descriptor whose link in `/proc/PID/fd` reads `target`.
-fn process_with(target: &str) -> Option<Holder> {
-    let processes = Path::new("/proc").read_dir().ok()?;
-    let mut pids = processes.filter_map(|p| p.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    let has = |pid: &u32| {
-        let Ok(mut fds) = Path::new(&format!("/proc/{pid}/fd")).read_dir() else { return false };
-        fds.any(|fd| fd.and_then(|fd| fd.path().read_link()).is_ok_and(|link| link.as_os_str() == target))
-    };
-    pids.find(has).map(Holder::new)
-}
-
 /// True if a process reads the socket of `id`; false also if that cannot be told.
 #[must_use]
 pub fn answers(directory: &Directory, id: InstanceId) -> bool {
@@ -470,26 +303,8 @@ impl File {
     }
 }
 
-/// Waits for ids in use to become free, for [`PATIENCE`] from the first time.
-#[derive(Default)]
-pub(super) struct Patience {
-    end: Option<Instant>,
-}
-
-impl Patience {
-    /// Waits a little, or returns false if it is over.
-    pub(super) fn wait(&mut self) -> bool {
-        let end = *self.end.get_or_insert_with(|| Instant::now() + PATIENCE);
-        let left = Instant::now() < end;
-        if left {
-            thread::sleep(LOOK_AGAIN);
-        }
-        left
-    }
-}
-
 /// Who besides its owner, root, and the members of this process's own group may remove and replace what is in a directory.
-/// With the sticky bit nobody may.
+/// With the sticky bit none may.
 fn open_to(directory: &Stat) -> Option<String> {
     let mode = Mode::from_raw_mode(directory.st_mode);
     let group = directory.st_gid;
@@ -511,48 +326,16 @@ pub(super) fn key(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
 
-/// Where netio directories stand beside `path`.
-fn base(path: &Path) -> &Path {
-    let is_netio = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"netio"));
-    path.parent().filter(|_| is_netio).unwrap_or(Path::new("/tmp"))
-}
-
-fn also(others: &[OtherFolder]) -> String {
-    let one = |OtherFolder { path, uid, sockets }: &OtherFolder| {
-        format!("{} ({sockets} sockets; --uid {uid})", path.display())
-    };
-    match others {
-        [] => String::new(),
-        others => {
-            format!("; other netio directories: {}", others.iter().map(one).collect::<Vec<_>>().join(", "))
-        }
-    }
-}
-
-pub(super) fn who(holder: &Option<Holder>) -> String {
-    holder.as_ref().map_or_else(|| "a program".to_owned(), Holder::to_string)
-}
-
-impl fmt::Display for IdState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Free => f.write_str("free"),
-            Self::Locked(holder) => write!(f, "its lock is held by {holder}"),
-            Self::Answers(holder) => write!(f, "{} answers at its socket", who(holder)),
-            Self::Unknown(why) => f.write_str(why),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::{directory, id, may_administer, me};
     use super::*;
+    use std::ffi::OsString;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
     use std::os::unix::net::UnixDatagram;
 
     #[test]
-    fn whose_folder() {
+    fn uid_of_the_netio_directory() {
         let sudo = |name: &str| (name == "SUDO_UID").then(|| OsString::from("1000"));
         assert_eq!(default_uid(Some(7), sudo, 0).unwrap(), 7);
         assert_eq!(default_uid(None, sudo, 0).unwrap(), 1000);
@@ -563,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_made_for_its_user() {
+    fn a_netio_directory_is_made_for_its_user() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("netio1000");
         let opened = Directory::open(&path, 1000);
@@ -579,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_or_a_file_is_no_folder() {
+    fn a_link_or_a_file_is_no_netio_directory() {
         let base = tempfile::tempdir().unwrap();
         let (real, link, file) =
             (base.path().join("real"), base.path().join("netio1"), base.path().join("netio2"));
@@ -598,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn another_users_folder_is_refused() {
+    fn another_users_netio_directory_is_refused() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().join("netio77");
         std::fs::create_dir(&path).unwrap();
@@ -613,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_folder_names_the_others() {
+    fn an_empty_netio_directory_names_the_others() {
         let (base, directory) = directory();
         let other = base.path().join("netio424242");
         std::fs::create_dir(&other).unwrap();
@@ -622,8 +405,8 @@ mod tests {
         let sockets = ["1", "2", "x"].map(|name| UnixDatagram::bind(other.join(name)).unwrap());
         std::fs::write(other.join("3"), "").unwrap();
 
-        let found = other_folders(base.path(), directory.path());
-        assert_eq!(found, [OtherFolder { path: other.clone(), uid: 424_242, sockets: 2 }]);
+        let found = other_directories(base.path(), directory.path());
+        assert_eq!(found, [OtherDirectory { path: other.clone(), uid: 424_242, sockets: 2 }]);
         let said = directory.empty_notice().unwrap();
         assert!(said.contains(directory.path().to_str().unwrap()), "{said}");
         assert!(said.contains(&format!("{} (2 sockets; --uid 424242)", other.display())), "{said}");
