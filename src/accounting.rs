@@ -81,6 +81,7 @@ impl fmt::Display for Accounting {
 mod tests {
     use super::*;
 
+    /// Promise `accounting`.
     #[test]
     fn accounting_names_each_flow_that_is_not_balanced_with_in_and_out() {
         let mut accounting = Accounting { steered: Flow { entered: 7, left: 7 }, ..Accounting::default() };

@@ -295,6 +295,7 @@ mod tests {
         assert_eq!(read(&reader), "half a li\n1 missing\nwhole\n");
     }
 
+    /// Promise `log-dropped`.
     #[test]
     fn output_is_handed_over_without_waiting_and_the_end_waits_a_bounded_time() {
         let (reader, pipe) = pipe_with(PipeFlags::empty()).unwrap();
@@ -349,6 +350,7 @@ mod tests {
         assert_eq!((length, outlet.state.waiting.load(Ordering::Relaxed)), (text.len(), 0));
     }
 
+    /// Promise `log-blocked`.
     #[test]
     fn output_waits_for_a_slow_reader() {
         let (reader, pipe) = pipe_with(PipeFlags::empty()).unwrap();

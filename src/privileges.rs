@@ -304,6 +304,7 @@ mod tests {
         assert!(!String::from_utf8_lossy(&output.stdout).contains("went on"));
     }
 
+    /// Promise `log-blocked`.
     #[test]
     fn violation_ends_the_process_also_when_its_line_is_not_read() {
         if is_again() {

@@ -28,6 +28,8 @@ fn vlan_offload(scene: &Scene) -> bool {
     String::from_utf8(text).unwrap().contains("rx-vlan-offload: on")
 }
 
+/// Promise `clean` (Faults): `iou-fast clean` removes what a crash left, and says what that was; what runs
+/// is left alone.
 #[test]
 fn clean_turns_offloads_on_again_after_a_kill_of_everything() {
     let scene = Scene::new();
@@ -54,6 +56,7 @@ fn clean_turns_offloads_on_again_after_a_kill_of_everything() {
     assert_eq!((code, said.contains("eth0")), (Some(0), false), "{said}");
 }
 
+/// Promise `clean`.
 #[test]
 fn clean_does_not_use_a_directory_that_others_may_change() {
     use std::os::unix::fs::PermissionsExt;
@@ -76,6 +79,7 @@ fn lab(arguments: &[&str]) -> Command {
     command
 }
 
+/// Promise `clean`.
 #[test]
 fn clean_removes_a_lab_that_was_killed() {
     let scene = Scene::new();
@@ -98,6 +102,7 @@ fn clean_removes_a_lab_that_was_killed() {
     );
 }
 
+/// Promise `clean`.
 #[test]
 fn clean_leaves_a_lab_alone_that_runs_and_removes_it_when_it_does_not() {
     let scene = Scene::new();

@@ -102,6 +102,7 @@ impl Lan {
     }
 }
 
+/// Promise (Switch images and link state): Without it the first BPDU to the wire is a warning, once a card.
 #[test]
 fn without_block_all_go_to_the_wire_and_the_first_bpdu_is_a_warning() {
     let mut lan = Lan::new(&[]);
@@ -112,6 +113,8 @@ fn without_block_all_go_to_the_wire_and_the_first_bpdu_is_a_warning() {
     assert!(warnings[0].contains("WARN") && warnings[0].contains("eth0: 1:0/0 speaks spanning tree"));
 }
 
+/// Promise `block` (Switch images and link state): `--block` keeps the control frames of switches off the
+/// wire, tagged or not, and other routers get them.
 #[test]
 fn what_is_blocked_stays_off_the_wire_and_other_routers_get_it() {
     let mut lan = Lan::new(&["--block", "stp,dtp,vtp,cdp"]);
@@ -119,6 +122,7 @@ fn what_is_blocked_stays_off_the_wire_and_other_routers_get_it() {
     assert_eq!(lan.end(2 * 7), [""; 0]);
 }
 
+/// Promise `block`.
 #[test]
 fn all_can_be_blocked() {
     let mut lan = Lan::new(&["--block", "all"]);
@@ -126,6 +130,7 @@ fn all_can_be_blocked() {
     assert_eq!(lan.end(2 * 12), [""; 0]);
 }
 
+/// Promise `block`.
 #[test]
 fn each_can_be_blocked_alone() {
     for name in ["pagp", "udld", "lldp", "lacp", "dot1x"] {
@@ -135,6 +140,7 @@ fn each_can_be_blocked_alone() {
     }
 }
 
+/// Promise (Switch images and link state): Flow control from a router never goes to the wire.
 #[test]
 fn no_router_stops_the_servers_port_by_flow_control() {
     let mut lan = Lan::new(&[]);
@@ -147,6 +153,7 @@ fn no_router_stops_the_servers_port_by_flow_control() {
     lan.end(1);
 }
 
+/// Promise `block`.
 #[test]
 fn a_protocol_that_nobody_knows_is_refused_with_those_there_are() {
     let scene = Scene::new();

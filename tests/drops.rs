@@ -45,6 +45,7 @@ fn assert_drops(summary: &Summary, drops: &[(&str, u64)]) {
     assert!(summary.faults.is_empty(), "{}", summary.text);
 }
 
+/// Promise `drop-reasons` (Load): Each reason to drop a frame is counted exactly.
 #[test]
 fn datagrams_are_checked_and_dropped_by_reason() {
     let scene = scene();
@@ -150,6 +151,7 @@ fn while_the_nic_is_down_the_routers_are_still_read() {
     assert_eq!((summary.to_nics.0, summary.between.0, summary.to_routers.0), (1, 1, 1));
 }
 
+/// Promise `drop-reasons`.
 #[test]
 fn what_the_driver_throws_away_is_counted() {
     let scene = scene();
@@ -169,6 +171,7 @@ fn what_the_driver_throws_away_is_counted() {
     assert_eq!(summary.to_nics.0, 1, "{}", summary.text);
 }
 
+/// Promise `drop-reasons`.
 #[test]
 fn a_router_that_is_not_there_gets_nothing() {
     let scene = scene();
@@ -209,6 +212,7 @@ fn a_router_that_has_gone_gets_nothing_and_its_backlog_goes() {
     assert_eq!(summary.to_routers.0, 1 + QUEUE as u64);
 }
 
+/// Promise `backlog`.
 #[test]
 fn what_waits_for_more_than_a_second_is_stale() {
     let scene = scene();
@@ -246,6 +250,8 @@ fn what_waits_at_the_end_is_counted() {
     assert_eq!(summary.to_routers.0, QUEUE as u64 + 1);
 }
 
+/// Promise `accounting` (Load): The books balance: what came in has gone out or is counted under a reason,
+/// at the end of every run of every test.
 #[test]
 fn a_router_at_its_bound_is_paused_and_the_books_balance() {
     let scene = scene();
@@ -327,6 +333,7 @@ fn bum_frames_beyond_the_ring_buffer_are_surplus_for_routers_and_reach_the_host(
     assert_eq!(summary.to_routers.0, 2 * (heard + 1));
 }
 
+/// Promise `drop-reasons`.
 #[test]
 fn what_the_kernel_refuses_is_counted_and_the_next_frames_go_on() {
     let scene = scene();

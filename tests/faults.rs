@@ -54,6 +54,8 @@ fn flood(
     heard
 }
 
+/// Promise `fault-counters` (Load): Faults, a dry fill ring, a full RX or TX ring, a lost wake-up, a
+/// missing socket, are counted under their names, and all goes on.
 #[test]
 fn a_fill_ring_that_runs_dry_is_counted() {
     const FRAMES: u64 = RX_RING + 1000;
@@ -67,6 +69,7 @@ fn a_fill_ring_that_runs_dry_is_counted() {
     assert_faults(&summary, &[("fill-ring-empty", 1000), ("rx-dropped", 1000)]);
 }
 
+/// Promise `fault-counters`.
 #[test]
 fn a_full_rx_ring_is_counted() {
     const FRAMES: u64 = RX_RING + 1000;
@@ -79,6 +82,7 @@ fn a_full_rx_ring_is_counted() {
     assert_faults(&iou_fast.stop(), &[("rx-ring-full", 1000)]);
 }
 
+/// Promise `fault-counters`.
 #[test]
 fn a_socket_that_the_xdp_program_does_not_find_is_counted() {
     let scene = scene();
@@ -113,6 +117,7 @@ fn send_unnoticed(scene: &Scene, tables: &Tables, router: &mut Router, seq: u64)
     sent.elapsed()
 }
 
+/// Promise `fault-counters`.
 #[test]
 fn a_lost_wakeup_of_a_worker_at_rest_is_counted() {
     let scene = scene();
@@ -126,6 +131,7 @@ fn a_lost_wakeup_of_a_worker_at_rest_is_counted() {
     assert_faults(&summary, &[("lost-wakeup", overslept)]);
 }
 
+/// Promise `fault-counters`.
 #[test]
 fn a_lost_wakeup_of_a_worker_with_a_backlog_is_counted() {
     let scene = scene();
@@ -146,6 +152,7 @@ fn a_lost_wakeup_of_a_worker_with_a_backlog_is_counted() {
     assert_faults(&summary, &[("lost-wakeup", lost)]);
 }
 
+/// Promise `fault-counters`.
 #[test]
 fn a_full_tx_ring_is_counted() {
     let scene = scene();

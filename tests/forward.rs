@@ -18,6 +18,8 @@ fn mtu(mtu: u32) -> VethOptions {
     VethOptions { mtu, ..VethOptions::default() }
 }
 
+/// Promise `to-router` (Frames): A frame for a router's address reaches that router with the header that it
+/// wants, and its answer reaches the wire.
 #[test]
 fn a_frame_goes_to_its_router_and_the_answer_comes_back() {
     let scene = Scene::new();
@@ -41,6 +43,7 @@ fn a_frame_goes_to_its_router_and_the_answer_comes_back() {
     summary.assert_clean();
 }
 
+/// Promise `to-router`.
 #[test]
 fn header_bytes_are_exact_however_the_netmap_writes_an_endpoint() {
     let scene = Scene::silent(&["eth0"], &mtu(1500));
@@ -90,6 +93,8 @@ fn header_bytes_are_exact_however_the_netmap_writes_an_endpoint() {
     assert_eq!((summary.to_routers.0, summary.to_nics.0), (10, 5), "{}", summary.text);
 }
 
+/// Promise `sizes` (Frames): Frames of every size up to the MTU arrive whole both ways, with no tag, one or
+/// two.
 #[test]
 fn frames_of_every_size_arrive_whole_both_ways() {
     // A raw socket sends up to MTU + 14 bytes, 18 behind an 802.1Q tag: 1508 for an 802.1ad frame of 1522.
@@ -176,16 +181,20 @@ fn bum_frames(arguments: &[&str], host_hears: bool) {
     assert_eq!(summary.to_routers.0, 700);
 }
 
+/// Promise `bum` (Frames): A broadcast or multicast frame reaches the host and every router interface of
+/// the LAN, each once.
 #[test]
 fn bum_frames_reach_the_host_and_every_interface_exactly_once() {
     bum_frames(&[], true);
 }
 
+/// Promise `bum`.
 #[test]
 fn bum_frames_with_two_workers_too() {
     bum_frames(&["--cpus", "0,1"], true);
 }
 
+/// Promise (Frames): With `--exclusive` group frames reach the routers alone.
 #[test]
 fn exclusive_bum_frames_reach_every_interface_once_and_not_the_host() {
     bum_frames(&["--exclusive"], false);
@@ -193,6 +202,8 @@ fn exclusive_bum_frames_reach_every_interface_once_and_not_the_host() {
 }
 
 /// What switches and routers say to their neighbours alone. A switch in between would keep it; a cable does not.
+///
+/// Promise (Frames): LLDP, CDP and spanning tree frames pass both ways unchanged.
 #[test]
 fn lldp_cdp_and_spanning_tree_pass_both_ways_unchanged() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
@@ -242,6 +253,7 @@ fn lldp_cdp_and_spanning_tree_pass_both_ways_unchanged() {
     iou_fast.stop().assert_clean();
 }
 
+/// Promise `astray` (Frames): No frame goes to anybody it is not for.
 #[test]
 fn nothing_goes_astray() {
     let scene = Scene::silent(&["eth0"], &mtu(1500));
@@ -280,6 +292,7 @@ fn nothing_goes_astray() {
     assert_eq!((summary.to_routers.0, summary.to_nics.0, summary.between.0), (15, 0, 0));
 }
 
+/// Promise (Frames): Routers on one card hear each other, unless their NETMAP line joins them anyway.
 #[test]
 fn routers_on_one_nic_hear_each_other() {
     let scene = Scene::silent(&["eth0"], &mtu(1500));
@@ -349,6 +362,7 @@ fn routers_on_one_nic_hear_each_other() {
     );
 }
 
+/// Promise (Frames): `--flood-unknown` brings unicast to unknown stations to one router interface.
 #[test]
 fn flood_unknown_brings_unicast_to_strangers_to_one_interface() {
     let scene = Scene::silent(&["eth0"], &mtu(1500));
@@ -390,6 +404,7 @@ fn flood_unknown_brings_unicast_to_strangers_to_one_interface() {
     assert_eq!((summary.to_routers.0, summary.to_nics.0, summary.between.0), (2, 2, 1));
 }
 
+/// Promise (Frames): Every card is a LAN by itself.
 #[test]
 fn every_nic_is_a_lan_by_itself() {
     let scene = Scene::silent(&["eth0", "eth1"], &mtu(1500));
@@ -483,11 +498,13 @@ fn four_queues(arguments: &[&str], queues_tx: u32) {
     assert_eq!((summary.to_routers.0, summary.to_nics.0), (all, all));
 }
 
+/// Promise `queues` (Frames): Every queue of a card is served, however many workers there are.
 #[test]
 fn every_queue_is_served_by_one_worker() {
     four_queues(&[], 4);
 }
 
+/// Promise `queues`.
 #[test]
 fn every_queue_is_served_by_two_workers() {
     four_queues(&["--cpus", "0,1"], 4);
@@ -538,11 +555,13 @@ fn order(arguments: &[&str]) {
     );
 }
 
+/// Promise `order` (Frames): Frames from one to another stay in their order, and arrive once.
 #[test]
 fn order_is_kept() {
     order(&[]);
 }
 
+/// Promise `order`.
 #[test]
 fn order_is_kept_by_two_workers() {
     order(&["--cpus", "0,1"]);

@@ -115,6 +115,7 @@ fn state_folder(scene: &Scene) -> std::path::PathBuf {
     scene.directory().join("state")
 }
 
+/// Promise (The host): The host's own traffic is undisturbed before, during and after.
 #[test]
 fn the_host_s_own_traffic_is_undisturbed_before_during_and_after() {
     let scene = addressed_scene();
@@ -158,6 +159,7 @@ fn the_host_s_own_traffic_is_undisturbed_before_during_and_after() {
     }
 }
 
+/// Promise `astray`.
 #[test]
 fn unicast_that_is_not_ours_reaches_the_host_untouched_and_no_router() {
     let scene = addressed_scene();
@@ -234,6 +236,7 @@ fn storm(station: &testbed::Station, host: &mut testbed::Station, count: u64) {
     }
 }
 
+/// Promise `storm`.
 #[test]
 fn a_storm_of_bum_frames_never_costs_the_host_its_copy() {
     let scene = addressed_scene();
@@ -263,6 +266,7 @@ fn a_storm_of_bum_frames_never_costs_the_host_its_copy() {
     assert!(summary.drops("multicast-overflow") > 1000, "{}", summary.text);
 }
 
+/// Promise `nic-restored` (Faults): After its end the card is as it was before.
 #[test]
 fn after_its_end_the_nic_is_as_before() {
     let scene = addressed_scene();
@@ -285,6 +289,7 @@ fn after_its_end_the_nic_is_as_before() {
     }
 }
 
+/// Promise `kill-9`.
 #[test]
 fn after_sigkill_the_kernel_takes_back_what_it_can_and_the_guard_the_rest() {
     let scene = Scene::with_nics(&["eth0", "eth1"], &VethOptions::default());
@@ -327,6 +332,8 @@ fn after_sigkill_the_kernel_takes_back_what_it_can_and_the_guard_the_rest() {
 }
 
 /// As when everything of a service is killed (`systemctl kill -s KILL`), or there is no memory for anybody.
+///
+/// Promise `guard`.
 #[test]
 fn where_the_guard_was_killed_as_well_the_next_run_puts_offloads_back() {
     let scene = addressed_scene();
@@ -363,6 +370,8 @@ fn where_the_guard_was_killed_as_well_the_next_run_puts_offloads_back() {
     }
 }
 
+/// Promise `guard` (Faults): The guard that sees to this ends with it, holds nobody up, and gets in no new
+/// start's way; if it is killed as well, the next run puts offloads back.
 #[test]
 fn the_guard_ends_with_it_and_holds_nobody_up() {
     let scene = addressed_scene();
@@ -387,6 +396,8 @@ fn the_guard_ends_with_it_and_holds_nobody_up() {
 }
 
 /// With a driver that takes its time a guard has the NIC's lock for longer than a killed process is waited for.
+///
+/// Promise `guard`.
 #[test]
 fn a_start_waits_for_a_guard_at_work_and_does_not_blame_it() {
     const WORK: Duration = Duration::from_millis(1500);
@@ -464,6 +475,9 @@ fn while_the_host_hears_numbers(scene: &Scene, meanwhile: impl FnOnce()) -> u64 
 
 /// Fifty are looked at before the next start. Two of seven start at once, while the one before is taken down and its
 /// guard is at work.
+///
+/// Promise `kill-9` (Faults): After `kill -9` it starts again at once, and within a second nothing is left
+/// of the run before: no program, no promiscuous mode, offloads as before.
 #[test]
 fn it_starts_again_at_once_after_a_kill_fifty_times_in_a_row() {
     const KILLS: u64 = 50;
@@ -542,6 +556,7 @@ fn it_starts_again_at_once_after_a_kill_fifty_times_in_a_row() {
     assert!(is_empty(&state_folder(&scene)));
 }
 
+/// Promise `nic-in-use`.
 #[test]
 fn a_nic_with_another_xdp_program_is_refused_and_left_alone() {
     let scene = addressed_scene();
@@ -573,6 +588,8 @@ fn a_nic_with_another_xdp_program_is_refused_and_left_alone() {
     }
 }
 
+/// Promise `nic-in-use` (The host): A card that another one uses is refused with who has it, another user's
+/// too, and the other goes on.
 #[test]
 fn a_nic_that_another_one_holds_is_refused_and_the_first_goes_on() {
     let scene = addressed_scene();
@@ -600,6 +617,7 @@ fn a_nic_that_another_one_holds_is_refused_and_the_first_goes_on() {
     iou_fast.stop().assert_clean();
 }
 
+/// Promise `nic-restored`.
 #[test]
 fn a_start_that_fails_leaves_nothing_behind() {
     let scene = Scene::with_nics(&["eth0", "eth1"], &VethOptions::default());
@@ -669,6 +687,8 @@ fn bridged_scene() -> Scene {
 }
 
 /// The router is a kernel behind `iou-fast sim`, which drops what has an unfinished checksum.
+///
+/// Promise `host-bridge` (The host): Host and routers meet over a bridge, tags in their place.
 #[test]
 fn host_and_routers_meet_over_a_bridge() {
     let scene = bridged_scene();
@@ -698,6 +718,7 @@ fn host_and_routers_meet_over_a_bridge() {
     assert_eq!(state_of(host, "vethB"), before);
 }
 
+/// Promise `host-bridge`.
 #[test]
 fn tags_cross_the_bridge_in_their_place() {
     let scene = bridged_scene();
@@ -725,6 +746,9 @@ fn tags_cross_the_bridge_in_their_place() {
 
 /// On a bridge the host speaks as the bridge, not as the NIC: no router takes that address, nor one that the host is given
 /// later, though it has used it.
+///
+/// Promise `host-addresses` (Addresses): The host's addresses are those of the interfaces on and below the
+/// card, and on the other end of its veth; the NETMAP's patterns and VRRP's addresses stay the routers'.
 #[test]
 fn the_address_of_the_hosts_bridge_is_no_routers() {
     const LATER: [u8; 6] = [2, 0, 0, 0, 0xbb, 2];
@@ -791,6 +815,8 @@ fn the_address_of_the_hosts_bridge_is_no_routers() {
 }
 
 /// A NIC that is away keeps nobody from seeing what is new on another.
+///
+/// Promise `host-addresses`.
 #[test]
 fn an_address_that_the_host_takes_while_another_nic_is_away_is_no_routers() {
     const OWN: [u8; 6] = [2, 0, 0, 0, 0xbb, 3];

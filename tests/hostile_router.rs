@@ -181,6 +181,8 @@ impl Lab {
     }
 }
 
+/// Promise `router-flood` (Routers that misbehave): A flood from one router leaves the others their share,
+/// whether on the same pseudo instance or not.
 #[test]
 fn a_router_that_floods_the_wire_leaves_the_others_their_share() {
     for arguments in [&[][..], &["--cpus", "0,1"]] {
@@ -193,6 +195,7 @@ fn a_router_that_floods_the_wire_leaves_the_others_their_share() {
     }
 }
 
+/// Promise `router-flood`.
 #[test]
 fn a_router_that_floods_everybody_leaves_the_others_their_share() {
     for arguments in [&[][..], &["--cpus", "0,1"]] {
@@ -204,6 +207,7 @@ fn a_router_that_floods_everybody_leaves_the_others_their_share() {
     }
 }
 
+/// Promise `router-flood`.
 #[test]
 fn a_router_that_floods_another_leaves_the_others_their_share() {
     let lab = Lab::new(&[]);
@@ -214,6 +218,7 @@ fn a_router_that_floods_another_leaves_the_others_their_share() {
     println!("{}", lab.iou_fast.stop().text);
 }
 
+/// Promise `router-flood`.
 #[test]
 fn a_router_that_floods_another_does_not_cut_it_off() {
     let lab = Lab::new(&[]);
@@ -224,6 +229,8 @@ fn a_router_that_floods_another_does_not_cut_it_off() {
     println!("{}", lab.iou_fast.stop().text);
 }
 
+/// Promise `made-up-addresses` (Routers that misbehave): Made-up addresses fill nobody's share of the
+/// table, no memory and no log.
 #[test]
 fn a_router_that_makes_addresses_up_fills_nobodys_share_and_no_memory() {
     let lab = Lab::new(&[]);
@@ -266,6 +273,7 @@ fn a_router_that_makes_addresses_up_fills_nobodys_share_and_no_memory() {
     println!("{}", lab.iou_fast.stop().text);
 }
 
+/// Promise `made-up-addresses`.
 #[test]
 fn two_that_snatch_each_others_addresses_fill_no_log() {
     let lab = Lab::new(&[]);
@@ -287,6 +295,7 @@ fn two_that_snatch_each_others_addresses_fill_no_log() {
     lab.iou_fast.stop().assert_clean();
 }
 
+/// Promise (Routers that misbehave): A sender bound to another instance's path does not speak for a router.
 #[test]
 fn nobody_speaks_under_another_routers_id() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
@@ -316,6 +325,7 @@ fn nobody_speaks_under_another_routers_id() {
     assert_eq!(summary.dropped, [("wrong-sender".to_string(), 2)], "{}", summary.text);
 }
 
+/// Promise (Routers that misbehave): Strange files in the folder, however many, do no harm.
 #[test]
 fn a_folder_full_of_strange_files_does_no_harm() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());

@@ -28,6 +28,8 @@ fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
 }
 
+/// Promise `other-users` (Rights): Another local user gets hold of nothing: sockets, locks, the process, a
+/// router's place.
 #[test]
 fn a_stranger_reaches_neither_sockets_nor_locks_nor_the_process() {
     let scene = lab();
@@ -66,6 +68,7 @@ fn a_stranger_reaches_neither_sockets_nor_locks_nor_the_process() {
     iou_fast.stop().assert_clean();
 }
 
+/// Promise (Rights): A link in a router's place is not followed.
 #[test]
 fn a_link_in_a_routers_place_is_not_followed() {
     let scene = lab();
@@ -85,6 +88,7 @@ fn a_link_in_a_routers_place_is_not_followed() {
     assert_eq!(iou_fast.stop().drops("router-down"), 1);
 }
 
+/// Promise `other-users`.
 #[test]
 fn a_strangers_router_is_not_connected_to() {
     let scene = lab();
@@ -121,6 +125,7 @@ fn a_strangers_router_is_not_connected_to() {
     iou_fast.stop();
 }
 
+/// Promise `directory-mode` (Rights): A folder that others may change is refused.
 #[test]
 fn a_folder_that_others_may_change_is_refused() {
     let scene = lab();
@@ -147,6 +152,9 @@ fn a_folder_that_others_may_change_is_refused() {
 }
 
 /// The lab's user may call iou-fast as root. What he puts in the place of lock and socket changes nothing elsewhere.
+///
+/// Promise `root-writes` (Rights): Root writes to no file or folder of a user's choosing, and reads none
+/// for him.
 #[test]
 fn root_writes_to_no_file_of_the_users_choosing() {
     let scene = lab();
@@ -189,6 +197,7 @@ fn through_sudo(scene: &Scene, netmap: &Path, uid: u32) -> String {
     process.stderr()
 }
 
+/// Promise `root-writes`.
 #[test]
 fn a_user_of_sudo_reads_no_file_of_roots_through_the_netmap() {
     let scene = lab();
@@ -216,6 +225,8 @@ fn a_user_of_sudo_reads_no_file_of_roots_through_the_netmap() {
 }
 
 /// `sudo iou-fast` makes nothing, by its name or in it, where the caller has no rights of his own.
+///
+/// Promise `root-writes`.
 #[test]
 fn a_user_of_sudo_has_roots_rights_in_no_folder_of_his_choice() {
     let scene = lab();
@@ -259,6 +270,7 @@ fn a_user_of_sudo_has_roots_rights_in_no_folder_of_his_choice() {
     assert!(!made.exists());
 }
 
+/// Promise `directory-mode`.
 #[test]
 fn a_folder_for_locks_that_others_may_change_is_refused() {
     let scene = lab();

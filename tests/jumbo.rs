@@ -111,6 +111,8 @@ fn every_way(scene: &Scene, size: usize, arguments: &[&str]) -> Summary {
     summary
 }
 
+/// Promise `jumbo` (Frames): Jumbo frames of every size up to 15,344 bytes pass both ways, to groups and
+/// between routers, whole and in order, where the MTU has them.
 #[test]
 fn frames_of_every_size_pass_every_way() {
     for size in [9000, 9216, LARGEST - 14] {
@@ -119,6 +121,8 @@ fn frames_of_every_size_pass_every_way() {
 }
 
 /// containerlab's links have an MTU of 9500, and say so of native XDP, too.
+///
+/// Promise `jumbo`.
 #[test]
 fn on_links_of_containerlab() {
     let scene = scene(9500);
@@ -142,6 +146,7 @@ fn on_links_of_containerlab() {
     iou_fast.stop().assert_clean();
 }
 
+/// Promise `jumbo`.
 #[test]
 fn with_several_queues_and_workers_too() {
     let options = VethOptions { mtu: 9000, queues_rx: 2, queues_tx: 2, ..VethOptions::default() };
@@ -150,16 +155,19 @@ fn with_several_queues_and_workers_too() {
     every_way(&scene, 9000, &["--cpus", "0,1"]);
 }
 
+/// Promise `jumbo`.
 #[test]
 fn with_a_program_in_generic_mode_too() {
     every_way(&scene(9000), 9000, &["--xdp-mode", "generic"]);
 }
 
+/// Promise `jumbo`.
 #[test]
 fn without_the_host_too() {
     every_way(&scene(9000), 9000, &["--exclusive"]);
 }
 
+/// Promise `drop-reasons`.
 #[test]
 fn what_is_larger_is_dropped_and_counted() {
     let scene = scene(20_000);
@@ -210,6 +218,8 @@ fn a_nic_of_the_usual_mtu_says_nothing_of_it() {
 }
 
 /// A router that does not read: its frames wait in the backlog, chunk by chunk, and are all there when it reads again.
+///
+/// Promise `jumbo-whole` (Frames): A jumbo frame waits for its router, is dropped or counted as one, whole.
 #[test]
 fn frames_wait_for_a_router_that_does_not_read() {
     let scene = scene(9000);
@@ -249,6 +259,8 @@ fn frames_wait_for_a_router_that_does_not_read() {
 }
 
 /// More than the memory holds: whole frames are dropped and counted, others are not touched, and nothing leaks.
+///
+/// Promise `jumbo-whole`.
 #[test]
 fn a_router_that_never_reads_holds_no_more_than_its_share() {
     const FRAMES: u64 = 4000;
@@ -282,6 +294,8 @@ fn a_router_that_never_reads_holds_no_more_than_its_share() {
 }
 
 /// What still waits at the end is counted in frames, and its chunks are found.
+///
+/// Promise `jumbo-whole`.
 #[test]
 fn frames_that_wait_at_the_end_are_counted() {
     let scene = scene(9000);
@@ -300,6 +314,7 @@ fn frames_that_wait_at_the_end_are_counted() {
     assert!(waited > 0, "{}", summary.text);
 }
 
+/// Promise `jumbo`.
 #[test]
 fn unknown_unicast_is_flooded_whole() {
     const STRANGER: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
@@ -320,6 +335,8 @@ fn unknown_unicast_is_flooded_whole() {
     iou_fast.stop().assert_clean();
 }
 
+/// Promise `mtu-changes` (Frames): An MTU that is raised is followed, and so is that of a card that comes
+/// in the place of another.
 #[test]
 fn an_mtu_that_is_raised_is_followed() {
     let scene = scene(1500);
@@ -351,6 +368,7 @@ fn an_mtu_that_is_raised_is_followed() {
     assert!(summary.faults.is_empty(), "{}", summary.text);
 }
 
+/// Promise `mtu-changes`.
 #[test]
 fn a_nic_of_another_mtu_that_comes_in_its_place_is_taken_as_it_is() {
     for sizes_of_nics in [[9000, 1500, 9000], [1500, 9000, 1500]] {
@@ -413,6 +431,8 @@ fn a_nic_of_another_mtu_that_comes_in_its_place_is_taken_as_it_is() {
 }
 
 /// The kernel at the other end leaves the checksum of a large datagram to a NIC that is none.
+///
+/// Promise `checksums`.
 #[test]
 fn checksums_of_large_frames_are_completed() {
     let scene = Scene::silent(&["eth0"], &mtu(9000));
@@ -466,6 +486,9 @@ const BABY_GIANTS: [(&[Tag], usize); 6] =
     [(&[], 1), (&[], 3), (&[Tag::vlan(7)], 1), (&[Tag::vlan(7)], 3), (&QINQ, 1), (&QINQ, 3)];
 
 /// As on a link whose MTU of 1500 is that of MPLS, too: nothing is larger than usual.
+///
+/// Promise `labels-and-tags` (Frames): MPLS frames, QinQ and baby giants pass: VLAN tags and MPLS labels do
+/// not count against the MTU.
 #[test]
 fn mpls_frames_within_the_mtu_pass_both_ways() {
     let scene = scene(1500);
@@ -485,6 +508,8 @@ fn mpls_frames_within_the_mtu_pass_both_ways() {
 }
 
 /// A packet of 1500 bytes behind labels, on NICs of 1500: a veth hands over what its *receiver's* MTU and 18 bytes allow.
+///
+/// Promise `labels-and-tags`.
 #[test]
 fn labels_and_tags_are_not_counted_against_the_mtu() {
     let scene = scene(1500);
@@ -520,6 +545,8 @@ fn labels_and_tags_are_not_counted_against_the_mtu() {
 }
 
 /// A NIC that takes them: a TAP device of MTU 1500, whose wire is this test.
+///
+/// Promise `labels-and-tags`.
 #[test]
 fn baby_giants_pass_a_nic_of_1500_both_ways() {
     let scene = Scene::with_nics(&[], &VethOptions::default());
@@ -566,6 +593,8 @@ fn baby_giants_pass_a_nic_of_1500_both_ways() {
 }
 
 /// One LAN's frames may be large though another NIC is not: each has its own MTU.
+///
+/// Promise `jumbo`.
 #[test]
 fn each_nic_has_its_own_limit() {
     let scene = Scene::silent(&["eth0", "eth1"], &mtu(1500));
@@ -595,6 +624,8 @@ fn each_nic_has_its_own_limit() {
 
 /// The NETMAP adds a router, and takes it away again while large frames wait for it: they are counted one by one and their
 /// chunks are found; whoever comes in its place gets whole frames.
+///
+/// Promise `jumbo-whole`.
 #[test]
 fn routers_come_and_go_with_the_netmap() {
     const WAITING: u64 = 60;
@@ -658,6 +689,8 @@ fn routers_come_and_go_with_the_netmap() {
 }
 
 /// Both sides of a credits reckon with the same chunks: what one counts less than the other would fill the credits in the end.
+///
+/// Promise `jumbo-whole`.
 #[test]
 fn a_stream_of_large_frames_never_fills_the_credits() {
     /// Places in the RX ring of a single worker.

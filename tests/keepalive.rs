@@ -30,6 +30,8 @@ fn await_state(sim: &Process, interface: &str, state: &str, count: usize, limit:
     start.elapsed()
 }
 
+/// Promise `keepalive` (Switch images and link state): The interface of a router that uses L1 keepalives
+/// goes down with the cable and comes back with it.
 #[test]
 fn an_interface_goes_down_with_the_cable_and_comes_back_with_it() {
     let scene = Scene::with_nics(&["eth0", "eth1"], &VethOptions::default());
@@ -70,6 +72,7 @@ fn an_interface_goes_down_with_the_cable_and_comes_back_with_it() {
     }
 }
 
+/// Promise `keepalive`.
 #[test]
 fn routers_that_use_keepalives_may_start_later_and_after_a_kill() {
     let scene = Scene::new();
@@ -87,6 +90,7 @@ fn routers_that_use_keepalives_may_start_later_and_after_a_kill() {
     iou_fast.stop().assert_clean();
 }
 
+/// Promise `keepalive-descriptors`.
 #[test]
 fn fifty_routers_behind_one_pseudo_id_find_room_for_their_keepalives() {
     let scene = Scene::new();
@@ -106,6 +110,8 @@ fn fifty_routers_behind_one_pseudo_id_find_room_for_their_keepalives() {
     iou_fast.stop();
 }
 
+/// Promise `keepalive-descriptors` (Faults): Keepalives go on without descriptors; what cannot be sent is
+/// reported once; many routers behind one id find room for theirs.
 #[test]
 fn without_descriptors_interfaces_stay_up() {
     let scene = Scene::new();
@@ -123,6 +129,7 @@ fn without_descriptors_interfaces_stay_up() {
     iou_fast.stop().assert_clean();
 }
 
+/// Promise `keepalive-descriptors`.
 #[test]
 fn keepalives_that_cannot_be_sent_are_reported_once() {
     let scene = Scene::new();
@@ -141,6 +148,8 @@ fn keepalives_that_cannot_be_sent_are_reported_once() {
     iou_fast.stop();
 }
 
+/// Promise `keepalive-unused` (Switch images and link state): Where no router uses them nothing is made; a
+/// flood of them does no harm.
 #[test]
 fn without_routers_that_use_keepalives_nothing_is_made() {
     let scene = Scene::new();
@@ -166,6 +175,7 @@ fn without_routers_that_use_keepalives_nothing_is_made() {
     iou_fast.stop();
 }
 
+/// Promise `keepalive-unused`.
 #[test]
 fn a_router_that_floods_the_keepalive_socket_does_no_harm() {
     let scene = Scene::new();

@@ -62,6 +62,8 @@ fn outcome(mut command: Command) -> (Option<i32>, String, String) {
     (status.code(), process.stdout(), process.stderr())
 }
 
+/// Promise `lab` (The project's tasks): The lab reaches every simulated router, says who is silent, and
+/// cleans up.
 #[test]
 fn everybody_is_reached() {
     let dir = tempfile::tempdir().unwrap();
@@ -81,6 +83,7 @@ fn everybody_is_reached() {
     assert!(stderr.contains("12 of 12 addresses have answered"), "{stderr}");
 }
 
+/// Promise `lab`.
 #[test]
 fn a_silent_router_is_named_and_the_lab_fails() {
     let dir = tempfile::tempdir().unwrap();
@@ -114,6 +117,7 @@ fn a_forwarder_that_does_not_start_is_quoted() {
     assert!(stderr.contains("unexpected options: -i eth0"), "{stderr}");
 }
 
+/// Promise `lab`.
 #[test]
 fn an_interrupted_lab_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -72,6 +72,7 @@ fn assert_all_got(lab: &Lab, crowd: &Crowd, traffic: &Traffic, ids: impl Iterato
     }
 }
 
+/// Promise (Load): A burst waits for a router whose queue is full.
 #[test]
 fn a_burst_of_512_frames_waits_for_a_router_whose_queue_takes_11() {
     for arguments in [&[], TWO_WORKERS] {
@@ -102,6 +103,8 @@ fn a_burst_of_512_frames_waits_for_a_router_whose_queue_takes_11() {
     }
 }
 
+/// Promise `early-drop` (Load): What its worker cannot take is dropped by the XDP program, early and
+/// counted, and no ring runs dry.
 #[test]
 fn a_worker_that_is_off_its_cpu_costs_frames_early_and_no_fault() {
     const SENT: u64 = 6000;
@@ -128,6 +131,8 @@ fn a_worker_that_is_off_its_cpu_costs_frames_early_and_no_fault() {
 /// Chunks that backlogs share: BACKLOG in src/control/nics.rs and the workers' own, which are free now and then.
 const SHARED_CHUNKS: u64 = 4096 + 1024 + 128;
 
+/// Promise `backlog` (Load): A router that does not read holds a bounded backlog, gets nothing stale, and
+/// costs the others nothing.
 #[test]
 fn a_router_that_stops_reading_holds_a_bounded_backlog_and_the_surplus_is_counted() {
     const SENT: u64 = 8000;
@@ -168,6 +173,7 @@ fn a_router_that_stops_reading_holds_a_bounded_backlog_and_the_surplus_is_counte
     assert!(summary.faults.is_empty(), "{}", summary.text);
 }
 
+/// Promise `backlog`.
 #[test]
 fn a_third_of_the_routers_stop_reading_and_the_others_lose_nothing() {
     for arguments in [&[], TWO_WORKERS] {
@@ -268,6 +274,7 @@ fn p99_of_the_others(
     times[times.len() * 99 / 100]
 }
 
+/// Promise (Load): Those that read are not delayed by those that do not.
 #[test]
 fn routers_that_stop_reading_do_not_delay_the_others() {
     let (lab, crowd) = lab(50, &[], |scene| Crowd::new(scene, 50));
@@ -309,6 +316,8 @@ fn routers_that_stop_reading_do_not_delay_the_others() {
     panic!("p99 beside one and beside 17 that do not read, by that of all reading: {tries:?}");
 }
 
+/// Promise `storm` (Load): A storm of group frames costs unicast next to nothing, and the host none of its
+/// copies.
 #[test]
 fn a_storm_of_bum_frames_costs_unicast_next_to_nothing_and_the_host_gets_all_of_it() {
     const ROUTERS: u16 = 10;
@@ -352,6 +361,7 @@ fn a_storm_of_bum_frames_costs_unicast_next_to_nothing_and_the_host_gets_all_of_
     assert!((1..=took.as_secs() as usize + 2).contains(&mentioned), "{log}");
 }
 
+/// Promise `queues`.
 #[test]
 fn one_queue_feeds_two_workers_who_share_the_load() {
     let (mut lab, crowd) = lab(50, TWO_WORKERS, |scene| Crowd::new(scene, 50));
@@ -411,6 +421,7 @@ fn one_queue_feeds_two_workers_who_share_the_load() {
     lab.iou_fast.stop().assert_clean();
 }
 
+/// Promise `idle` (Load): Idle, it needs next to no CPU; a full router keeps nobody busy.
 #[test]
 fn idle_with_fifty_routers_it_needs_next_to_nothing() {
     for arguments in [&[], TWO_WORKERS] {
@@ -439,6 +450,7 @@ fn idle_with_fifty_routers_it_needs_next_to_nothing() {
     }
 }
 
+/// Promise `order`.
 #[test]
 fn ten_thousand_frames_each_way_arrive_once_and_in_order() {
     const FRAMES: u64 = 10_000;
@@ -514,6 +526,7 @@ fn arrives(router: &mut Router, seq: u64) -> bool {
     router.recv_where(ARRIVES_WITHIN, |_, frame| number(frame) == Some(seq)).is_some()
 }
 
+/// Promise `wake-up` (Frames): No frame waits for the next one: whoever sleeps is woken.
 #[test]
 fn no_single_frame_to_a_router_is_overslept() {
     for arguments in [&[], TWO_WORKERS] {
@@ -524,6 +537,7 @@ fn no_single_frame_to_a_router_is_overslept() {
     }
 }
 
+/// Promise `wake-up`.
 #[test]
 fn no_single_bum_frame_is_overslept() {
     for arguments in [&[], TWO_WORKERS] {
@@ -534,6 +548,7 @@ fn no_single_bum_frame_is_overslept() {
     }
 }
 
+/// Promise `wake-up`.
 #[test]
 fn no_single_frame_from_a_router_is_overslept() {
     for arguments in [&[], TWO_WORKERS] {
@@ -547,6 +562,7 @@ fn no_single_frame_from_a_router_is_overslept() {
     }
 }
 
+/// Promise `idle`.
 #[test]
 fn a_full_router_keeps_nobody_busy() {
     for arguments in [&[], TWO_WORKERS] {

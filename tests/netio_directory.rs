@@ -46,6 +46,8 @@ fn wait_until_heard(station: &mut Station, netio: &Path, id: u16, seq: u64) {
     station.drain();
 }
 
+/// Promise `netio-directory` (Faults): The netio directory and what is in it may be taken away: it is made
+/// again, and nothing on the way is lost.
 #[test]
 fn a_socket_file_that_is_removed_is_made_again_and_nothing_on_the_way_is_lost() {
     let (scene, iou_fast) = lab(3);
@@ -84,6 +86,7 @@ fn a_socket_file_that_is_removed_is_made_again_and_nothing_on_the_way_is_lost() 
     assert!(!scene.netio().join("513").exists() && !scene.netio().join("513.lck").exists());
 }
 
+/// Promise `netio-directory`.
 #[test]
 fn what_a_router_sent_before_its_way_was_removed_arrives() {
     let (scene, mut iou_fast) = lab(1);
@@ -104,6 +107,7 @@ fn what_a_router_sent_before_its_way_was_removed_arrives() {
     iou_fast.stop().assert_clean();
 }
 
+/// Promise `netio-directory`.
 #[test]
 fn the_folder_is_removed_and_made_again() {
     let (scene, iou_fast) = lab(2);
@@ -138,6 +142,7 @@ fn the_folder_is_removed_and_made_again() {
     assert_eq!(scene.netio().read_dir().unwrap().count(), 2, "the routers' files and no other");
 }
 
+/// Promise `netio-directory`.
 #[test]
 fn a_netmap_that_changes_while_the_folder_is_away_is_followed_when_it_is_back() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
@@ -162,6 +167,7 @@ fn a_netmap_that_changes_while_the_folder_is_away_is_followed_when_it_is_back() 
     iou_fast.stop();
 }
 
+/// Promise `netio-occupied`.
 #[test]
 fn a_folder_of_another_user_in_its_place_is_refused_until_it_is_gone() {
     let (scene, iou_fast) = lab(1);
@@ -182,6 +188,8 @@ fn a_folder_of_another_user_in_its_place_is_refused_until_it_is_gone() {
     iou_fast.stop();
 }
 
+/// Promise `netio-occupied` (Faults): Whoever stands in the way there is named, once, and left alone until
+/// it goes.
 #[test]
 fn a_program_that_puts_its_socket_there_is_named_and_left_alone_until_it_goes() {
     let (scene, iou_fast) = lab(2);
@@ -205,6 +213,7 @@ fn a_program_that_puts_its_socket_there_is_named_and_left_alone_until_it_goes() 
     iou_fast.stop();
 }
 
+/// Promise `full-disk` (Faults): A full disk and a want of descriptors are said once and outlived.
 #[test]
 fn a_full_disk_is_said_once_and_outlived() {
     testbed::with_own_mounts(|| {
@@ -251,11 +260,13 @@ fn a_full_disk_is_said_once_and_outlived() {
     .unwrap();
 }
 
+/// Promise `full-disk`.
 #[test]
 fn without_descriptors_it_goes_on_and_catches_up_when_there_are_some() {
     goes_on_while(|process| process.take_descriptors().unwrap());
 }
 
+/// Promise `full-disk`.
 #[test]
 fn with_a_limit_below_what_is_open_already_it_goes_on_too() {
     goes_on_while(|process| process.limit_descriptors(3).unwrap());

@@ -268,6 +268,7 @@ fn commands(texts: &[String]) -> Vec<Vec<&str>> {
     quoted.map(|command| command.strip_prefix("ethtool ").unwrap().split(' ').collect()).collect()
 }
 
+/// Promise `lower-offloads`.
 #[test]
 fn what_makes_large_frames_below_a_nic_or_at_its_other_end_is_named_until_it_is_off() {
     let ns = Namespace::new(1);
@@ -321,6 +322,7 @@ fn what_makes_large_frames_below_a_nic_or_at_its_other_end_is_named_until_it_is_
     assert!(texts.len() == 1 && texts[0].contains("`ethtool -K LOWER gro off lro off`"), "{texts:#?}");
 }
 
+/// Promise `lower-offloads`.
 #[test]
 fn a_tap_whose_program_may_write_segments_is_named() {
     let ns = Namespace::new(1);
@@ -345,6 +347,7 @@ fn own_addresses(namespace: &Namespace, name: &str, of: &[&str]) -> [BTreeSet<St
     [found.iter().map(ToString::to_string).collect(), of.iter().map(address).collect()]
 }
 
+/// Promise `host-addresses`.
 #[test]
 fn the_hosts_addresses_are_those_of_what_is_above_and_below_the_nic() {
     let ns = Namespace::new(1);

@@ -231,23 +231,28 @@ fn remove(lab: &Lab) {
     lab.scene.host.ip("link del eth0").unwrap();
 }
 
+/// Promise `nic-replaced` (Faults): A card that is removed, renamed or moved away and comes back is taken
+/// again within a second, with all that was learned.
 #[test]
 fn a_nic_that_is_removed_and_comes_back_is_taken_again() {
     the_nic_is_lost_and_regained(&[], VethOptions::default(), remove, Lab::make_nics, "eth0 is gone");
 }
 
+/// Promise `nic-replaced`.
 #[test]
 fn with_two_workers_and_queues_a_nic_that_comes_back_is_taken_again() {
     let options = VethOptions { queues_rx: 2, queues_tx: 2, ..VethOptions::default() };
     the_nic_is_lost_and_regained(&["--cpus", "0,1"], options, remove, Lab::make_nics, "eth0 is gone");
 }
 
+/// Promise `nic-replaced`.
 #[test]
 fn in_generic_mode_a_nic_that_comes_back_is_taken_again() {
     let generic = ["--xdp-mode", "generic"];
     the_nic_is_lost_and_regained(&generic, VethOptions::default(), remove, Lab::make_nics, "eth0 is gone");
 }
 
+/// Promise `nic-replaced`.
 #[test]
 fn a_nic_that_was_renamed_is_given_back_and_taken_again_under_its_name() {
     the_nic_is_lost_and_regained(
@@ -273,6 +278,7 @@ fn a_nic_that_was_renamed_is_given_back_and_taken_again_under_its_name() {
     );
 }
 
+/// Promise `nic-replaced`.
 #[test]
 fn a_nic_that_was_moved_to_another_namespace_is_taken_again_when_it_is_back() {
     let elsewhere = Namespace::new("elsewhere").unwrap();
@@ -297,6 +303,7 @@ fn a_nic_that_was_moved_to_another_namespace_is_taken_again_when_it_is_back() {
     );
 }
 
+/// Promise `nic-replaced`.
 #[test]
 fn another_nic_of_the_same_name_and_number_is_not_taken_for_the_one_before() {
     let mut lab = Lab::new(&[], VethOptions::default());
@@ -324,6 +331,7 @@ fn another_nic_of_the_same_name_and_number_is_not_taken_for_the_one_before() {
     lab.stop();
 }
 
+/// Promise `nic-rings` (Faults): What was in its rings is delivered, and what it took along is counted.
 #[test]
 fn what_was_in_the_rings_of_a_nic_that_goes_is_delivered() {
     // More than half of what may be on its way to a worker: what was on its way in one round counts in no other.
@@ -357,6 +365,7 @@ fn what_was_in_the_rings_of_a_nic_that_goes_is_delivered() {
     lab.stop();
 }
 
+/// Promise `nic-rings`.
 #[test]
 fn frames_that_a_nic_takes_along_are_counted() {
     const FRAMES: u64 = 50;
@@ -381,6 +390,7 @@ fn frames_that_a_nic_takes_along_are_counted() {
     assert_eq!(summary.faults, [("rx-dropped".to_string(), FRAMES)], "{}", summary.text);
 }
 
+/// Promise `nic-rings`.
 #[test]
 fn frames_that_a_nic_takes_along_are_counted_also_at_the_end() {
     const FRAMES: u64 = 50;
@@ -402,6 +412,7 @@ fn frames_that_a_nic_takes_along_are_counted_also_at_the_end() {
     assert_eq!(summary.drops("nic-down"), 1, "{}", summary.text);
 }
 
+/// Promise `nic-replaced`.
 #[test]
 fn a_broadcast_storm_does_not_keep_a_nic_from_being_taken_again() {
     // Interfaces for which each broadcast is work, too many for a worker to keep up.
@@ -450,6 +461,7 @@ fn a_broadcast_storm_does_not_keep_a_nic_from_being_taken_again() {
     lab.iou_fast.stop();
 }
 
+/// Promise (Faults): A NETMAP that changes while the card is away holds when it is back.
 #[test]
 fn a_netmap_that_changes_while_the_nic_is_away_holds_when_it_is_back() {
     let wiring = |ids: [u16; 2]| ids.map(|id| format!("{id}:0/0 {}:0/0\n", 512 + id)).concat();
@@ -500,6 +512,8 @@ fn a_netmap_that_changes_while_the_nic_is_away_holds_when_it_is_back() {
     assert!(summary.faults.is_empty(), "{}", summary.text);
 }
 
+/// Promise `nic-flaps` (Faults): Cards that go and come cost neither memory nor descriptors, and frames
+/// that were in their rings are found again.
 #[test]
 fn a_nic_that_goes_and_comes_twenty_times_costs_neither_memory_nor_descriptors() {
     let mut lab = Lab::new(&[], VethOptions::default());
@@ -520,6 +534,9 @@ fn a_nic_that_goes_and_comes_twenty_times_costs_neither_memory_nor_descriptors()
     lab.stop();
 }
 
+/// Promise `nic-settings` (Faults): Another MTU, address or number of queues is followed; offloads that are
+/// turned on are turned off again or named with the command; a program that is taken off the card is put
+/// there again.
 #[test]
 fn an_mtu_that_changes_is_followed() {
     let mut lab = Lab::new(&[], VethOptions::default());
@@ -549,6 +566,7 @@ fn an_mtu_that_changes_is_followed() {
     assert!(summary.faults.is_empty(), "{}", summary.text);
 }
 
+/// Promise `nic-settings`.
 #[test]
 fn queues_that_a_nic_is_given_get_sockets() {
     const FLOWS: u16 = 64;
@@ -598,6 +616,7 @@ fn queues_that_a_nic_is_given_get_sockets() {
     assert!(summary.faults.iter().all(|(what, _)| what == "no-ring"), "{}", summary.text);
 }
 
+/// Promise `nic-settings`.
 #[test]
 fn more_queues_than_there_is_memory_for_are_said_with_what_to_do() {
     const MANY: u32 = 48;
@@ -629,6 +648,7 @@ fn more_queues_than_there_is_memory_for_are_said_with_what_to_do() {
     lab.stop();
 }
 
+/// Promise `nic-settings`.
 #[test]
 fn offloads_that_are_turned_on_are_turned_off_again_until_somebody_insists() {
     let mut lab = Lab::new(&["--xdp-mode", "generic"], VethOptions::default());
@@ -662,6 +682,7 @@ fn offloads_that_are_turned_on_are_turned_off_again_until_somebody_insists() {
     assert!(is_on(&scene.host, "rx-vlan-offload") && is_on(&scene.host, "generic-receive-offload"));
 }
 
+/// Promise `nic-settings`.
 #[test]
 fn a_program_that_is_taken_off_the_nic_is_put_there_again() {
     let mut lab = Lab::new(&[], VethOptions::default());
@@ -701,6 +722,7 @@ fn a_program_that_is_taken_off_the_nic_is_put_there_again() {
     lab.stop();
 }
 
+/// Promise `nic-settings`.
 #[test]
 fn an_address_that_the_nic_is_given_is_its_own() {
     let mut lab = Lab::new(&[], VethOptions::default());
@@ -720,6 +742,7 @@ fn an_address_that_the_nic_is_given_is_its_own() {
     lab.iou_fast.stop();
 }
 
+/// Promise `nic-flaps`.
 #[test]
 fn a_queue_that_another_program_has_is_said_with_the_way_to_find_it() {
     let scene = Scene::new();

@@ -92,6 +92,8 @@ fn now() -> u64 {
     time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000
 }
 
+/// Promise `notify-ready` (The service): A service manager is told when frames flow and when the end
+/// begins, and nothing of a start that fails.
 #[test]
 fn ready_is_told_once_and_stopping_at_the_end() {
     let (scene, mut manager) = lab(2);
@@ -109,6 +111,7 @@ fn ready_is_told_once_and_stopping_at_the_end() {
     assert_eq!(manager.hear(Duration::ZERO), None);
 }
 
+/// Promise `notify-ready`.
 #[test]
 fn a_start_that_fails_is_not_ready() {
     let (scene, mut manager) = lab(1);
@@ -119,6 +122,8 @@ fn a_start_that_fails_is_not_ready() {
     assert_eq!(manager.hear(Duration::from_millis(100)), None);
 }
 
+/// Promise `notify-reload` (The service): It is told of each reload, and its status says which routers and
+/// NICs are up and what came of the last reload, once a second at most.
 #[test]
 fn reloading_is_told_on_sighup_and_when_the_file_changes() {
     let (scene, mut manager) = lab(1);
@@ -150,6 +155,7 @@ fn reloading_is_told_on_sighup_and_when_the_file_changes() {
     iou_fast.stop();
 }
 
+/// Promise `notify-reload`.
 #[test]
 fn the_status_says_what_is_up_and_is_told_once_a_second_at_most() {
     let (scene, mut manager) = lab(2);
@@ -187,6 +193,8 @@ fn the_status_says_what_is_up_and_is_told_once_a_second_at_most() {
     iou_fast.stop();
 }
 
+/// Promise `watchdog` (The service): Its watchdog gets signs of life as long as every worker gives one,
+/// idle, under load and without descriptors, and none while one stands still.
 #[test]
 fn signs_of_life_come_until_a_worker_stands_still() {
     const LIMIT: Duration = Duration::from_secs(2);
@@ -224,6 +232,7 @@ fn signs_of_life_come_until_a_worker_stands_still() {
     iou_fast.stop();
 }
 
+/// Promise `watchdog`.
 #[test]
 fn signs_of_life_come_under_load_and_without_descriptors() {
     const LIMIT: Duration = Duration::from_secs(1);
@@ -248,6 +257,7 @@ fn signs_of_life_come_under_load_and_without_descriptors() {
     iou_fast.stop();
 }
 
+/// Promise `watchdog`.
 #[test]
 fn a_watchdog_of_another_process_is_not_ours() {
     let (scene, mut manager) = lab(1);
@@ -261,6 +271,7 @@ fn a_watchdog_of_another_process_is_not_ours() {
     Running { process }.stop();
 }
 
+/// Promise `notify-socket`.
 #[test]
 fn an_abstract_socket_will_do() {
     let (scene, _) = lab(1);
@@ -285,6 +296,8 @@ fn an_abstract_socket_will_do() {
     Running { process }.stop();
 }
 
+/// Promise `notify-socket` (The service): A manager that does not listen, or is not there, holds nothing
+/// up; abstract sockets and labs of other users work too.
 #[test]
 fn a_manager_that_does_not_listen_or_is_not_there_holds_nothing_up() {
     // One whose queue is full: nobody reads it until the end.
@@ -323,6 +336,7 @@ fn a_manager_that_does_not_listen_or_is_not_there_holds_nothing_up() {
     Running { process }.stop();
 }
 
+/// Promise `notify-socket`.
 #[test]
 fn another_users_lab_tells_it_too() {
     let (scene, mut manager) = lab(1);

@@ -127,6 +127,9 @@ fn full_pipe() -> (File, OwnedFd) {
     (reader.into(), writer)
 }
 
+/// Promise `log-blocked` (Faults): Where the log and the output go ends nothing and delays no frame: a full
+/// disk, a terminal that is held or closed, a pipe that is not read or closed. At the end all is put back,
+/// and what somebody reads is written.
 #[test]
 fn a_log_on_a_full_disk_costs_no_frame() {
     let mut lab = Lab::new();
@@ -171,6 +174,7 @@ fn a_log_on_a_full_disk_costs_no_frame() {
     assert_eq!(iou_fast.wait(SOON).unwrap().code(), Some(1));
 }
 
+/// Promise `log-dropped` (Faults): What the log lost is counted in it when it takes lines again.
 #[test]
 fn what_the_log_lost_is_counted_when_there_is_room_again() {
     testbed::with_own_mounts(|| {
@@ -216,6 +220,7 @@ fn what_the_log_lost_is_counted_when_there_is_room_again() {
     .unwrap();
 }
 
+/// Promise `log-blocked`.
 #[test]
 fn a_terminal_that_is_held_or_closed_ends_nothing() {
     let mut lab = Lab::new();
@@ -257,6 +262,7 @@ fn a_terminal_that_is_held_or_closed_ends_nothing() {
     lab.end(&mut iou_fast);
 }
 
+/// Promise `log-blocked`.
 #[test]
 fn a_log_that_nobody_reads_holds_no_frame_up() {
     let mut lab = Lab::new();
@@ -304,6 +310,7 @@ fn a_log_that_nobody_reads_holds_no_frame_up() {
     drop(reader);
 }
 
+/// Promise `log-blocked`.
 #[test]
 fn nobody_has_to_read_what_is_printed() {
     let mut lab = Lab::new();

@@ -174,6 +174,10 @@ fn outlives_its_nic(scene: &Scene, iou_fast: &Running, uid: u32, router: Router)
     router
 }
 
+/// Promise `capabilities` (Rights): Workers keep no capability, the control thread four, the guard one;
+/// every thread has a filter for system calls and no new privileges.
+///
+/// Promise `nic-rights` (Faults): Taking a card again needs no more than the rights that are kept.
 #[test]
 fn threads_of_a_lab_of_another_user_keep_only_what_they_need() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
@@ -201,6 +205,7 @@ fn threads_of_a_lab_of_another_user_keep_only_what_they_need() {
     assert_eq!(fs::read_dir(scene.directory().join("state")).unwrap().count(), 0, "nor is one left now");
 }
 
+/// Promise `capabilities`.
 #[test]
 fn threads_of_a_lab_of_root_keep_only_what_they_need() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
@@ -214,6 +219,9 @@ fn threads_of_a_lab_of_root_keep_only_what_they_need() {
 
 /// Names of hosts are looked up in the system's libraries, whose system calls nobody knows: a NETMAP that is read again has
 /// some, after privileges are gone. And its user's rights are what it is read with.
+///
+/// Promise (Rights): With what is left routers restart and a changed NETMAP is followed, with the rights of
+/// its user.
 #[test]
 fn a_netmap_is_read_again_with_what_is_left() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
@@ -292,6 +300,8 @@ fn started_by_user(scene: &Scene, copy: &tempfile::TempDir) -> Running {
 }
 
 /// Neither sees the other's locks or descriptors; the kernel tells who loaded the program that is on the NIC.
+///
+/// Promise `nic-in-use`.
 #[test]
 fn a_second_user_is_told_whose_iou_fast_has_the_nic_and_not_how_to_cut_it_off() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
@@ -323,6 +333,10 @@ fn a_second_user_is_told_whose_iou_fast_has_the_nic_and_not_how_to_cut_it_off() 
     iou_fast.stop();
 }
 
+/// Promise `ordinary-user` (Rights): It runs for an ordinary user from file capabilities; with too few
+/// rights it says which.
+///
+/// Promise `nic-rights`.
 #[test]
 fn an_ordinary_user_runs_it_with_file_capabilities() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
@@ -359,6 +373,7 @@ fn an_ordinary_user_runs_it_with_file_capabilities() {
     assert_eq!(fs::read_dir(scene.directory().join("run/iou-fast")).unwrap().count(), 0);
 }
 
+/// Promise `ordinary-user`.
 #[test]
 fn without_rights_it_says_what_is_missing() {
     let scene = Scene::new();

@@ -130,6 +130,7 @@ fn route(frr: &Frr, protocol: &str, prefix: &str) {
     frr.wait("zebra", &command, CONVERGED, installed).unwrap();
 }
 
+/// Promise `ospf` (Protocols): OSPFv2 and OSPFv3 become Full, and their routes work.
 #[test]
 fn ospf_reaches_full_and_loopbacks_ping_each_other() {
     let lan = Lan::new(1, 0..0);
@@ -144,6 +145,7 @@ fn ospf_reaches_full_and_loopbacks_ping_each_other() {
     lan.stop(frr);
 }
 
+/// Promise `ospf`.
 #[test]
 fn ospfv3_reaches_full_and_loopbacks_ping_each_other() {
     let lan = Lan::new(1, 0..0);
@@ -170,6 +172,8 @@ fn ospfv3_reaches_full_and_loopbacks_ping_each_other() {
 
 /// IS-IS has no IP: LLC frames to 01:80:c2:00:00:15, the hellos padded to the MTU so that no neighbour comes up over
 /// a link that carries less.
+///
+/// Promise (Protocols): IS-IS comes up with hellos padded to the MTU.
 #[test]
 fn is_is_comes_up_with_hellos_padded_to_the_mtu() {
     let lan = Lan::new(1, 0..0);
@@ -194,6 +198,7 @@ fn is_is_comes_up_with_hellos_padded_to_the_mtu() {
     lan.stop(frr);
 }
 
+/// Promise (Protocols): LDP becomes operational.
 #[test]
 fn ldp_is_operational() {
     let lan = Lan::new(1, 0..0);
@@ -215,6 +220,7 @@ fn ldp_is_operational() {
     lan.stop(frr);
 }
 
+/// Promise (Protocols): EIGRP neighbours exchange their routes.
 #[test]
 fn eigrp_neighbours_exchange_routes() {
     let lan = Lan::new(1, 0..0);
@@ -232,6 +238,7 @@ fn eigrp_neighbours_exchange_routes() {
     lan.stop(frr);
 }
 
+/// Promise (Protocols): BFD comes up over IPv4 and IPv6.
 #[test]
 fn bfd_comes_up() {
     let lan = Lan::new(1, 0..0);
@@ -260,6 +267,8 @@ fn bfd_comes_up() {
 
 /// The address of a VRRP group, 10.10.100.254, belongs to a MAC address that follows from the group's number alone. It
 /// is found by learning, and followed when the other router takes over.
+///
+/// Promise (Protocols): A VRRP address answers from the wire, and from its new owner within a second.
 #[test]
 fn a_vrrp_address_answers_from_the_wire_and_moves_to_the_other_router() {
     const VIRTUAL: &str = "00:00:5e:00:01:0a";
@@ -317,6 +326,8 @@ fn a_vrrp_address_answers_from_the_wire_and_moves_to_the_other_router() {
 
 /// One group in two VLANs at once: the same virtual MAC, active on one router in VLAN 10 and on the other in VLAN 20. In
 /// VLAN N the wire has 10.20.N.9, the routers have 10.20.N.1 and .2, the group has .254.
+///
+/// Promise `virtual-address-per-vlan`.
 #[test]
 fn one_vrrp_group_is_active_on_different_routers_in_two_vlans_and_fails_over_in_each_alone() {
     const VIRTUAL: &str = "00:00:5e:00:01:0a";
@@ -400,6 +411,8 @@ fn one_vrrp_group_is_active_on_different_routers_in_two_vlans_and_fails_over_in_
 
 /// Both ends advertise a network of their own. Each gives itself an address in the other's, by advertisements to a group
 /// alone, and reaches the other from there by neighbour discovery.
+///
+/// Promise (Protocols): IPv6 router advertisements and neighbour discovery work both ways.
 #[test]
 fn ipv6_hosts_configure_themselves_by_advertisements_both_ways() {
     let lan = Lan::new(1, 0..0);
@@ -452,6 +465,9 @@ fn bfd_up(frr: &Frr, count: usize) {
 
 /// A classroom: fifty simulated routers and two with FRR, which is on the wire, too. OSPF converges, all reach all, and
 /// then BFD, which counts a neighbour as dead after 150 ms, loses none in a minute of traffic.
+///
+/// Promise (Protocols): Fifty simulated routers and two with FRR converge with FRR on the wire, and BFD at
+/// 3 x 50 ms stays up for a minute under load.
 #[test]
 fn among_fifty_routers_and_two_with_frr_all_converges_and_bfd_does_not_flap_for_a_minute() {
     const MINUTE: Duration = Duration::from_secs(60);

@@ -29,6 +29,7 @@ fn options(command: &Command) -> Vec<String> {
     long.map(|name| format!("--{name}")).collect()
 }
 
+/// Promise `reference`.
 #[test]
 fn the_reference_of_counters_is_that_of_the_code() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/counters.md");
@@ -45,6 +46,8 @@ fn the_reference_of_counters_is_that_of_the_code() {
     assert!(there.lines().all(|line| line.chars().count() <= 120), "a line is too long");
 }
 
+/// Promise `reference` (The package): Manuals and completions name every command and option, and
+/// docs/counters.md every drop reason and fault, as the code has them.
 #[test]
 fn each_command_has_a_manual_that_names_its_options() {
     let pages = man::pages();
@@ -69,6 +72,7 @@ fn each_command_has_a_manual_that_names_its_options() {
     }
 }
 
+/// Promise `reference`.
 #[test]
 fn completions_know_every_command_and_option() {
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {

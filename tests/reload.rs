@@ -55,6 +55,8 @@ fn carries(scene: &Scene, router: &mut Router, id: u16) {
     got.expect("the router's frame on the wire");
 }
 
+/// Promise `reload` (Faults): A changed NETMAP is followed while frames flow: links, interfaces and routers
+/// come and go in place, the others lose nothing.
 #[test]
 fn links_come_and_go_while_the_others_lose_nothing() {
     for arguments in [&["-i", "eth0"][..], &["-i", "eth0", "--cpus", "0,1"]] {
@@ -137,6 +139,7 @@ fn links_come_and_go_while_the_others_lose_nothing() {
     }
 }
 
+/// Promise `reload`.
 #[test]
 fn a_router_that_joins_a_line_hears_bum_frames_and_its_neighbours_are_left_to_themselves() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
@@ -165,6 +168,8 @@ fn a_router_that_joins_a_line_hears_bum_frames_and_its_neighbours_are_left_to_th
     assert!(iou_fast.stop().faults.is_empty());
 }
 
+/// Promise `reload-refused` (Faults): A faulty NETMAP, and one that asks for what cannot be had, is refused
+/// whole, with its errors, and the one before stays.
 #[test]
 fn a_faulty_file_is_refused_whole_and_the_one_before_stays() {
     let scene = Scene::silent(&["eth0", "eth1"], &VethOptions::default());
@@ -199,6 +204,7 @@ fn a_faulty_file_is_refused_whole_and_the_one_before_stays() {
     assert!(iou_fast.stop().faults.is_empty());
 }
 
+/// Promise (Faults): SIGHUP has the NETMAP read again.
 #[test]
 fn sighup_reads_it_again_and_ends_nothing() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
@@ -216,6 +222,7 @@ fn sighup_reads_it_again_and_ends_nothing() {
     iou_fast.stop();
 }
 
+/// Promise `reload`.
 #[test]
 fn a_netmap_behind_a_link_is_followed_too() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
@@ -231,6 +238,9 @@ fn a_netmap_behind_a_link_is_followed_too() {
 }
 
 /// Without `-p` an id only looks like one of ours: it may be that of a router that starts again.
+///
+/// Promise (Faults): An id that a changed NETMAP shows to be a pseudo id, without `-p`, while somebody uses
+/// it is left alone, and taken when it has been free for five seconds.
 #[test]
 fn an_inferred_id_that_somebody_uses_is_taken_when_it_has_been_free_for_a_while() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
@@ -261,6 +271,7 @@ fn an_inferred_id_that_somebody_uses_is_taken_when_it_has_been_free_for_a_while(
     assert!(iou_fast.stop().faults.is_empty());
 }
 
+/// Promise `reload-refused`.
 #[test]
 fn an_id_that_somebody_uses_is_a_reason_to_refuse_and_an_id_taken_out_is_free() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());

@@ -51,16 +51,21 @@ fn restart_twenty_times(arguments: &[&str], mut leave: impl FnMut(Router)) {
     assert!(summary.faults.is_empty(), "{}", summary.text);
 }
 
+/// Promise `router-restart` (Faults): A router that comes or comes back gets frames within 100 ms of its
+/// socket, also fifty together.
 #[test]
 fn a_router_that_exits_and_starts_again_gets_frames_at_once() {
     restart_twenty_times(&[], drop);
 }
 
+/// Promise `router-restart`.
 #[test]
 fn a_router_that_is_killed_and_starts_again_gets_frames_at_once() {
     restart_twenty_times(&[], Router::crash);
 }
 
+/// Promise `router-replaced` (Faults): A router's file may be replaced while the old process hangs: its
+/// successor gets what waited.
 #[test]
 fn a_router_is_replaced_while_the_old_process_still_holds_its_socket() {
     let mut hanging = Vec::new();
@@ -76,6 +81,7 @@ fn with_two_workers_a_router_that_starts_again_gets_frames_at_once() {
     });
 }
 
+/// Promise `router-replaced`.
 #[test]
 fn frames_that_wait_for_a_hanging_router_go_to_its_successor() {
     let (scene, iou_fast) = lab(1, &[]);
@@ -133,6 +139,9 @@ fn start_in(scene: &Scene, directory: &Path, arguments: &[&str]) -> Running {
     Running { process }
 }
 
+/// Promise `router-restart`.
+///
+/// Promise `router-gone`.
 #[test]
 fn fifty_routers_restart_together_and_cost_another_nothing() {
     let (scene, iou_fast) = lab(51, &[]);
@@ -170,6 +179,7 @@ fn fifty_routers_restart_together_and_cost_another_nothing() {
     assert!(summary.faults.is_empty(), "{}", summary.text);
 }
 
+/// Promise `router-gone`.
 #[test]
 fn frames_to_an_absent_router_are_counted_and_keep_no_other_waiting() {
     let (scene, iou_fast) = lab(20, &[]);
@@ -189,6 +199,7 @@ fn frames_to_an_absent_router_are_counted_and_keep_no_other_waiting() {
     assert!(summary.dropped.len() == 1 && summary.faults.is_empty(), "{}", summary.text);
 }
 
+/// Promise `router-gone` (Faults): A router that goes costs the others nothing.
 #[test]
 fn a_router_that_restarts_a_hundred_times_while_frames_flow_costs_the_others_nothing() {
     let (scene, iou_fast) = lab(10, &[]);
@@ -284,6 +295,8 @@ fn the_nic_goes_and_comes_back(
     assert!(summary.faults.is_empty(), "{}", summary.text);
 }
 
+/// Promise `nic-down` (Faults): While the card is down or has no carrier routers do not block, and
+/// forwarding resumes by itself within a second.
 #[test]
 fn while_the_nic_is_down_routers_do_not_block_and_it_comes_back_by_itself() {
     the_nic_goes_and_comes_back(
@@ -294,6 +307,7 @@ fn while_the_nic_is_down_routers_do_not_block_and_it_comes_back_by_itself() {
     );
 }
 
+/// Promise `nic-down`.
 #[test]
 fn while_the_cable_is_out_routers_do_not_block_and_it_comes_back_by_itself() {
     the_nic_goes_and_comes_back(
@@ -304,6 +318,7 @@ fn while_the_cable_is_out_routers_do_not_block_and_it_comes_back_by_itself() {
     );
 }
 
+/// Promise `nic-down`.
 #[test]
 fn the_nic_goes_down_in_the_midst_of_traffic() {
     let (scene, mut iou_fast) = lab(1, &[]);
@@ -330,6 +345,7 @@ fn the_nic_goes_down_in_the_midst_of_traffic() {
     iou_fast.stop();
 }
 
+/// Promise `stopped`.
 #[test]
 fn stopped_and_continued_it_goes_on_where_it_was() {
     let (scene, mut iou_fast) = lab(5, &[]);
@@ -373,6 +389,7 @@ fn stopped_and_continued_it_goes_on_where_it_was() {
     assert!(summary.faults.is_empty(), "{}", summary.text);
 }
 
+/// Promise `stopped`.
 #[test]
 fn stopped_for_so_long_that_its_rings_overflow_it_recovers() {
     let (scene, mut iou_fast) = lab(2, &["--cpus", "0,1"]);
@@ -402,6 +419,8 @@ fn stopped_for_so_long_that_its_rings_overflow_it_recovers() {
     iou_fast.stop();
 }
 
+/// Promise `stopped` (Faults): Stopped and continued, or with one worker that stands still, it goes on
+/// where it was; a clock that is set changes no frame's fate.
 #[test]
 fn stopped_for_three_seconds_under_traffic_it_goes_on_within_one() {
     let (scene, mut iou_fast) = lab(2, &["--cpus", "0,1"]);
@@ -428,6 +447,7 @@ fn stopped_for_three_seconds_under_traffic_it_goes_on_within_one() {
     iou_fast.stop();
 }
 
+/// Promise `stopped`.
 #[test]
 fn a_worker_that_stands_still_leaves_the_other_its_chunks() {
     // More than the fill ring of the queue that they share.

@@ -36,6 +36,8 @@ fn analyze(arguments: &[&str], unit: &Path) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
+/// Promise `systemd` (The service): systemd understands the unit, and the service is exposed no more than
+/// its work needs.
 #[test]
 fn systemd_understands_the_unit() {
     let directory = tempfile::tempdir().unwrap();
@@ -49,6 +51,7 @@ fn systemd_understands_the_unit() {
     assert!(analyze(&["verify", "--man=no"], &unit).1.contains("NoSuchThing"));
 }
 
+/// Promise `systemd`.
 #[test]
 fn the_service_is_exposed_no_more_than_it_must_be() {
     let directory = tempfile::tempdir().unwrap();
@@ -60,6 +63,7 @@ fn the_service_is_exposed_no_more_than_it_must_be() {
     assert!(!within(EXPOSURE - 5).0, "EXPOSURE can be lower now\n{said}");
 }
 
+/// Promise `systemd`.
 #[test]
 fn the_service_tells_systemd_and_is_reloaded_by_sighup() {
     let unit = unit();

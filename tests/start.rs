@@ -104,6 +104,7 @@ mod command_line {
         assert!(help.contains("--state-dir"), "who runs it without root may need it");
     }
 
+    /// Promise (The package): `iou-fast --version` names the commit that it was built from.
     #[test]
     fn version_is_the_package_s_with_the_commit_that_it_was_built_from() {
         let said = output(&["--version"]).1;
@@ -149,6 +150,7 @@ mod command_line {
     }
 }
 
+/// Promise `refused` (The start): What does not exist is refused with what does.
 #[test]
 fn what_does_not_exist_is_refused_with_what_does() {
     let scene = Scene::with_nics(&["eth0", "eth7"], &VethOptions::default());
@@ -228,6 +230,7 @@ fn a_netmap_that_is_not_there_is_named_with_the_way_to_name_another() {
     assert_eq!(names(&scene.netio()), set(&[]));
 }
 
+/// Promise (The start): A faulty NETMAP is shown line by line, with the place and the text.
 #[test]
 fn every_faulty_line_is_shown_with_its_place_and_text() {
     let scene = Scene::new();
@@ -286,6 +289,7 @@ impl Drop for Directories {
     }
 }
 
+/// Promise (The start): The netio directory is that of the user who runs the routers.
 #[test]
 fn the_netio_folder_is_that_of_the_user_who_runs_the_routers() {
     let scene = Scene::new();
@@ -377,6 +381,7 @@ fn pseudo_ids_are_inferred_where_the_file_shows_them() {
     }
 }
 
+/// Promise `pseudo-ids`.
 #[test]
 fn where_the_file_does_not_show_them_it_asks_for_them() {
     let scene = Scene::new();
@@ -420,6 +425,7 @@ fn where_the_file_does_not_show_them_it_asks_for_them() {
     assert_eq!(names(&scene.netio()), set(&[]));
 }
 
+/// Promise `pseudo-ids` (The start): An id that a router may use is never taken.
 #[test]
 fn an_id_that_a_router_uses_is_never_taken() {
     let scene = Scene::new();
@@ -462,6 +468,7 @@ fn latencies(line: &str) -> Vec<f64> {
     parts.iter().zip(["p50 ", "p99 ", "p99.9 ", "max "]).map(|(part, name)| number(part, name)).collect()
 }
 
+/// Promise `accounting`.
 #[test]
 fn it_prints_the_links_and_what_it_got_and_at_the_end_what_happened() {
     let scene = Scene::new();
@@ -577,6 +584,7 @@ fn endpoints_on_other_hosts_are_reported_and_the_rest_works() {
     assert_says(&error, &["nothing would be on eth0", "1:0/0 is on host 192.0.2.1: remote"]);
 }
 
+/// Promise (The start): Pseudo ids are locked as IOU does it, and who comes second is told who holds them.
 #[test]
 fn pseudo_ids_are_locked_as_iou_does_it_and_a_second_one_is_refused() {
     let scene = Scene::with_nics(&["eth0", "eth1"], &VethOptions::default());
@@ -626,6 +634,7 @@ fn a_program_without_a_lock_that_answers_at_a_pseudo_id_is_left_alone() {
     assert_eq!(program.recv(&mut buffer).unwrap(), 11);
 }
 
+/// Promise `kill-9`.
 #[test]
 fn what_a_killed_run_left_is_replaced() {
     let scene = Scene::new();
@@ -675,6 +684,7 @@ fn time_to_ready(routers: u16) -> Duration {
     times[times.len() / 2]
 }
 
+/// Promise (The start): It is ready at once, with fifty routers and with a thousand.
 #[test]
 fn it_is_ready_at_once_with_fifty_routers_and_with_a_thousand() {
     let fifty = time_to_ready(50);
@@ -683,6 +693,7 @@ fn it_is_ready_at_once_with_fifty_routers_and_with_a_thousand() {
     assert!(thousand < Duration::from_secs(1), "{thousand:?}");
 }
 
+/// Promise `sizes`.
 #[test]
 fn what_was_got_is_said_and_carries_frames_with_and_without_tags() {
     let scene = Scene::new();
@@ -710,6 +721,7 @@ fn what_was_got_is_said_and_carries_frames_with_and_without_tags() {
     }
 }
 
+/// Promise `refused`.
 #[test]
 fn a_mode_that_the_nic_cannot_do_is_refused() {
     let scene = Scene::new();

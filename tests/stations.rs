@@ -130,6 +130,8 @@ impl Lan {
 const VLAN_10: &[Tag] = &[Tag::vlan(10)];
 const VLAN_20: &[Tag] = &[Tag::vlan(20)];
 
+/// Promise (Addresses): A router is reached by the address patterns of its images before it has said a
+/// word.
 #[test]
 fn a_router_is_reached_by_its_address_pattern_before_it_has_said_a_word() {
     let scene = Scene::silent(&["eth0"], &VethOptions { mtu: 1508, ..VethOptions::default() });
@@ -159,6 +161,7 @@ fn a_router_is_reached_by_its_address_pattern_before_it_has_said_a_word() {
     assert_eq!(summary.to_routers.0, 12);
 }
 
+/// Promise (Addresses): Any other address is reached from the first answer on.
 #[test]
 fn a_virtual_address_is_reached_from_the_first_answer_on() {
     let mut lan = Lan::new();
@@ -193,6 +196,8 @@ fn routers_reach_each_others_learned_addresses_directly() {
     lan.end();
 }
 
+/// Promise `virtual-address-per-vlan` (Addresses): One virtual address may be active on different routers
+/// in different VLANs at once.
 #[test]
 fn one_virtual_address_is_active_on_different_routers_in_different_vlans() {
     let mut lan = Lan::new();
@@ -212,6 +217,7 @@ fn one_virtual_address_is_active_on_different_routers_in_different_vlans() {
     lan.end();
 }
 
+/// Promise `failover` (Addresses): A failover is followed: from router to router, to the wire, and back.
 #[test]
 fn a_failover_from_router_to_router_is_followed() {
     let mut lan = Lan::new();
@@ -228,6 +234,7 @@ fn a_failover_from_router_to_router_is_followed() {
     lan.end();
 }
 
+/// Promise `failover`.
 #[test]
 fn a_failover_to_a_router_on_the_wire_is_followed_and_back() {
     let mut lan = Lan::new();
@@ -260,6 +267,8 @@ fn a_routers_own_address_that_speaks_from_the_wire_is_there_until_the_router_spe
     lan.end();
 }
 
+/// Promise `switch-loop` (Addresses): A looped switch image captures neither the gateway nor another
+/// router's address.
 #[test]
 fn a_switch_image_that_sends_everything_back_does_not_capture_the_gateway() {
     let mut lan = Lan::new();
@@ -286,6 +295,7 @@ fn a_switch_image_that_sends_everything_back_does_not_capture_the_gateway() {
     lan.end();
 }
 
+/// Promise `switch-loop`.
 #[test]
 fn a_switch_image_that_sends_everything_back_does_not_capture_another_routers_address() {
     let mut lan = Lan::new();
@@ -305,6 +315,7 @@ fn a_switch_image_that_sends_everything_back_does_not_capture_another_routers_ad
     lan.end();
 }
 
+/// Promise `failover`.
 #[test]
 fn a_takeover_from_the_wire_is_followed_at_once_though_both_say_hello() {
     let mut lan = Lan::new();
@@ -324,6 +335,8 @@ fn a_takeover_from_the_wire_is_followed_at_once_though_both_say_hello() {
     lan.end();
 }
 
+/// Promise `spoofed` (Addresses): Frames that speak as the host or as another router go nowhere and are
+/// counted.
 #[test]
 fn the_nics_own_address_is_no_routers() {
     let mut lan = Lan::new();
@@ -340,6 +353,7 @@ fn the_nics_own_address_is_no_routers() {
     lan.end_with_spoofed(30);
 }
 
+/// Promise `spoofed`.
 #[test]
 fn the_address_of_another_router_is_nobody_elses() {
     let mut lan = Lan::new();
@@ -363,6 +377,7 @@ fn the_address_of_another_router_is_nobody_elses() {
     lan.end_with_spoofed(33);
 }
 
+/// Promise `spoofed`.
 #[test]
 fn a_routers_frame_that_a_switch_image_with_a_loop_sends_back_goes_no_further() {
     let mut lan = Lan::new();
@@ -379,6 +394,7 @@ fn a_routers_frame_that_a_switch_image_with_a_loop_sends_back_goes_no_further() 
     lan.end_with_spoofed(5);
 }
 
+/// Promise (Addresses): An address that a wire sends back is the router's again with its next frame.
 #[test]
 fn a_wire_that_sends_a_routers_frame_back_has_its_address_until_it_says_so_again() {
     let mut lan = Lan::new();
@@ -402,6 +418,7 @@ fn a_wire_that_sends_a_routers_frame_back_has_its_address_until_it_says_so_again
     lan.end();
 }
 
+/// Promise (Addresses): What is no station is never learned.
 #[test]
 fn a_group_address_or_none_at_all_as_source_is_never_learned() {
     let mut lan = Lan::new();

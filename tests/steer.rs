@@ -681,6 +681,8 @@ fn where_frames_may_take_several_chunks_the_bound_is_four_of_them() {
 
 /// A credits's share is one of chunks: a frame that takes three of them counts as three. With zero-copy the head is in front of
 /// the first, with copy in it.
+///
+/// Promise `jumbo-whole`.
 #[test]
 fn large_frames_take_their_chunks_from_the_credits() {
     for head in [0, HEAD] {
@@ -742,6 +744,7 @@ fn a_paused_or_down_router_gets_nothing_until_it_is_ready() {
     }
 }
 
+/// Promise `early-drop`.
 #[test]
 fn what_a_worker_has_not_taken_is_bounded_by_its_share() {
     let bench = Bench::new(2);
@@ -1357,6 +1360,7 @@ fn tell(bench: &Bench, model: &Model) {
     }
 }
 
+/// Promise (Frames): The XDP program decides about any frame as its description in Rust does.
 #[test]
 fn it_decides_about_any_frame_as_the_model_does() {
     let workers = usize::from(MODEL_WORKERS);

@@ -96,6 +96,8 @@ fn data(len: usize) -> Vec<u8> {
     .collect()
 }
 
+/// Promise `tcp` (Protocols): TCP runs both ways with the far end's default offloads, also beside busy
+/// routers.
 #[test]
 fn tcp_both_ways_with_the_far_ends_default_offloads() {
     let lan = Lan::new(ONE, &[]);
@@ -123,6 +125,8 @@ fn iperf3(client: &Namespace, server: (&Namespace, &str), options: &[&str]) -> f
 }
 
 /// Beside twenty routers that get and send frames all the time.
+///
+/// Promise `tcp`.
 #[test]
 fn iperf3_both_ways_also_while_other_routers_are_busy() {
     let others: String = (11..31).map(|id| format!("{id}:0/0 600:{}/{}\n", id / 16, id % 16)).collect();
@@ -168,6 +172,9 @@ fn iperf3_both_ways_also_while_other_routers_are_busy() {
 
 /// Native XDP on a veth has the kernel turn the far end's segmentation off. With generic XDP that is the user's to do:
 /// the start says so, and how.
+///
+/// Promise (Protocols): Where an offload of the far end stands in the way, the start says which, and the
+/// command.
 #[test]
 fn in_generic_mode_the_start_says_which_offload_stands_in_the_way() {
     let lan = Lan::new(ONE, &["--xdp-mode", "generic"]);
@@ -183,6 +190,10 @@ fn in_generic_mode_the_start_says_which_offload_stands_in_the_way() {
 
 /// A macvlan has no native XDP, and a generic program comes behind GRO of the NIC below, and behind segments that the
 /// NIC's other end does not cut: the start names both, each with the command that helps, and says so once.
+///
+/// Promise `lower-offloads` (Protocols): Where an interface below the card or at its other end makes frames
+/// above the MTU, the start names it and the command, and with that TCP runs; where none does, it names
+/// none.
 #[test]
 fn on_a_macvlan_the_start_names_what_is_below_it_and_the_commands_that_help() {
     let scene = Scene::new();
@@ -224,6 +235,9 @@ fn on_a_macvlan_the_start_names_what_is_below_it_and_the_commands_that_help() {
 }
 
 /// DHCP, mDNS, LDP and RIP go to groups. The router's kernel drops a datagram whose checksum is wrong.
+///
+/// Promise `checksums` (Frames): Checksums that a virtual card left unfinished are completed, and no valid
+/// packet is changed.
 #[test]
 fn udp_to_a_group_arrives_with_a_valid_checksum() {
     for arguments in [&[][..], &["--exclusive"]] {
@@ -263,6 +277,8 @@ fn udp_to_a_group_arrives_with_a_valid_checksum() {
 }
 
 /// A frame to a station that no table knows goes to the switch image that asked for those, as whole as any.
+///
+/// Promise `checksums`.
 #[test]
 fn udp_to_an_unknown_station_arrives_with_a_valid_checksum() {
     let lan = Lan::new(TWO, &["--flood-unknown", "2:0/0"]);

@@ -1,6 +1,8 @@
 //! Checksums that a peer left unfinished. Input: an Ethernet frame.
 //!
 //! Completing one changes its two bytes at most, makes a segment that is right, and is done then.
+//!
+//! Promise `hostile-input`.
 #![no_main]
 
 use iou_fast::ether::checksum::{complete, unfinished};

@@ -1,5 +1,7 @@
 //! What people and other programs write for this one to read: the command line, one word per line; and the whole input as
 //! what lies in a lock file, in a record of offloads, in the kernel's version.
+//!
+//! Promise `hostile-input`.
 #![no_main]
 
 use clap::Parser;

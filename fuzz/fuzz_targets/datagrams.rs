@@ -3,6 +3,8 @@
 //!
 //! No frame comes out that did not come in by a way that is open to it, none more often, none elsewhere than where the
 //! NETMAP lets it; and no chunk is lost.
+//!
+//! Promise `hostile-input`.
 #![no_main]
 
 use af_xdp::simulated::{Kernel, Ring, Word, rings};

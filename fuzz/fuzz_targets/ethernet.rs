@@ -1,4 +1,6 @@
 //! The view of a frame, the IOU header in front of it, and the addresses that routers make. Input: a datagram.
+//!
+//! Promise `hostile-input`.
 #![no_main]
 
 use iou_fast::ether::Mac;

@@ -1,5 +1,7 @@
 //! Learning against a plain list. Input: what happens, 8 bytes each: what, port, four bits of station and VIDs each,
 //! time that passes.
+//!
+//! Promise `hostile-input`.
 #![no_main]
 
 use fuzz::Input;

@@ -1,5 +1,7 @@
 //! The consumer's side of a BPF ring buffer before a kernel that does anything, and what is made of its records. Input:
 //! steps of an operation and its numbers.
+//!
+//! Promise `hostile-input`.
 #![no_main]
 
 use fuzz::{Input, Paper};

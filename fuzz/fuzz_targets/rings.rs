@@ -1,6 +1,8 @@
 //! The rings' user side before a kernel that does anything. Input: steps of an operation and its numbers.
 //!
 //! Every chunk is in one place only, whatever indices and descriptors say; with a sane kernel, what was written arrives.
+//!
+//! Promise `hostile-input`.
 #![no_main]
 
 use af_xdp::simulated::{Kernel, Ring, Word, rings};

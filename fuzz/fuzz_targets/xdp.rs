@@ -1,6 +1,8 @@
 //! Frames through the XDP program, by the kernel's test-run. Input: what the program is told, 8 bytes, and a frame.
 //!
 //! Verdict, frame, counters, copies and reports are those of a plain reckoning here. Needs root.
+//!
+//! Promise `hostile-input`.
 #![no_main]
 
 use iou_fast::ether::Address;

@@ -217,6 +217,7 @@ impl Watchdog {
 mod tests {
     use super::*;
 
+    /// Promise `watchdog`.
     #[test]
     fn a_round_is_complete_when_every_worker_has_answered_it() {
         let start = Instant::now();
@@ -236,12 +237,14 @@ mod tests {
         assert_eq!(watchdog.round, 7);
     }
 
+    /// Promise `notify-reload`.
     #[test]
     fn a_status_is_one_line() {
         assert_eq!(one_line("a\nREADY=1\r"), "a READY=1 ");
         assert_eq!(one_line(&"ü".repeat(STATUS)).len(), STATUS);
     }
 
+    /// Promise `notify-socket`.
     #[test]
     fn what_is_no_address_of_a_socket_is_an_error() {
         assert!(Notify::new(OsStr::new("vsock:2:1"), None).is_err());

@@ -282,6 +282,7 @@ mod tests {
             prop_assert_eq!(frame, packet.valid());
         }
 
+        /// Promise `checksums`.
         #[test]
         fn no_valid_packet_is_changed(packet in packets()) {
             let valid = packet.valid();

@@ -368,6 +368,7 @@ mod tests {
         assert_eq!(fdb.learn(untagged(derived), A, at(0)), Learned::Known);
     }
 
+    /// Promise `host-addresses`.
     #[test]
     fn an_address_of_the_host_is_not_learned_and_static_entries_keep_theirs() {
         let mut fdb = Fdb::new(NIC, 2);
@@ -435,6 +436,7 @@ mod tests {
         }
     }
 
+    /// Promise `fdb-bound`.
     #[test]
     fn a_port_that_floods_addresses_evicts_only_its_own() {
         let mut fdb = Fdb::new(NIC, 2);
@@ -519,6 +521,9 @@ mod tests {
 
     proptest! {
         /// Bounded, and consistent with its index by port, whatever happens.
+        ///
+        /// Promise `fdb-bound` (Addresses): The table of addresses is bounded, and a router displaces only
+        /// its own.
         #[test]
         fn dynamic_entries_stay_bounded(events in prop::collection::vec((0u8..40, 0u32..3, 0u8..4, 0u64..60), 0..600)) {
             let mut fdb = Fdb::new(NIC, 2000);

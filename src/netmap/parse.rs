@@ -422,12 +422,16 @@ mod tests {
             prop_assert_eq!(read(&netmap.to_string()), netmap);
         }
 
+        /// Promise `netmap-text`.
         #[test]
         fn no_bytes_panic(text: Vec<u8>) {
             let _ = Netmap::parse(&text, Path::new("NETMAP")).map_err(|e| e.to_string());
         }
 
         /// Bytes of the grammar's own alphabet get further in than random ones.
+        ///
+        /// Promise `netmap-text` (The start): No text makes the NETMAP's reader fail otherwise than by an
+        /// error.
         #[test]
         fn no_text_panics(text in "[0-9:/@#*. \t\r\na\u{fc}-]{0,80}") {
             match Netmap::parse(text.as_bytes(), Path::new("NETMAP")) {

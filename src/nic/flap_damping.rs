@@ -50,6 +50,7 @@ impl FlapDamping {
 mod tests {
     use super::*;
 
+    /// Promise `nic-settings`.
     #[test]
     fn flap_damping_forgets_offloads_that_stay_off_for_a_minute() {
         let second = |n| Duration::from_secs(n);

@@ -325,6 +325,7 @@ mod tests {
         assert_eq!(own(&links(&[far, made(21, "other", "", 0, 0)]), 20), [20]);
     }
 
+    /// Promise `host-addresses`.
     #[test]
     fn an_address_that_routers_share_is_not_the_hosts_alone() {
         let vrrp = Link { mac: Some(Mac([0, 0, 0x5e, 0, 1, 77])), ..made(2, "vrrp4", "macvlan", 1, 0) };

@@ -354,6 +354,8 @@ mod tests {
     }
 
     /// Locks are kept apart by open files, so that two holders in one process stand for two processes.
+    ///
+    /// Promise `guard`.
     #[test]
     fn guard_takes_locks_that_are_free_and_is_waited_for() {
         let parent = tempfile::tempdir().unwrap();

@@ -335,6 +335,8 @@ mod tests {
     proptest! {
         /// However often the file changes: the plan says what the file says; what is in both keeps its number; routers
         /// and pseudo instances keep theirs for ever, and their worker; nothing refers to what is retired.
+        ///
+        /// Promise `reload`.
         #[test]
         fn numbers_keep_their_meaning(files in prop::collection::vec(wiring(), 1..8)) {
             let mut running = with("");

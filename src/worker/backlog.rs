@@ -189,6 +189,8 @@ mod tests {
     proptest! {
         /// However many routers are stuck, and in whatever order frames come, the reserve stays free and every
         /// router may hold something.
+        ///
+        /// Promise (Memory): Stuck routers never take the chunks that rings need.
         #[test]
         fn stuck_routers_never_take_the_reserve(
             arrivals in prop::collection::vec((0usize..40, 1usize..=4), 0..4000),

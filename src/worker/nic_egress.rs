@@ -309,6 +309,8 @@ mod tests {
     use af_xdp::simulated::rings;
 
     /// A batch is read only if the ring has the slots for it: four times as many where frames may take several chunks.
+    ///
+    /// Promise `jumbo-whole`.
     #[test]
     fn tx_ring_has_slots_for_a_batch_of_large_datagrams() {
         let (umem, mut free) = Umem::new(512).unwrap();
@@ -330,6 +332,7 @@ mod tests {
         assert_eq!((slots(&tx, false), slots(&tx, true)), (32, 32), "all of a ring that is smaller");
     }
 
+    /// Promise `stopped`.
     #[test]
     fn latency_survives_a_clock_that_is_set() {
         const HOUR: u64 = 3_600_000_000_000;

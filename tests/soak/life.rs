@@ -128,6 +128,7 @@ fn dropped(text: &str, interface: &str) -> Option<u64> {
     line.split_whitespace().nth(11)?.parse().ok()
 }
 
+/// Promise `soak`.
 #[test]
 fn only_what_a_numbered_frame_can_be_lost_for_is_counted() {
     let text = "dropped: router-full 1, router-down 20, multicast-overflow 2, too-long 1000, wrong-id 1000, above-mtu 1000, \

@@ -4,6 +4,8 @@
 //! flows lose nothing.
 //!
 //! Two minutes here, in which every kind of fault comes; `cargo xtask soak --hours 2 --seed 7` runs it longer, or again as it was.
+//!
+//! Promise `soak` by `cargo xtask soak`.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -618,6 +620,9 @@ impl Soak {
     }
 }
 
+/// Promise `soak` (Faults): All faults at random, each kind in two minutes: each frame is delivered once,
+/// or its loss is explained and counted; memory and descriptors stay flat. Only the clock steps elsewhere,
+/// in a virtual machine: it would step for everybody here.
 #[test]
 fn all_faults_at_random_and_every_frame_is_accounted_for() {
     let variable = |name: &str, default: u64| {

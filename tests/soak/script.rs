@@ -178,6 +178,7 @@ mod tests {
         script.iter().map(|step| step.pause).sum()
     }
 
+    /// Promise `soak-seed` (Faults): The soak's seed alone says which faults come, and when.
     #[test]
     fn a_seed_is_one_script_and_another_seed_another() {
         for seed in 0..50 {
@@ -186,6 +187,7 @@ mod tests {
         }
     }
 
+    /// Promise `soak-seed`.
     #[test]
     fn every_kind_of_fault_comes_in_two_minutes() {
         for seed in 0..200 {
@@ -197,6 +199,7 @@ mod tests {
         assert!(!left_out(&script(1, TWO_MINUTES / 10)).is_empty());
     }
 
+    /// Promise `soak-seed`.
     #[test]
     fn what_excludes_each_other_is_never_together_and_calm_is_calm() {
         for seed in 0..200 {

@@ -1,4 +1,14 @@
 //! The checks, in three sets: zero-copy on virtio-net, the oldest kernel, and one that is too old.
+//!
+//! Promise `soak` by `cargo xtask test --vm=zero-copy`.
+//!
+//! Promise by `cargo xtask test --vm=zero-copy` (Other kernels and drivers): With zero-copy frames of every
+//! size and bursts arrive whole both ways, it is killed and starts again, the card goes down and up, a VLAN
+//! sub-interface and two queues work, the clock is set.
+//!
+//! Promise by `cargo xtask test --vm=oldest` (Other kernels and drivers): Linux 6.1 runs the lab.
+//!
+//! Promise by `cargo xtask test --vm=too-old` (Other kernels and drivers): An older kernel is refused.
 
 use crate::common::{BROADCAST, Listener, Running, SOON, Scene, header, plain, router_mac, tagged};
 use crate::guest::{Pair, release, scene, set_clock};

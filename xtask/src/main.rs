@@ -1,4 +1,5 @@
-//! The project's own tasks: `cargo xtask lab`, `test`, `soak`, `fuzz`, `bare`, `package`, `instructions`, `words` and `setup`.
+//! The project's own tasks: `cargo xtask lab`, `test`, `soak`, `fuzz`, `bare`, `package`, `instructions`, `words`, `spec`
+//! and `setup`.
 //!
 //! Each installs what is missing first, so that a fresh machine with a Rust toolchain is enough.
 
@@ -49,6 +50,8 @@ enum Task {
     Bare(bare::Options),
     /// Finds words that the project has given up, with the word that docs/glossary.md has in the place of each.
     Words,
+    /// Compares SPECIFICATION.md with the promises at the tests, or writes it.
+    Spec(spec::Options),
     /// Installs what building and testing need, nothing else.
     Setup {
         /// Installs nothing, and prints the list as a Markdown table, with the names of Debian, Fedora and Arch.
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
             Ok(true)
         }
         Task::Setup { list: false } => setup::install(setup::For::Tests).map(|()| true),
+        Task::Spec(options) => spec::run(&options),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -24,6 +24,8 @@ fn produce(ring: Shared<u32>, count: u32) {
     }
 }
 
+/// Promise `orderings` (Memory): The rings' indices and the sleeping workers' flags are right in every
+/// order of loads and stores (loom).
 #[test]
 fn descriptors_arrive_once_in_order_and_no_slot_is_touched_by_both() {
     loom::model(|| {
@@ -47,6 +49,7 @@ fn descriptors_arrive_once_in_order_and_no_slot_is_touched_by_both() {
     });
 }
 
+/// Promise `orderings`.
 #[test]
 fn a_batch_is_seen_whole() {
     loom::model(|| {
@@ -69,6 +72,8 @@ fn a_batch_is_seen_whole() {
 }
 
 /// The kernel sets the flag and looks at the ring once more; we publish and look at the flag. One sees the other.
+///
+/// Promise `orderings`.
 #[test]
 fn a_kernel_that_goes_to_sleep_sees_the_descriptor_or_is_woken() {
     loom::model(|| {
@@ -90,6 +95,8 @@ fn a_kernel_that_goes_to_sleep_sees_the_descriptor_or_is_woken() {
 }
 
 /// A faulty driver may name one chunk in two rings at once: only one token comes of it.
+///
+/// Promise `orderings`.
 #[test]
 fn a_chunk_that_comes_back_twice_at_once_is_one_token() {
     loom::model(|| {
@@ -109,6 +116,8 @@ mod sleep;
 
 /// A worker that goes to sleep, and the XDP program that copies a broadcast or multicast frame for it: `copy_to_worker` in
 /// bpf/steer.bpf.c. The reservation moves the producer's position; the locked exchange is a full barrier.
+///
+/// Promise `orderings`.
 #[test]
 fn a_worker_that_goes_to_sleep_sees_the_copy_or_is_woken() {
     loom::model(|| {

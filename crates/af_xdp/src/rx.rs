@@ -147,6 +147,8 @@ mod tests {
 
     proptest! {
         /// Nothing that the kernel's side writes doubles a token or makes a fragment leave its chunk.
+        ///
+        /// Promise `chunks`.
         #[test]
         fn a_hostile_kernel_makes_no_chunks(
             descriptors in prop::collection::vec((any::<u64>(), any::<u32>(), any::<bool>(), any::<bool>()), 0..40),

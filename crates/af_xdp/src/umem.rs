@@ -191,6 +191,7 @@ mod tests {
         }
     }
 
+    /// Promise `chunks`.
     #[test]
     fn the_kernel_cannot_give_back_what_it_was_not_given() {
         let (umem, mut chunks) = Umem::new(2).unwrap();
@@ -205,6 +206,7 @@ mod tests {
         assert_eq!(umem.lend(chunk, 1), address);
     }
 
+    /// Promise `nic-flaps`.
     #[test]
     fn chunks_of_one_nic_are_reclaimed_once_and_no_others() {
         let (umem, mut chunks) = Umem::new(5).unwrap();
