@@ -28,10 +28,10 @@ fn vlan_offload(scene: &Scene) -> bool {
     String::from_utf8(text).unwrap().contains("rx-vlan-offload: on")
 }
 
-/// Promise `clean` (Faults): `iou-fast clean` removes what a crash left, and says what that was; what runs
-/// is left alone.
+/// Promise `clean` (Faults): `iou-fast clean` removes what a crash left, and names it; what runs is left
+/// alone.
 #[test]
-fn clean_turns_offloads_on_again_after_a_kill_of_everything() {
+fn clean_restores_offloads_after_kill() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n");
     assert!(vlan_offload(&scene));
@@ -58,7 +58,7 @@ fn clean_turns_offloads_on_again_after_a_kill_of_everything() {
 
 /// Promise `clean`.
 #[test]
-fn clean_does_not_use_a_directory_that_others_may_change() {
+fn clean_refuses_directory_writable_by_others() {
     use std::os::unix::fs::PermissionsExt;
     let scene = Scene::new();
     let state = scene.directory().join("state");
@@ -81,7 +81,7 @@ fn lab(arguments: &[&str]) -> Command {
 
 /// Promise `clean`.
 #[test]
-fn clean_removes_a_lab_that_was_killed() {
+fn clean_removes_killed_lab() {
     let scene = Scene::new();
     let mut killed = Process::spawn(&mut lab(&["--duration", "100"])).unwrap();
     killed.wait_for_line(|line| line.contains("6 of 6"), LONG).unwrap();
@@ -104,7 +104,7 @@ fn clean_removes_a_lab_that_was_killed() {
 
 /// Promise `clean`.
 #[test]
-fn clean_leaves_a_lab_alone_that_runs_and_removes_it_when_it_does_not() {
+fn clean_leaves_running_lab_alone() {
     let scene = Scene::new();
     let name = format!("iou-lab-clean{}", std::process::id());
     let (code, said) = outcome(&mut lab(&["--keep", "--name", &name]));

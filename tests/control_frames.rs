@@ -102,9 +102,10 @@ impl Lan {
     }
 }
 
-/// Promise (Switch images and link state): Without it the first BPDU to the wire is a warning, once a card.
+/// Promise (Switch images and link state): Without `--block` the first BPDU to the wire is a warning, once
+/// per NIC.
 #[test]
-fn without_block_all_go_to_the_wire_and_the_first_bpdu_is_a_warning() {
+fn control_frames_pass_without_block_and_first_bpdu_warns() {
     let mut lan = Lan::new(&[]);
     lan.carries(|_| true);
     lan.carries(|_| true);
@@ -113,10 +114,10 @@ fn without_block_all_go_to_the_wire_and_the_first_bpdu_is_a_warning() {
     assert!(warnings[0].contains("WARN") && warnings[0].contains("eth0: 1:0/0 speaks spanning tree"));
 }
 
-/// Promise `block` (Switch images and link state): `--block` keeps the control frames of switches off the
-/// wire, tagged or not, and other routers get them.
+/// Promise `block` (Switch images and link state): `--block` keeps the control frames of switch images off
+/// the wire, tagged or not, and other routers still get them.
 #[test]
-fn what_is_blocked_stays_off_the_wire_and_other_routers_get_it() {
+fn blocked_control_frames_stay_off_the_wire_and_reach_routers() {
     let mut lan = Lan::new(&["--block", "stp,dtp,vtp,cdp"]);
     lan.carries(|name| !["stp", "dtp", "vtp", "cdp"].contains(&name));
     assert_eq!(lan.end(2 * 7), [""; 0]);
@@ -124,7 +125,7 @@ fn what_is_blocked_stays_off_the_wire_and_other_routers_get_it() {
 
 /// Promise `block`.
 #[test]
-fn all_can_be_blocked() {
+fn block_all_control_frames() {
     let mut lan = Lan::new(&["--block", "all"]);
     lan.carries(|_| false);
     assert_eq!(lan.end(2 * 12), [""; 0]);
@@ -132,7 +133,7 @@ fn all_can_be_blocked() {
 
 /// Promise `block`.
 #[test]
-fn each_can_be_blocked_alone() {
+fn block_each_protocol_alone() {
     for name in ["pagp", "udld", "lldp", "lacp", "dot1x"] {
         let mut lan = Lan::new(&["--block", name]);
         lan.carries(|other| other != name);
@@ -142,7 +143,7 @@ fn each_can_be_blocked_alone() {
 
 /// Promise (Switch images and link state): Flow control from a router never goes to the wire.
 #[test]
-fn no_router_stops_the_servers_port_by_flow_control() {
+fn flow_control_from_router_never_reaches_the_wire() {
     let mut lan = Lan::new(&[]);
     let mut pause = [&group(1)[..], &R1, &[0x88, 0x08, 0, 1, 0xff, 0xff]].concat();
     pause.resize(60, 0);
@@ -155,7 +156,7 @@ fn no_router_stops_the_servers_port_by_flow_control() {
 
 /// Promise `block`.
 #[test]
-fn a_protocol_that_nobody_knows_is_refused_with_those_there_are() {
+fn block_refuses_unknown_protocol() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n");
     let said = scene.refused(&["-i", "eth0", "-p", "501", "--block", "stp,bpdu"]);

@@ -1,9 +1,9 @@
-//! Every reason to drop a frame, provoked and counted exactly; and the books balance: what went in has come out or
+//! Every reason to drop a frame, provoked and counted exactly; and the frame accounting balances: what went in has come out or
 //! stands in the summary under its reason.
 //!
 //! Elsewhere:
 //! - Faults are forced in tests/faults.rs.
-//! - `too-large`: tests/jumbo.rs, `what_is_larger_is_dropped_and_counted`.
+//! - `too-large`: tests/jumbo.rs, `jumbo_above_limit_is_dropped_and_counted`.
 //!
 //! What cannot be provoked from outside:
 //! - `no-chunk`: the bound of the backlogs leaves a reserve of chunks for whatever the sockets and rings can hold at once
@@ -45,9 +45,9 @@ fn assert_drops(summary: &Summary, drops: &[(&str, u64)]) {
     assert!(summary.faults.is_empty(), "{}", summary.text);
 }
 
-/// Promise `drop-reasons` (Load): Each reason to drop a frame is counted exactly.
+/// Promise `drop-reasons` (Load): Each drop is counted exactly once, under its reason.
 #[test]
-fn datagrams_are_checked_and_dropped_by_reason() {
+fn drop_reasons_of_malformed_datagrams() {
     let scene = scene();
     let router = Router::new(&scene.netio(), 1).unwrap();
     let iou_fast = start(&scene);
@@ -68,7 +68,7 @@ fn datagrams_are_checked_and_dropped_by_reason() {
     for interface in [0x01, 0x10, 0xff] {
         send(&[&header(501, interface, 1, 0), &frame]);
     }
-    // From somebody who is not on the line: another interface, another router, ourselves, nobody.
+    // From a sender that is not on the line: another interface, another router, ourselves, none.
     for (id, interface) in [(1, 0x10), (2, 0), (501, 0), (0, 0)] {
         send(&[&header(501, 0, id, interface), &frame]);
     }
@@ -102,7 +102,7 @@ fn datagrams_are_checked_and_dropped_by_reason() {
 }
 
 #[test]
-fn nothing_is_learned_from_what_is_dropped() {
+fn dropped_frames_teach_no_address() {
     let scene = scene();
     let router = Router::new(&scene.netio(), 1).unwrap();
     let iou_fast = start(&scene);
@@ -119,7 +119,7 @@ fn nothing_is_learned_from_what_is_dropped() {
 }
 
 #[test]
-fn while_the_nic_is_down_the_routers_are_still_read() {
+fn drop_nic_down_counted_while_routers_are_read() {
     let scene = scene();
     let (router, mut other) = (scene.deep_router(1), scene.deep_router(2));
     let mut iou_fast = start(&scene);
@@ -153,7 +153,7 @@ fn while_the_nic_is_down_the_routers_are_still_read() {
 
 /// Promise `drop-reasons`.
 #[test]
-fn what_the_driver_throws_away_is_counted() {
+fn drop_by_driver_is_counted() {
     let scene = scene();
     let router = scene.deep_router(1);
     let iou_fast = start(&scene);
@@ -173,7 +173,7 @@ fn what_the_driver_throws_away_is_counted() {
 
 /// Promise `drop-reasons`.
 #[test]
-fn a_router_that_is_not_there_gets_nothing() {
+fn drop_router_absent() {
     let scene = scene();
     let router = scene.deep_router(1);
     let iou_fast = start(&scene);
@@ -193,7 +193,7 @@ fn a_router_that_is_not_there_gets_nothing() {
 }
 
 #[test]
-fn a_router_that_has_gone_gets_nothing_and_its_backlog_goes() {
+fn drop_backlog_of_router_that_left() {
     let scene = scene();
     let (mut first, second) = (scene.deep_router(1), Router::new(&scene.netio(), 2).unwrap());
     let mut iou_fast = start(&scene);
@@ -214,7 +214,7 @@ fn a_router_that_has_gone_gets_nothing_and_its_backlog_goes() {
 
 /// Promise `backlog`.
 #[test]
-fn what_waits_for_more_than_a_second_is_stale() {
+fn drop_stale_after_one_second() {
     let scene = scene();
     let mut router = Router::new(&scene.netio(), 1).unwrap();
     let iou_fast = start(&scene);
@@ -234,7 +234,7 @@ fn what_waits_for_more_than_a_second_is_stale() {
 }
 
 #[test]
-fn what_waits_at_the_end_is_counted() {
+fn drop_backlog_at_shutdown_is_counted() {
     let scene = scene();
     let (_stuck, mut router) = (Router::new(&scene.netio(), 1).unwrap(), scene.deep_router(2));
     let iou_fast = start(&scene);
@@ -250,10 +250,10 @@ fn what_waits_at_the_end_is_counted() {
     assert_eq!(summary.to_routers.0, QUEUE as u64 + 1);
 }
 
-/// Promise `accounting` (Load): The books balance: what came in has gone out or is counted under a reason,
-/// at the end of every run of every test.
+/// Promise `accounting` (Load): The frame accounting balances at the end of every run of every test: each
+/// frame that came in went out or is counted under a drop reason.
 #[test]
-fn a_router_at_its_bound_is_paused_and_the_books_balance() {
+fn router_paused_at_backlog_limit_and_accounting_balances() {
     let scene = scene();
     let mut stuck = Router::new(&scene.netio(), 1).unwrap();
     let mut router = scene.deep_router(2);
@@ -275,7 +275,7 @@ fn a_router_at_its_bound_is_paused_and_the_books_balance() {
     iou_fast.process.signal(Signal::CONT);
     // And now it is paused: some of this is dropped before it costs anything.
     flood(6000);
-    // The other router hardly notices, both ways.
+    // The other router hardly notices, in both directions.
     scene.station().send(&mark).unwrap();
     router.hear_this(&mark);
     let answer = plain(STATION, R2, 60, 2);
@@ -303,7 +303,7 @@ fn a_router_at_its_bound_is_paused_and_the_books_balance() {
 }
 
 #[test]
-fn bum_frames_beyond_the_ring_buffer_are_surplus_for_routers_and_reach_the_host() {
+fn bum_frames_beyond_ring_buffer_reach_the_host() {
     const FRAMES: u64 = 2000;
     let scene = scene();
     let mut routers = [scene.deep_router(1), scene.deep_router(2)];
@@ -335,10 +335,10 @@ fn bum_frames_beyond_the_ring_buffer_are_surplus_for_routers_and_reach_the_host(
 
 /// Promise `drop-reasons`.
 #[test]
-fn what_the_kernel_refuses_is_counted_and_the_next_frames_go_on() {
+fn drop_refused_by_kernel_then_next_frames_pass() {
     let scene = scene();
     let mut router = scene.deep_router(2);
-    // A socket that is connected to somebody else takes datagrams from nobody else: EPERM.
+    // A socket that is connected to another one takes datagrams from that one only: EPERM.
     let (path, friend) = (scene.netio().join("1"), scene.directory().join("friend"));
     let strange = UnixDatagram::bind(&path).unwrap();
     let _friend = UnixDatagram::bind(&friend).unwrap();
@@ -360,7 +360,7 @@ fn what_the_kernel_refuses_is_counted_and_the_next_frames_go_on() {
 }
 
 #[test]
-fn a_flood_while_it_cannot_run_is_dropped_before_it_costs_anything_and_counted() {
+fn flood_while_stopped_is_dropped_early_and_counted() {
     const FRAMES: u64 = 5000;
     let scene = scene();
     let mut router = scene.deep_router(1);

@@ -54,10 +54,10 @@ fn flood(
     heard
 }
 
-/// Promise `fault-counters` (Load): Faults, a dry fill ring, a full RX or TX ring, a lost wake-up, a
-/// missing socket, are counted under their names, and all goes on.
+/// Promise `fault-counters` (Load): Faults (an empty fill ring, a full RX or TX ring, a lost wake-up, a
+/// missing socket) are counted under their names, and forwarding goes on.
 #[test]
-fn a_fill_ring_that_runs_dry_is_counted() {
+fn fault_empty_fill_ring_is_counted() {
     const FRAMES: u64 = RX_RING + 1000;
     let scene = scene();
     let mut router = scene.deep_router(1);
@@ -71,7 +71,7 @@ fn a_fill_ring_that_runs_dry_is_counted() {
 
 /// Promise `fault-counters`.
 #[test]
-fn a_full_rx_ring_is_counted() {
+fn fault_full_rx_ring_is_counted() {
     const FRAMES: u64 = RX_RING + 1000;
     let scene = scene();
     let mut router = scene.deep_router(1);
@@ -84,7 +84,7 @@ fn a_full_rx_ring_is_counted() {
 
 /// Promise `fault-counters`.
 #[test]
-fn a_socket_that_the_xdp_program_does_not_find_is_counted() {
+fn fault_missing_xsk_socket_is_counted() {
     let scene = scene();
     let mut router = scene.deep_router(1);
     let (iou_fast, tables) = start(&scene, &[]);
@@ -119,7 +119,7 @@ fn send_unnoticed(scene: &Scene, tables: &Tables, router: &mut Router, seq: u64)
 
 /// Promise `fault-counters`.
 #[test]
-fn a_lost_wakeup_of_a_worker_at_rest_is_counted() {
+fn fault_lost_wakeup_at_rest_is_counted() {
     let scene = scene();
     let mut routers = [1, 2].map(|id| scene.deep_router(id));
     let (iou_fast, tables) = start(&scene, &[]);
@@ -133,7 +133,7 @@ fn a_lost_wakeup_of_a_worker_at_rest_is_counted() {
 
 /// Promise `fault-counters`.
 #[test]
-fn a_lost_wakeup_of_a_worker_with_a_backlog_is_counted() {
+fn fault_lost_wakeup_with_backlog_is_counted() {
     let scene = scene();
     let (mut router, mut stuck) = (scene.deep_router(1), Router::new(&scene.netio(), 2).unwrap());
     let (iou_fast, tables) = start(&scene, &[]);
@@ -154,7 +154,7 @@ fn a_lost_wakeup_of_a_worker_with_a_backlog_is_counted() {
 
 /// Promise `fault-counters`.
 #[test]
-fn a_full_tx_ring_is_counted() {
+fn fault_full_tx_ring_is_counted() {
     let scene = scene();
     let router = scene.deep_router(1);
     let (iou_fast, _tables) = start(&scene, &[]);

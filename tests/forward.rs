@@ -19,9 +19,9 @@ fn mtu(mtu: u32) -> VethOptions {
 }
 
 /// Promise `to-router` (Frames): A frame for a router's address reaches that router with the header that it
-/// wants, and its answer reaches the wire.
+/// expects, and its answer reaches the wire.
 #[test]
-fn a_frame_goes_to_its_router_and_the_answer_comes_back() {
+fn frame_reaches_router_and_answer_returns() {
     let scene = Scene::new();
     scene.netmap("1:0/1 501:0/0\n");
     let mut router = Router::new(&scene.netio(), 1).unwrap();
@@ -45,7 +45,7 @@ fn a_frame_goes_to_its_router_and_the_answer_comes_back() {
 
 /// Promise `to-router`.
 #[test]
-fn header_bytes_are_exact_however_the_netmap_writes_an_endpoint() {
+fn iou_header_is_exact_for_every_netmap_notation() {
     let scene = Scene::silent(&["eth0"], &mtu(1500));
     scene.netmap(
         "1:0/1 501:0/0\n\
@@ -93,10 +93,10 @@ fn header_bytes_are_exact_however_the_netmap_writes_an_endpoint() {
     assert_eq!((summary.to_routers.0, summary.to_nics.0), (10, 5), "{}", summary.text);
 }
 
-/// Promise `sizes` (Frames): Frames of every size up to the MTU arrive whole both ways, with no tag, one or
-/// two.
+/// Promise `sizes` (Frames): Frames of every size up to the MTU arrive whole in both directions, with no VLAN
+/// tag, one or two.
 #[test]
-fn frames_of_every_size_arrive_whole_both_ways() {
+fn every_frame_size_passes_in_both_directions() {
     // A raw socket sends up to MTU + 14 bytes, 18 behind an 802.1Q tag: 1508 for an 802.1ad frame of 1522.
     let scene = Scene::silent(&["eth0"], &mtu(1508));
     scene.netmap("1:0/0 501:0/0\n");
@@ -184,28 +184,28 @@ fn bum_frames(arguments: &[&str], host_hears: bool) {
 /// Promise `bum` (Frames): A broadcast or multicast frame reaches the host and every router interface of
 /// the LAN, each once.
 #[test]
-fn bum_frames_reach_the_host_and_every_interface_exactly_once() {
+fn bum_frames_reach_host_and_every_interface_once() {
     bum_frames(&[], true);
 }
 
 /// Promise `bum`.
 #[test]
-fn bum_frames_with_two_workers_too() {
+fn bum_frames_with_two_workers() {
     bum_frames(&["--cpus", "0,1"], true);
 }
 
-/// Promise (Frames): With `--exclusive` group frames reach the routers alone.
+/// Promise (Frames): With `--exclusive` broadcast and multicast frames reach the routers alone.
 #[test]
-fn exclusive_bum_frames_reach_every_interface_once_and_not_the_host() {
+fn exclusive_keeps_bum_frames_from_the_host() {
     bum_frames(&["--exclusive"], false);
     bum_frames(&["--exclusive", "--cpus", "0,1"], false);
 }
 
 /// What switches and routers say to their neighbours alone. A switch in between would keep it; a cable does not.
 ///
-/// Promise (Frames): LLDP, CDP and spanning tree frames pass both ways unchanged.
+/// Promise (Frames): LLDP, CDP and spanning tree frames pass unchanged in both directions.
 #[test]
-fn lldp_cdp_and_spanning_tree_pass_both_ways_unchanged() {
+fn lldp_cdp_and_spanning_tree_pass_unchanged() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap("1:0/0 501:0/0\n");
     let mut router = scene.deep_router(1);
@@ -253,9 +253,9 @@ fn lldp_cdp_and_spanning_tree_pass_both_ways_unchanged() {
     iou_fast.stop().assert_clean();
 }
 
-/// Promise `astray` (Frames): No frame goes to anybody it is not for.
+/// Promise `astray` (Frames): A frame reaches its destination and no other.
 #[test]
-fn nothing_goes_astray() {
+fn frames_reach_only_their_destination() {
     let scene = Scene::silent(&["eth0"], &mtu(1500));
     scene.netmap("1:0/0 501:0/0\n2:0/0 501:0/1\n3:0/0 501:0/2\n4:0/0 502:0/0\n5:0/0 503:0/0\n");
     let mut routers: Vec<Router> = (1..=5).map(|id| scene.deep_router(id)).collect();
@@ -292,9 +292,9 @@ fn nothing_goes_astray() {
     assert_eq!((summary.to_routers.0, summary.to_nics.0, summary.between.0), (15, 0, 0));
 }
 
-/// Promise (Frames): Routers on one card hear each other, unless their NETMAP line joins them anyway.
+/// Promise (Frames): Routers on one NIC reach each other, unless their NETMAP line joins them already.
 #[test]
-fn routers_on_one_nic_hear_each_other() {
+fn routers_on_one_nic_reach_each_other() {
     let scene = Scene::silent(&["eth0"], &mtu(1500));
     // Router 1 has a second interface on the LAN; 3 and 4 share a line with a pseudo endpoint; 1 and 5 share one of
     // their own, which has none.
@@ -362,9 +362,9 @@ fn routers_on_one_nic_hear_each_other() {
     );
 }
 
-/// Promise (Frames): `--flood-unknown` brings unicast to unknown stations to one router interface.
+/// Promise (Frames): `--flood-unknown` delivers unicast to unknown addresses to one router interface.
 #[test]
-fn flood_unknown_brings_unicast_to_strangers_to_one_interface() {
+fn flood_unknown_delivers_unknown_unicast_to_one_interface() {
     let scene = Scene::silent(&["eth0"], &mtu(1500));
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n3:0/0 503:0/0\n2:1/0 502:1/0\n");
     let mut routers: Vec<Router> = (1..=3).map(|id| scene.deep_router(id)).collect();
@@ -404,9 +404,9 @@ fn flood_unknown_brings_unicast_to_strangers_to_one_interface() {
     assert_eq!((summary.to_routers.0, summary.to_nics.0, summary.between.0), (2, 2, 1));
 }
 
-/// Promise (Frames): Every card is a LAN by itself.
+/// Promise (Frames): Each NIC is a LAN of its own.
 #[test]
-fn every_nic_is_a_lan_by_itself() {
+fn each_nic_is_its_own_lan() {
     let scene = Scene::silent(&["eth0", "eth1"], &mtu(1500));
     // Pseudo instance 513 has an endpoint on each NIC, and so has router 1.
     scene.netmap("1:0/0 513:0/0\n1:0/1 513:0/1\n2:0/0 514:0/0\n3:0/0 515:0/0\n");
@@ -498,20 +498,20 @@ fn four_queues(arguments: &[&str], queues_tx: u32) {
     assert_eq!((summary.to_routers.0, summary.to_nics.0), (all, all));
 }
 
-/// Promise `queues` (Frames): Every queue of a card is served, however many workers there are.
+/// Promise `queues` (Frames): Every RX queue of a NIC is served, however many workers there are.
 #[test]
-fn every_queue_is_served_by_one_worker() {
+fn rx_queues_served_by_one_worker() {
     four_queues(&[], 4);
 }
 
 /// Promise `queues`.
 #[test]
-fn every_queue_is_served_by_two_workers() {
+fn rx_queues_served_by_two_workers() {
     four_queues(&["--cpus", "0,1"], 4);
 }
 
 #[test]
-fn a_nic_with_more_queues_to_receive_than_to_send_works() {
+fn nic_with_more_rx_than_tx_queues() {
     four_queues(&["--cpus", "0,1"], 1);
 }
 
@@ -555,15 +555,15 @@ fn order(arguments: &[&str]) {
     );
 }
 
-/// Promise `order` (Frames): Frames from one to another stay in their order, and arrive once.
+/// Promise `order` (Frames): Frames from one sender to one receiver arrive once and in order.
 #[test]
-fn order_is_kept() {
+fn frame_order_is_kept() {
     order(&[]);
 }
 
 /// Promise `order`.
 #[test]
-fn order_is_kept_by_two_workers() {
+fn frame_order_is_kept_by_two_workers() {
     order(&["--cpus", "0,1"]);
 }
 
@@ -620,7 +620,7 @@ fn fifty_routers(arguments: &[&str]) {
 }
 
 #[test]
-fn fifty_routers_each_get_their_own_frames() {
+fn fifty_routers_get_their_own_frames() {
     fifty_routers(&[]);
 }
 
@@ -630,7 +630,7 @@ fn fifty_routers_with_two_workers() {
 }
 
 #[test]
-fn busy_polling_carries_frames_as_well() {
+fn busy_polling_forwards_frames() {
     fifty_routers(&["--poll", "busy"]);
     bum_frames(&["--poll", "busy"], true);
 }

@@ -70,7 +70,7 @@ fn tcp(client: &Namespace, server: &Namespace, address: Ipv4Addr) {
     across(&server, &client);
 }
 
-/// Everything the host does with its NIC, both ways.
+/// Everything the host does with its NIC, in both directions.
 #[track_caller]
 fn the_host_works(scene: &Scene) {
     // So that ARP and neighbour discovery have to work, too.
@@ -111,13 +111,13 @@ fn is_empty(directory: &Path) -> bool {
     directory.read_dir().map_or(true, |mut entries| entries.next().is_none())
 }
 
-fn state_folder(scene: &Scene) -> std::path::PathBuf {
+fn state_directory(scene: &Scene) -> std::path::PathBuf {
     scene.directory().join("state")
 }
 
 /// Promise (The host): The host's own traffic is undisturbed before, during and after.
 #[test]
-fn the_host_s_own_traffic_is_undisturbed_before_during_and_after() {
+fn host_traffic_is_undisturbed() {
     let scene = addressed_scene();
     let mut router = Router::new(&scene.netio(), 1).unwrap();
     the_host_works(&scene);
@@ -161,7 +161,7 @@ fn the_host_s_own_traffic_is_undisturbed_before_during_and_after() {
 
 /// Promise `astray`.
 #[test]
-fn unicast_that_is_not_ours_reaches_the_host_untouched_and_no_router() {
+fn foreign_unicast_reaches_only_the_host() {
     let scene = addressed_scene();
     quiet(&scene);
     let mut router = Router::new(&scene.netio(), 1).unwrap();
@@ -193,7 +193,7 @@ fn unicast_that_is_not_ours_reaches_the_host_untouched_and_no_router() {
 }
 
 #[test]
-fn bum_frames_reach_the_host_and_the_routers() {
+fn bum_frames_reach_host_and_routers() {
     let scene = addressed_scene();
     quiet(&scene);
     let mut router = Router::new(&scene.netio(), 1).unwrap();
@@ -238,7 +238,7 @@ fn storm(station: &testbed::Station, host: &mut testbed::Station, count: u64) {
 
 /// Promise `storm`.
 #[test]
-fn a_storm_of_bum_frames_never_costs_the_host_its_copy() {
+fn bum_storm_never_costs_the_host_its_copy() {
     let scene = addressed_scene();
     quiet(&scene);
     // A router that does not read, and one that does.
@@ -251,7 +251,7 @@ fn a_storm_of_bum_frames_never_costs_the_host_its_copy() {
     storm(&station, &mut host, 10_000);
     router.drain();
 
-    // Also while nobody takes the copies for the routers: 3000 are more than there is room for.
+    // Also while no worker takes the copies for the routers: 3000 are more than the ring buffer holds.
     iou_fast.process.signal(Signal::STOP);
     storm(&station, &mut host, 3_000);
     ping(&scene.wire, &HOST.to_string());
@@ -266,9 +266,9 @@ fn a_storm_of_bum_frames_never_costs_the_host_its_copy() {
     assert!(summary.drops("multicast-overflow") > 1000, "{}", summary.text);
 }
 
-/// Promise `nic-restored` (Faults): After its end the card is as it was before.
+/// Promise `nic-restored` (Faults): After the program's end the NIC is as it was before.
 #[test]
-fn after_its_end_the_nic_is_as_before() {
+fn nic_is_restored_after_exit() {
     let scene = addressed_scene();
     // As on a NIC; on a veth it is off.
     scene.host.run("ethtool", ["-K", "eth0", "gro", "on"]).unwrap();
@@ -284,14 +284,14 @@ fn after_its_end_the_nic_is_as_before() {
         iou_fast.process.signal(signal);
         assert!(iou_fast.process.wait(SOON).unwrap().success());
         assert_eq!([state_of(&scene.host, "eth0"), state_of(&scene.wire, "eth0")], before, "{mode}");
-        assert!(is_empty(&state_folder(&scene)));
+        assert!(is_empty(&state_directory(&scene)));
         assert_eq!(scene.netio().read_dir().unwrap().count(), 0);
     }
 }
 
 /// Promise `kill-9`.
 #[test]
-fn after_sigkill_the_kernel_takes_back_what_it_can_and_the_guard_the_rest() {
+fn sigkill_nic_is_restored_by_kernel_and_guard() {
     let scene = Scene::with_nics(&["eth0", "eth1"], &VethOptions::default());
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
     let nics = ["eth0", "eth1"];
@@ -310,7 +310,7 @@ fn after_sigkill_the_kernel_takes_back_what_it_can_and_the_guard_the_rest() {
         }
         iou_fast.kill();
         assert!(wait_until(WAIT, || see() == before && !runs(guard)), "{mode}: {:?}", see());
-        assert!(is_empty(&state_folder(&scene)), "neither lock nor record");
+        assert!(is_empty(&state_directory(&scene)), "neither lock nor record");
     }
 
     // A NIC that came in the place of one is covered, too.
@@ -328,14 +328,14 @@ fn after_sigkill_the_kernel_takes_back_what_it_can_and_the_guard_the_rest() {
     iou_fast.kill();
     assert!(wait_until(WAIT, || !runs(guard)));
     assert!(offloads().contains("rx-vlan-offload: on"), "{}", offloads());
-    assert!(is_empty(&state_folder(&scene)));
+    assert!(is_empty(&state_directory(&scene)));
 }
 
 /// As when everything of a service is killed (`systemctl kill -s KILL`), or there is no memory for anybody.
 ///
 /// Promise `guard`.
 #[test]
-fn where_the_guard_was_killed_as_well_the_next_run_puts_offloads_back() {
+fn guard_killed_next_start_restores_offloads() {
     let scene = addressed_scene();
     scene.host.run("ethtool", ["-K", "eth0", "gro", "on"]).unwrap();
     let before = state_of(&scene.host, "eth0");
@@ -361,19 +361,19 @@ fn where_the_guard_was_killed_as_well_the_next_run_puts_offloads_back() {
         the_host_works(&scene);
         let left = state_of(&scene.host, "eth0");
         assert!(left.contains("rx-vlan-offload: off"), "{left}");
-        assert!(!is_empty(&state_folder(&scene)));
+        assert!(!is_empty(&state_directory(&scene)));
 
         // In the other mode, which does not need the same offloads off.
         scene.start(&["-i", "eth0", "-p", "501"]).stop();
         assert_eq!(state_of(&scene.host, "eth0"), before, "{mode}");
-        assert!(is_empty(&state_folder(&scene)));
+        assert!(is_empty(&state_directory(&scene)));
     }
 }
 
-/// Promise `guard` (Faults): The guard that sees to this ends with it, holds nobody up, and gets in no new
-/// start's way; if it is killed as well, the next run puts offloads back.
+/// Promise `guard` (Faults): The guard, which restores the NIC after `kill -9`, ends with the program, blocks
+/// no process and no new start; if it is killed too, the next run restores the offloads.
 #[test]
-fn the_guard_ends_with_it_and_holds_nobody_up() {
+fn guard_exits_with_the_program() {
     let scene = addressed_scene();
     let mut iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
     let guard = iou_fast.guard();
@@ -392,18 +392,18 @@ fn the_guard_ends_with_it_and_holds_nobody_up() {
     assert!(!Path::new(&format!("/proc/{guard}")).exists(), "it is left when iou-fast has ended");
     // A start that fails has had one, too.
     scene.refused(&["-i", "eth9", "-p", "501"]);
-    assert!(is_empty(&state_folder(&scene)));
+    assert!(is_empty(&state_directory(&scene)));
 }
 
 /// With a driver that takes its time a guard has the NIC's lock for longer than a killed process is waited for.
 ///
 /// Promise `guard`.
 #[test]
-fn a_start_waits_for_a_guard_at_work_and_does_not_blame_it() {
+fn start_waits_for_working_guard() {
     const WORK: Duration = Duration::from_millis(1500);
     let scene = addressed_scene();
     let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
-    let locks = state_folder(&scene).read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let locks = state_directory(&scene).read_dir().unwrap().map(|entry| entry.unwrap().path());
     let lock = locks.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "lock")).unwrap();
     iou_fast.stop();
     let hold = |text: &str| {
@@ -427,7 +427,7 @@ fn a_start_waits_for_a_guard_at_work_and_does_not_blame_it() {
         assert!(start.elapsed() >= WORK, "there was nothing to wait for");
         iou_fast.stop();
     });
-    assert!(is_empty(&state_folder(&scene)));
+    assert!(is_empty(&state_directory(&scene)));
 }
 
 /// To a process that is no child of ours.
@@ -476,10 +476,10 @@ fn while_the_host_hears_numbers(scene: &Scene, meanwhile: impl FnOnce()) -> u64 
 /// Fifty are looked at before the next start. Two of seven start at once, while the one before is taken down and its
 /// guard is at work.
 ///
-/// Promise `kill-9` (Faults): After `kill -9` it starts again at once, and within a second nothing is left
-/// of the run before: no program, no promiscuous mode, offloads as before.
+/// Promise `kill-9` (Faults): After `kill -9` it starts again at once, and within a second nothing is left of
+/// the run before: no XDP program, no promiscuous mode, offloads as before.
 #[test]
-fn it_starts_again_at_once_after_a_kill_fifty_times_in_a_row() {
+fn sigkill_and_restart_fifty_times() {
     const KILLS: u64 = 50;
     let scene = addressed_scene();
     let mut router = Router::new(&scene.netio(), 1).unwrap();
@@ -512,7 +512,7 @@ fn it_starts_again_at_once_after_a_kill_fifty_times_in_a_row() {
                     strain.sum()
                 );
                 assert_eq!(state_of(&scene.host, "eth0"), before);
-                assert!(is_empty(&state_folder(&scene)));
+                assert!(is_empty(&state_directory(&scene)));
             }
             let waited = strain.sum();
             let start = Instant::now();
@@ -553,12 +553,12 @@ fn it_starts_again_at_once_after_a_kill_fifty_times_in_a_row() {
     the_host_works(&scene);
     assert_eq!(state_of(&scene.host, "eth0"), before);
     assert_eq!(scene.netio().read_dir().unwrap().count(), 1);
-    assert!(is_empty(&state_folder(&scene)));
+    assert!(is_empty(&state_directory(&scene)));
 }
 
 /// Promise `nic-in-use`.
 #[test]
-fn a_nic_with_another_xdp_program_is_refused_and_left_alone() {
+fn nic_with_foreign_xdp_program_is_refused() {
     let scene = addressed_scene();
     let options =
         Options { workers: 1, queues: 1, exclusive: false, dynamic_entries: 16, static_entries: 16 };
@@ -579,7 +579,7 @@ fn a_nic_with_another_xdp_program_is_refused_and_left_alone() {
         );
         assert_eq!(state_of(&scene.host, "eth0"), before);
         assert_eq!(scene.netio().read_dir().unwrap().count(), 0);
-        assert!(is_empty(&state_folder(&scene)));
+        assert!(is_empty(&state_directory(&scene)));
         // The message says how it goes away.
         let command = format!("link set dev eth0 {place} off");
         assert!(error.contains(&format!("`ip {command}` removes it")), "{error}");
@@ -588,10 +588,10 @@ fn a_nic_with_another_xdp_program_is_refused_and_left_alone() {
     }
 }
 
-/// Promise `nic-in-use` (The host): A card that another one uses is refused with who has it, another user's
-/// too, and the other goes on.
+/// Promise `nic-in-use` (The host): A NIC in use is refused with its owner, also if that is another user, and
+/// the owner goes on.
 #[test]
-fn a_nic_that_another_one_holds_is_refused_and_the_first_goes_on() {
+fn nic_in_use_is_refused_and_owner_continues() {
     let scene = addressed_scene();
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
     let mut router = Router::new(&scene.netio(), 1).unwrap();
@@ -619,13 +619,13 @@ fn a_nic_that_another_one_holds_is_refused_and_the_first_goes_on() {
 
 /// Promise `nic-restored`.
 #[test]
-fn a_start_that_fails_leaves_nothing_behind() {
+fn failed_start_leaves_nothing_behind() {
     let scene = Scene::with_nics(&["eth0", "eth1"], &VethOptions::default());
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
     let before = state_of(&scene.host, "eth0");
     let check = |what: &str| {
         assert_eq!(state_of(&scene.host, "eth0"), before, "{what}");
-        assert!(is_empty(&state_folder(&scene)), "{what}");
+        assert!(is_empty(&state_directory(&scene)), "{what}");
         assert_eq!(scene.netio().read_dir().unwrap().count(), 0, "{what}");
     };
     let two = ["-p", "501-502", "-i", "eth0=501", "-i"];
@@ -688,9 +688,10 @@ fn bridged_scene() -> Scene {
 
 /// The router is a kernel behind `iou-fast sim`, which drops what has an unfinished checksum.
 ///
-/// Promise `host-bridge` (The host): Host and routers meet over a bridge, tags in their place.
+/// Promise `host-bridge` (The host): Host and routers reach each other over a bridge, with VLAN tags in
+/// place.
 #[test]
-fn host_and_routers_meet_over_a_bridge() {
+fn host_bridge_joins_host_and_routers() {
     let scene = bridged_scene();
     let (host, wire, router) = (&scene.host, &scene.wire, &Namespace::new("router").unwrap());
     let _sim = scene.simulate("1", &["--tap", "eth0", "--netns", router.name()]);
@@ -720,7 +721,7 @@ fn host_and_routers_meet_over_a_bridge() {
 
 /// Promise `host-bridge`.
 #[test]
-fn tags_cross_the_bridge_in_their_place() {
+fn host_bridge_keeps_vlan_tags() {
     let scene = bridged_scene();
     let mut router = Router::new(&scene.netio(), 1).unwrap();
     let iou_fast = scene.start(&["-i", "vethB", "-p", "501"]);
@@ -747,10 +748,11 @@ fn tags_cross_the_bridge_in_their_place() {
 /// On a bridge the host speaks as the bridge, not as the NIC: no router takes that address, nor one that the host is given
 /// later, though it has used it.
 ///
-/// Promise `host-addresses` (Addresses): The host's addresses are those of the interfaces on and below the
-/// card, and on the other end of its veth; the NETMAP's patterns and VRRP's addresses stay the routers'.
+/// Promise `host-addresses` (Addresses): The host's addresses are those of the interfaces above and below the
+/// NIC, and of the other end of its veth; addresses derived from the NETMAP and those of VRRP stay the
+/// routers'.
 #[test]
-fn the_address_of_the_hosts_bridge_is_no_routers() {
+fn host_bridge_address_is_never_a_router() {
     const LATER: [u8; 6] = [2, 0, 0, 0, 0xbb, 2];
     let scene = bridged_scene();
     quiet(&scene);
@@ -793,7 +795,7 @@ fn the_address_of_the_hosts_bridge_is_no_routers() {
     }
     // What a router uses before the host does is the router's until then.
     send(&routers, 1, BROADCAST, LATER, 900);
-    routers[1].recv_where(WAIT, |_, frame| frame::check(frame).is_ok()).expect("router 1, as somebody new");
+    routers[1].recv_where(WAIT, |_, frame| frame::check(frame).is_ok()).expect("router 1, as a new sender");
     let sent = send(&routers, 2, LATER, router_mac(2, 0, 0), 901);
     assert!(routers[0].recv_where(WAIT, |_, frame| frame == sent).is_some());
     scene.host.ip("link set br0 address 02:00:00:00:bb:02").unwrap();
@@ -814,11 +816,11 @@ fn the_address_of_the_hosts_bridge_is_no_routers() {
     assert_eq!(summary.drops("spoofed"), 3 * 3 + 1, "{}", summary.text);
 }
 
-/// A NIC that is away keeps nobody from seeing what is new on another.
+/// A NIC that is away does not hide changes on another.
 ///
 /// Promise `host-addresses`.
 #[test]
-fn an_address_that_the_host_takes_while_another_nic_is_away_is_no_routers() {
+fn host_address_added_while_nic_away_is_never_a_router() {
     const OWN: [u8; 6] = [2, 0, 0, 0, 0xbb, 3];
     let scene = Scene::silent(&["eth0", "eth1"], &VethOptions::default());
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");

@@ -162,7 +162,7 @@ impl Lab {
             assert_eq!(group(id), expected, "to all, router {id} among them, {figures}");
             assert_eq!(from(id, 1), expected, "to router {id} from the other, {figures}");
         }
-        // A share, not crumbs: nobody waits for longer than a router's timers bear.
+        // A share, not crumbs: no router waits for longer than its timers allow.
         assert!(delays.iter().all(|delay| *delay < Duration::from_millis(500)), "{figures}");
         assert!(slowest < Duration::from_millis(500), "{figures}");
         self
@@ -181,10 +181,10 @@ impl Lab {
     }
 }
 
-/// Promise `router-flood` (Routers that misbehave): A flood from one router leaves the others their share,
-/// whether on the same pseudo instance or not.
+/// Promise `router-flood` (Routers that misbehave): A flood from one router leaves the others their share, on
+/// the same pseudo id or another.
 #[test]
-fn a_router_that_floods_the_wire_leaves_the_others_their_share() {
+fn flood_to_wire_leaves_others_their_share() {
     for arguments in [&[][..], &["--cpus", "0,1"]] {
         let lab = Lab::new(arguments);
         let flood = Flood::start(&lab.scene, |number| plain(STATION, router_mac(1, 0, 0), 64, number));
@@ -197,7 +197,7 @@ fn a_router_that_floods_the_wire_leaves_the_others_their_share() {
 
 /// Promise `router-flood`.
 #[test]
-fn a_router_that_floods_everybody_leaves_the_others_their_share() {
+fn flood_of_broadcasts_leaves_others_their_share() {
     for arguments in [&[][..], &["--cpus", "0,1"]] {
         let lab = Lab::new(arguments);
         let flood =
@@ -209,7 +209,7 @@ fn a_router_that_floods_everybody_leaves_the_others_their_share() {
 
 /// Promise `router-flood`.
 #[test]
-fn a_router_that_floods_another_leaves_the_others_their_share() {
+fn flood_to_router_leaves_others_their_share() {
     let lab = Lab::new(&[]);
     lab.crowd.hang(4);
     let flood =
@@ -220,7 +220,7 @@ fn a_router_that_floods_another_leaves_the_others_their_share() {
 
 /// Promise `router-flood`.
 #[test]
-fn a_router_that_floods_another_does_not_cut_it_off() {
+fn flood_to_router_does_not_cut_it_off() {
     let lab = Lab::new(&[]);
     let flood = Flood::start(&lab.scene, |number| {
         plain(router_mac(2, 0, 0), router_mac(1, 0, 0), 64, FLOODED | number)
@@ -229,10 +229,10 @@ fn a_router_that_floods_another_does_not_cut_it_off() {
     println!("{}", lab.iou_fast.stop().text);
 }
 
-/// Promise `made-up-addresses` (Routers that misbehave): Made-up addresses fill nobody's share of the
-/// table, no memory and no log.
+/// Promise `made-up-addresses` (Routers that misbehave): Made-up addresses fill no other router's share of
+/// the FDB, no memory and no log.
 #[test]
-fn a_router_that_makes_addresses_up_fills_nobodys_share_and_no_memory() {
+fn made_up_addresses_fill_no_table_and_no_memory() {
     let lab = Lab::new(&[]);
     let made_up = |number: u64| {
         let [.., a, b, c, d] = number.to_be_bytes();
@@ -275,7 +275,7 @@ fn a_router_that_makes_addresses_up_fills_nobodys_share_and_no_memory() {
 
 /// Promise `made-up-addresses`.
 #[test]
-fn two_that_snatch_each_others_addresses_fill_no_log() {
+fn address_moving_between_routers_fills_no_log() {
     let lab = Lab::new(&[]);
     let socket = UnixDatagram::unbound().unwrap();
     for number in 0..4000u64 {
@@ -295,9 +295,10 @@ fn two_that_snatch_each_others_addresses_fill_no_log() {
     lab.iou_fast.stop().assert_clean();
 }
 
-/// Promise (Routers that misbehave): A sender bound to another instance's path does not speak for a router.
+/// Promise (Routers that misbehave): A sender that is bound to another router's path cannot send under a
+/// router's id.
 #[test]
-fn nobody_speaks_under_another_routers_id() {
+fn spoofed_router_id_is_refused() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
     let routers = [1, 2].map(|id| Router::new(&scene.netio(), id).unwrap());
@@ -325,9 +326,9 @@ fn nobody_speaks_under_another_routers_id() {
     assert_eq!(summary.dropped, [("wrong-sender".to_string(), 2)], "{}", summary.text);
 }
 
-/// Promise (Routers that misbehave): Strange files in the folder, however many, do no harm.
+/// Promise (Routers that misbehave): Strange files in the netio directory, however many, do no harm.
 #[test]
-fn a_folder_full_of_strange_files_does_no_harm() {
+fn directory_full_of_strange_files_is_harmless() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap("1:0/0 501:0/0\n");
     let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);

@@ -28,10 +28,10 @@ fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
 }
 
-/// Promise `other-users` (Rights): Another local user gets hold of nothing: sockets, locks, the process, a
-/// router's place.
+/// Promise `other-users` (Rights): Another local user gains access to nothing: no socket, no lock, no
+/// process, no router's path.
 #[test]
-fn a_stranger_reaches_neither_sockets_nor_locks_nor_the_process() {
+fn other_user_reaches_no_socket_lock_or_process() {
     let scene = lab();
     let router = scene.router_of(LAB, 1);
     let mut wire = scene.station();
@@ -68,9 +68,9 @@ fn a_stranger_reaches_neither_sockets_nor_locks_nor_the_process() {
     iou_fast.stop().assert_clean();
 }
 
-/// Promise (Rights): A link in a router's place is not followed.
+/// Promise (Rights): A symbolic link in place of a router's socket is not followed.
 #[test]
-fn a_link_in_a_routers_place_is_not_followed() {
+fn symlink_as_router_socket_is_not_followed() {
     let scene = lab();
     let wire = scene.station();
     let other = scene.directory().join("other");
@@ -90,7 +90,7 @@ fn a_link_in_a_routers_place_is_not_followed() {
 
 /// Promise `other-users`.
 #[test]
-fn a_strangers_router_is_not_connected_to() {
+fn router_of_other_user_is_not_connected() {
     let scene = lab();
     // As some servers have it: everyone may make files here, but not remove those of others.
     mode(&scene.netio(), 0o1777);
@@ -125,9 +125,9 @@ fn a_strangers_router_is_not_connected_to() {
     iou_fast.stop();
 }
 
-/// Promise `directory-mode` (Rights): A folder that others may change is refused.
+/// Promise `directory-mode` (Rights): A directory that other users can write to is refused.
 #[test]
-fn a_folder_that_others_may_change_is_refused() {
+fn netio_directory_writable_by_others_is_refused() {
     let scene = lab();
     for (bits, group, whom) in
         [(0o777, LAB, "every user"), (0o775, STRANGER, "group 61001"), (0o757, LAB, "every user")]
@@ -153,10 +153,10 @@ fn a_folder_that_others_may_change_is_refused() {
 
 /// The lab's user may call iou-fast as root. What he puts in the place of lock and socket changes nothing elsewhere.
 ///
-/// Promise `root-writes` (Rights): Root writes to no file or folder of a user's choosing, and reads none
-/// for him.
+/// Promise `root-writes` (Rights): Root writes to no file or directory that a user chose, and reads none for
+/// that user.
 #[test]
-fn root_writes_to_no_file_of_the_users_choosing() {
+fn root_writes_no_file_the_user_chooses() {
     let scene = lab();
     let victim = scene.directory().join("victim");
     fs::write(&victim, "root's").unwrap();
@@ -199,7 +199,7 @@ fn through_sudo(scene: &Scene, netmap: &Path, uid: u32) -> String {
 
 /// Promise `root-writes`.
 #[test]
-fn a_user_of_sudo_reads_no_file_of_roots_through_the_netmap() {
+fn sudo_netmap_reads_no_file_of_root() {
     let scene = lab();
     let secret = scene.directory().join("secret");
     fs::write(&secret, "root:$6$salt$hash:19000\n").unwrap();
@@ -208,7 +208,7 @@ fn a_user_of_sudo_reads_no_file_of_roots_through_the_netmap() {
     as_user(LAB, || symlink(&secret, &link)).unwrap();
     let fifo = scene.netio().join("fifo");
     as_user(LAB, || mknodat(CWD, &fifo, FileType::Fifo, Mode::from_raw_mode(0o600), 0)).unwrap();
-    // Neither for his own lab, nor where he says that it is root's or somebody else's.
+    // Neither for the user's own lab, nor for one that is said to be root's or another user's.
     for uid in [LAB, 0, STRANGER] {
         for file in [&secret, &link] {
             let said = through_sudo(&scene, file, uid);
@@ -228,7 +228,7 @@ fn a_user_of_sudo_reads_no_file_of_roots_through_the_netmap() {
 ///
 /// Promise `root-writes`.
 #[test]
-fn a_user_of_sudo_has_roots_rights_in_no_folder_of_his_choice() {
+fn sudo_grants_no_root_rights_in_user_directory() {
     let scene = lab();
     let roots = scene.directory().join("etc");
     fs::create_dir(&roots).unwrap();
@@ -272,7 +272,7 @@ fn a_user_of_sudo_has_roots_rights_in_no_folder_of_his_choice() {
 
 /// Promise `directory-mode`.
 #[test]
-fn a_folder_for_locks_that_others_may_change_is_refused() {
+fn lock_directory_writable_by_others_is_refused() {
     let scene = lab();
     let state = scene.directory().join("state");
     fs::create_dir(&state).unwrap();
@@ -293,7 +293,7 @@ fn a_folder_for_locks_that_others_may_change_is_refused() {
 }
 
 #[test]
-fn the_labs_user_himself_gets_no_hold_of_the_process() {
+fn lab_user_cannot_control_the_process() {
     let scene = lab();
     let iou_fast = scene.start(&LAB_OPTIONS);
     let pid = iou_fast.process.pid();

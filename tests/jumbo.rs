@@ -64,7 +64,7 @@ fn bytes(frames: &[Vec<u8>]) -> u64 {
     frames.iter().map(|frame| frame.len() as u64).sum()
 }
 
-/// Unicast both ways, broadcast and multicast frames both ways, and both between routers: whole, in order, and counted.
+/// Unicast, broadcast and multicast frames in both directions, and between routers: whole, in order, and counted.
 fn every_way(scene: &Scene, size: usize, arguments: &[&str]) -> Summary {
     let mut routers = [scene.deep_router(1), scene.deep_router(2)];
     let iou_fast = start(scene, arguments);
@@ -111,10 +111,10 @@ fn every_way(scene: &Scene, size: usize, arguments: &[&str]) -> Summary {
     summary
 }
 
-/// Promise `jumbo` (Frames): Jumbo frames of every size up to 15,344 bytes pass both ways, to groups and
-/// between routers, whole and in order, where the MTU has them.
+/// Promise `jumbo` (Frames): Jumbo frames of every size up to 15,344 bytes pass whole and in order in both
+/// directions, as broadcast and multicast, and between routers, where the MTU allows them.
 #[test]
-fn frames_of_every_size_pass_every_way() {
+fn jumbo_every_size_passes_in_every_direction() {
     for size in [9000, 9216, LARGEST - 14] {
         every_way(&scene(size as u32), size, &[]);
     }
@@ -124,7 +124,7 @@ fn frames_of_every_size_pass_every_way() {
 ///
 /// Promise `jumbo`.
 #[test]
-fn on_links_of_containerlab() {
+fn jumbo_on_containerlab_links() {
     let scene = scene(9500);
     let mut routers = [scene.deep_router(1), scene.deep_router(2)];
     let iou_fast = start(&scene, &[]);
@@ -148,7 +148,7 @@ fn on_links_of_containerlab() {
 
 /// Promise `jumbo`.
 #[test]
-fn with_several_queues_and_workers_too() {
+fn jumbo_with_several_queues_and_workers() {
     let options = VethOptions { mtu: 9000, queues_rx: 2, queues_tx: 2, ..VethOptions::default() };
     let scene = Scene::silent(&["eth0"], &options);
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
@@ -157,19 +157,19 @@ fn with_several_queues_and_workers_too() {
 
 /// Promise `jumbo`.
 #[test]
-fn with_a_program_in_generic_mode_too() {
+fn jumbo_in_generic_mode() {
     every_way(&scene(9000), 9000, &["--xdp-mode", "generic"]);
 }
 
 /// Promise `jumbo`.
 #[test]
-fn without_the_host_too() {
+fn jumbo_with_exclusive() {
     every_way(&scene(9000), 9000, &["--exclusive"]);
 }
 
 /// Promise `drop-reasons`.
 #[test]
-fn what_is_larger_is_dropped_and_counted() {
+fn jumbo_above_limit_is_dropped_and_counted() {
     let scene = scene(20_000);
     let mut routers = [scene.deep_router(1), scene.deep_router(2)];
     let mut iou_fast = start(&scene, &[]);
@@ -209,7 +209,7 @@ fn what_is_larger_is_dropped_and_counted() {
 }
 
 #[test]
-fn a_nic_of_the_usual_mtu_says_nothing_of_it() {
+fn mtu_1500_logs_nothing_about_jumbo() {
     let scene = scene(1500);
     let iou_fast = start(&scene, &[]);
     assert!(!iou_fast.process.stdout().contains("frames up to"), "{}", iou_fast.process.stdout());
@@ -219,9 +219,10 @@ fn a_nic_of_the_usual_mtu_says_nothing_of_it() {
 
 /// A router that does not read: its frames wait in the backlog, chunk by chunk, and are all there when it reads again.
 ///
-/// Promise `jumbo-whole` (Frames): A jumbo frame waits for its router, is dropped or counted as one, whole.
+/// Promise `jumbo-whole` (Frames): A jumbo frame waits for its router, is dropped or counted as one frame,
+/// whole.
 #[test]
-fn frames_wait_for_a_router_that_does_not_read() {
+fn jumbo_waits_for_router_that_does_not_read() {
     let scene = scene(9000);
     // The kernel's usual queue, which holds 11.
     let mut router = Router::new(&scene.netio(), 1).unwrap();
@@ -262,7 +263,7 @@ fn frames_wait_for_a_router_that_does_not_read() {
 ///
 /// Promise `jumbo-whole`.
 #[test]
-fn a_router_that_never_reads_holds_no_more_than_its_share() {
+fn jumbo_backlog_is_bounded_by_share() {
     const FRAMES: u64 = 4000;
     let scene = scene(9000);
     let mut stuck = Router::new(&scene.netio(), 1).unwrap();
@@ -297,7 +298,7 @@ fn a_router_that_never_reads_holds_no_more_than_its_share() {
 ///
 /// Promise `jumbo-whole`.
 #[test]
-fn frames_that_wait_at_the_end_are_counted() {
+fn jumbo_backlog_at_shutdown_is_counted() {
     let scene = scene(9000);
     let (_stuck, mut router) = (Router::new(&scene.netio(), 1).unwrap(), scene.deep_router(2));
     let iou_fast = start(&scene, &[]);
@@ -316,7 +317,7 @@ fn frames_that_wait_at_the_end_are_counted() {
 
 /// Promise `jumbo`.
 #[test]
-fn unknown_unicast_is_flooded_whole() {
+fn jumbo_unknown_unicast_is_flooded_whole() {
     const STRANGER: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
     let scene = scene(9000);
     let mut routers = [scene.deep_router(1), scene.deep_router(2)];
@@ -335,10 +336,9 @@ fn unknown_unicast_is_flooded_whole() {
     iou_fast.stop().assert_clean();
 }
 
-/// Promise `mtu-changes` (Frames): An MTU that is raised is followed, and so is that of a card that comes
-/// in the place of another.
+/// Promise `mtu-changes` (Frames): A raised MTU is followed, and so is that of a NIC that replaces another.
 #[test]
-fn an_mtu_that_is_raised_is_followed() {
+fn jumbo_follows_raised_mtu() {
     let scene = scene(1500);
     let mut router = scene.deep_router(1);
     let mut iou_fast = start(&scene, &[]);
@@ -370,7 +370,7 @@ fn an_mtu_that_is_raised_is_followed() {
 
 /// Promise `mtu-changes`.
 #[test]
-fn a_nic_of_another_mtu_that_comes_in_its_place_is_taken_as_it_is() {
+fn jumbo_follows_mtu_of_replaced_nic() {
     for sizes_of_nics in [[9000, 1500, 9000], [1500, 9000, 1500]] {
         let options = |mtu| VethOptions { mtu, queues_rx: 2, queues_tx: 2, ..VethOptions::default() };
         let scene = Scene::silent(&["eth0"], &options(sizes_of_nics[0]));
@@ -389,7 +389,7 @@ fn a_nic_of_another_mtu_that_comes_in_its_place_is_taken_as_it_is() {
             let mut station = scene.station();
             let (list, most) = (sizes(size as usize + 14), size as usize + 14);
             let all = Vec::from_iter(0..list.len() as u64);
-            // Large frames pass both ways from some moment on.
+            // Large frames pass in both directions from some moment on.
             let (down, up) = (plain(R1, STATION, most, 5000), plain(STATION, R1, most, 5001));
             let carries = testbed::wait_until(SOON, || {
                 let _ = station.send(&down);
@@ -434,7 +434,7 @@ fn a_nic_of_another_mtu_that_comes_in_its_place_is_taken_as_it_is() {
 ///
 /// Promise `checksums`.
 #[test]
-fn checksums_of_large_frames_are_completed() {
+fn jumbo_checksums_are_completed() {
     let scene = Scene::silent(&["eth0"], &mtu(9000));
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
     let mut router = scene.deep_router(1);
@@ -490,7 +490,7 @@ const BABY_GIANTS: [(&[Tag], usize); 6] =
 /// Promise `labels-and-tags` (Frames): MPLS frames, QinQ and baby giants pass: VLAN tags and MPLS labels do
 /// not count against the MTU.
 #[test]
-fn mpls_frames_within_the_mtu_pass_both_ways() {
+fn mpls_frames_pass_in_both_directions() {
     let scene = scene(1500);
     let mut router = scene.deep_router(1);
     let iou_fast = start(&scene, &[]);
@@ -511,7 +511,7 @@ fn mpls_frames_within_the_mtu_pass_both_ways() {
 ///
 /// Promise `labels-and-tags`.
 #[test]
-fn labels_and_tags_are_not_counted_against_the_mtu() {
+fn mpls_labels_and_vlan_tags_exceed_the_mtu() {
     let scene = scene(1500);
     scene.wire.ip("link set eth0 mtu 1600").unwrap();
     let mut router = scene.deep_router(1);
@@ -548,7 +548,7 @@ fn labels_and_tags_are_not_counted_against_the_mtu() {
 ///
 /// Promise `labels-and-tags`.
 #[test]
-fn baby_giants_pass_a_nic_of_1500_both_ways() {
+fn baby_giants_pass_mtu_1500() {
     let scene = Scene::with_nics(&[], &VethOptions::default());
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
     scene.host.sysctl("net.ipv6.conf.default.disable_ipv6", "1").unwrap();
@@ -596,7 +596,7 @@ fn baby_giants_pass_a_nic_of_1500_both_ways() {
 ///
 /// Promise `jumbo`.
 #[test]
-fn each_nic_has_its_own_limit() {
+fn jumbo_limit_per_nic() {
     let scene = Scene::silent(&["eth0", "eth1"], &mtu(1500));
     for namespace in [&scene.host, &scene.wire] {
         namespace.ip("link set eth1 mtu 9000").unwrap();
@@ -627,7 +627,7 @@ fn each_nic_has_its_own_limit() {
 ///
 /// Promise `jumbo-whole`.
 #[test]
-fn routers_come_and_go_with_the_netmap() {
+fn jumbo_with_netmap_reload() {
     const WAITING: u64 = 60;
     let first_alone = "1:0/0 513:0/0\n";
     let both = format!("{first_alone}2:0/0 514:0/0\n");
@@ -692,9 +692,9 @@ fn routers_come_and_go_with_the_netmap() {
 ///
 /// Promise `jumbo-whole`.
 #[test]
-fn a_stream_of_large_frames_never_fills_the_credits() {
+fn jumbo_stream_never_exhausts_credits() {
     /// Places in the RX ring of a single worker.
-    const LANE: usize = 2048;
+    const CREDITS: usize = 2048;
     let scene = scene(9000);
     let mut router = scene.deep_router(1);
     let iou_fast = start(&scene, &[]);
@@ -703,7 +703,7 @@ fn a_stream_of_large_frames_never_fills_the_credits() {
     for size in [3824, 3825, 3840, 3841, 7665, 7681] {
         // More than the places of a credits, and so few at a time that no share is used up.
         let frames: Vec<_> = (0..32).map(|number| plain(R1, STATION, size, number)).collect();
-        for _ in 0..=LANE / frames.len() {
+        for _ in 0..=CREDITS / frames.len() {
             station.send_batch(&frames).unwrap();
             assert_eq!(router.hear(frames.len()), Vec::from_iter(0..32), "{size} bytes");
         }

@@ -30,16 +30,16 @@ fn await_state(sim: &Process, interface: &str, state: &str, count: usize, limit:
     start.elapsed()
 }
 
-/// Promise `keepalive` (Switch images and link state): The interface of a router that uses L1 keepalives
-/// goes down with the cable and comes back with it.
+/// Promise `keepalive` (Switch images and link state): The interface of a router that uses L1 keepalives goes
+/// down with the carrier and comes back with it.
 #[test]
-fn an_interface_goes_down_with_the_cable_and_comes_back_with_it() {
+fn keepalive_interface_follows_the_carrier() {
     let scene = Scene::with_nics(&["eth0", "eth1"], &VethOptions::default());
-    // One pseudo instance for both NICs, and one interface that is cabled to nobody.
+    // One pseudo instance for both NICs, and one interface whose cable has no other end.
     scene.netmap("1:0/0 501:0/0\n1:0/1 501:0/1\n2:0/0 502:0/0\n2:0/1 3:0/1\n");
     let sim = scene.simulate("1,2", TIMERS);
     let iou_fast = scene.start(&["-i", "eth0", "-i", "eth1=501:0/1", "-p", "501,502"]);
-    // Nobody is at the other end of that cable.
+    // That cable has no other end.
     await_state(&sim, "2:0/1", "down", 1, TIMEOUT + SLACK);
     std::thread::sleep(TIMEOUT);
     for interface in ["1:0/0", "1:0/1", "2:0/0"] {
@@ -74,7 +74,7 @@ fn an_interface_goes_down_with_the_cable_and_comes_back_with_it() {
 
 /// Promise `keepalive`.
 #[test]
-fn routers_that_use_keepalives_may_start_later_and_after_a_kill() {
+fn keepalive_router_may_start_later_or_restart() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n");
     let iou_fast = scene.start(&["-i", "eth0", "-p", "501"]);
@@ -92,7 +92,7 @@ fn routers_that_use_keepalives_may_start_later_and_after_a_kill() {
 
 /// Promise `keepalive-descriptors`.
 #[test]
-fn fifty_routers_behind_one_pseudo_id_find_room_for_their_keepalives() {
+fn keepalive_fifty_routers_on_one_pseudo_id() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n");
     std::fs::create_dir(scene.directory().join("netl1")).unwrap();
@@ -110,10 +110,10 @@ fn fifty_routers_behind_one_pseudo_id_find_room_for_their_keepalives() {
     iou_fast.stop();
 }
 
-/// Promise `keepalive-descriptors` (Faults): Keepalives go on without descriptors; what cannot be sent is
-/// reported once; many routers behind one id find room for theirs.
+/// Promise `keepalive-descriptors` (Faults): L1 keepalives go on without free descriptors; one that cannot be
+/// sent is logged once; many routers behind one pseudo id each get theirs.
 #[test]
-fn without_descriptors_interfaces_stay_up() {
+fn keepalive_without_descriptors() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
     let sim = scene.simulate("1,2", TIMERS);
@@ -131,7 +131,7 @@ fn without_descriptors_interfaces_stay_up() {
 
 /// Promise `keepalive-descriptors`.
 #[test]
-fn keepalives_that_cannot_be_sent_are_reported_once() {
+fn keepalive_send_failure_is_logged_once() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
     let netl1 = scene.directory().join("netl1");
@@ -148,10 +148,10 @@ fn keepalives_that_cannot_be_sent_are_reported_once() {
     iou_fast.stop();
 }
 
-/// Promise `keepalive-unused` (Switch images and link state): Where no router uses them nothing is made; a
-/// flood of them does no harm.
+/// Promise `keepalive-unused` (Switch images and link state): Where no router uses L1 keepalives no socket is
+/// made for them; a flood of them does no harm.
 #[test]
-fn without_routers_that_use_keepalives_nothing_is_made() {
+fn keepalive_unused_makes_no_socket() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n");
     let sim = scene.simulate("1", &[]);
@@ -177,7 +177,7 @@ fn without_routers_that_use_keepalives_nothing_is_made() {
 
 /// Promise `keepalive-unused`.
 #[test]
-fn a_router_that_floods_the_keepalive_socket_does_no_harm() {
+fn keepalive_flood_is_harmless() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n");
     let directory = scene.directory().join("elsewhere");

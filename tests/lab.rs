@@ -62,10 +62,10 @@ fn outcome(mut command: Command) -> (Option<i32>, String, String) {
     (status.code(), process.stdout(), process.stderr())
 }
 
-/// Promise `lab` (The project's tasks): The lab reaches every simulated router, says who is silent, and
+/// Promise `lab` (The project's tasks): The lab reaches every simulated router, names a silent one, and
 /// cleans up.
 #[test]
-fn everybody_is_reached() {
+fn lab_reaches_every_router() {
     let dir = tempfile::tempdir().unwrap();
     let (code, stdout, stderr) = outcome(lab(dir.path(), &[]));
     assert_eq!(code, Some(0), "{stdout}\n{stderr}");
@@ -85,7 +85,7 @@ fn everybody_is_reached() {
 
 /// Promise `lab`.
 #[test]
-fn a_silent_router_is_named_and_the_lab_fails() {
+fn lab_fails_and_names_silent_router() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = lab(dir.path(), &[]);
     command.env("SILENT", "4");
@@ -96,7 +96,7 @@ fn a_silent_router_is_named_and_the_lab_fails() {
 }
 
 #[test]
-fn a_forwarder_that_ends_badly_fails_the_lab() {
+fn lab_fails_when_forwarder_exits_with_error() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = lab(dir.path(), &[]);
     command.env("CODE", "4");
@@ -106,7 +106,7 @@ fn a_forwarder_that_ends_badly_fails_the_lab() {
 }
 
 #[test]
-fn a_forwarder_that_does_not_start_is_quoted() {
+fn lab_quotes_forwarder_that_does_not_start() {
     let dir = tempfile::tempdir().unwrap();
     let (code, stdout, stderr) = outcome({
         let mut command = lab(dir.path(), &[]);
@@ -119,7 +119,7 @@ fn a_forwarder_that_does_not_start_is_quoted() {
 
 /// Promise `lab`.
 #[test]
-fn an_interrupted_lab_leaves_nothing() {
+fn lab_interrupted_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     for signal in [Signal::INT, Signal::TERM] {
         let mut process = Process::spawn(&mut lab(dir.path(), &["--duration", "100"])).unwrap();
@@ -131,7 +131,7 @@ fn an_interrupted_lab_leaves_nothing() {
 }
 
 #[test]
-fn a_kept_lab_stays_until_it_is_taken_down() {
+fn lab_keep_stays_until_down() {
     let dir = tempfile::tempdir().unwrap();
     let name = format!("iou-lab-test{}", std::process::id());
     let (code, stdout, stderr) = outcome(lab(dir.path(), &["--keep", "--name", &name]));

@@ -74,7 +74,7 @@ fn assert_all_got(lab: &Lab, crowd: &Crowd, traffic: &Traffic, ids: impl Iterato
 
 /// Promise (Load): A burst waits for a router whose queue is full.
 #[test]
-fn a_burst_of_512_frames_waits_for_a_router_whose_queue_takes_11() {
+fn backlog_holds_burst_for_full_router() {
     for arguments in [&[], TWO_WORKERS] {
         let (lab, mut router) = lab(1, arguments, one_router);
         let frames: Vec<_> = (0..512).map(|seq| to_router(1, seq)).collect();
@@ -103,10 +103,10 @@ fn a_burst_of_512_frames_waits_for_a_router_whose_queue_takes_11() {
     }
 }
 
-/// Promise `early-drop` (Load): What its worker cannot take is dropped by the XDP program, early and
-/// counted, and no ring runs dry.
+/// Promise `early-drop` (Load): The XDP program drops, early and counted, what a worker cannot take, and no
+/// ring runs dry.
 #[test]
-fn a_worker_that_is_off_its_cpu_costs_frames_early_and_no_fault() {
+fn worker_off_cpu_drops_early_without_fault() {
     const SENT: u64 = 6000;
     let (mut lab, crowd) = lab(2, &[], |scene| Crowd::new(scene, 2));
     let mut traffic = Traffic::new();
@@ -131,10 +131,10 @@ fn a_worker_that_is_off_its_cpu_costs_frames_early_and_no_fault() {
 /// Chunks that backlogs share: BACKLOG in src/control/nics.rs and the workers' own, which are free now and then.
 const SHARED_CHUNKS: u64 = 4096 + 1024 + 128;
 
-/// Promise `backlog` (Load): A router that does not read holds a bounded backlog, gets nothing stale, and
+/// Promise `backlog` (Load): A router that does not read holds a bounded backlog, gets no stale frame, and
 /// costs the others nothing.
 #[test]
-fn a_router_that_stops_reading_holds_a_bounded_backlog_and_the_surplus_is_counted() {
+fn backlog_is_bounded_and_surplus_counted() {
     const SENT: u64 = 8000;
     // A real process, which is stopped as a debugger or a full machine stops it.
     const STOPPED: u16 = 50;
@@ -175,7 +175,7 @@ fn a_router_that_stops_reading_holds_a_bounded_backlog_and_the_surplus_is_counte
 
 /// Promise `backlog`.
 #[test]
-fn a_third_of_the_routers_stop_reading_and_the_others_lose_nothing() {
+fn backlog_of_stuck_routers_costs_others_no_frame() {
     for arguments in [&[], TWO_WORKERS] {
         let stuck = |id: &u16| id.is_multiple_of(3) || *id == 1;
         assert_eq!((1..=50).filter(stuck).count(), 17);
@@ -274,9 +274,9 @@ fn p99_of_the_others(
     times[times.len() * 99 / 100]
 }
 
-/// Promise (Load): Those that read are not delayed by those that do not.
+/// Promise (Load): Routers that do not read do not delay the others.
 #[test]
-fn routers_that_stop_reading_do_not_delay_the_others() {
+fn backlog_of_stuck_routers_delays_no_other() {
     let (lab, crowd) = lab(50, &[], |scene| Crowd::new(scene, 50));
     let tables = Tables::of(&lab.iou_fast.process);
     let mut traffic = Traffic::new();
@@ -316,10 +316,10 @@ fn routers_that_stop_reading_do_not_delay_the_others() {
     panic!("p99 beside one and beside 17 that do not read, by that of all reading: {tries:?}");
 }
 
-/// Promise `storm` (Load): A storm of group frames costs unicast next to nothing, and the host none of its
-/// copies.
+/// Promise `storm` (Load): A storm of broadcast and multicast frames costs unicast next to nothing, and the
+/// host none of its copies.
 #[test]
-fn a_storm_of_bum_frames_costs_unicast_next_to_nothing_and_the_host_gets_all_of_it() {
+fn bum_storm_costs_unicast_next_to_nothing() {
     const ROUTERS: u16 = 10;
     let (lab, crowd) = lab(ROUTERS, &[], |scene| Crowd::new(scene, ROUTERS));
     let mut host = Station::new(&lab.scene.host, "eth0").unwrap();
@@ -363,7 +363,7 @@ fn a_storm_of_bum_frames_costs_unicast_next_to_nothing_and_the_host_gets_all_of_
 
 /// Promise `queues`.
 #[test]
-fn one_queue_feeds_two_workers_who_share_the_load() {
+fn one_rx_queue_feeds_two_workers() {
     let (mut lab, crowd) = lab(50, TWO_WORKERS, |scene| Crowd::new(scene, 50));
     let mut traffic = Traffic::new();
     let worker_times = |process: &Process| -> Vec<u64> {
@@ -421,9 +421,9 @@ fn one_queue_feeds_two_workers_who_share_the_load() {
     lab.iou_fast.stop().assert_clean();
 }
 
-/// Promise `idle` (Load): Idle, it needs next to no CPU; a full router keeps nobody busy.
+/// Promise `idle` (Load): An idle lab needs next to no CPU, and neither does a full router.
 #[test]
-fn idle_with_fifty_routers_it_needs_next_to_nothing() {
+fn idle_cpu_with_fifty_routers() {
     for arguments in [&[], TWO_WORKERS] {
         let (lab, mut routers) = lab(50, arguments, |scene| {
             (1..=50).map(|id| Router::new(&scene.netio(), id).unwrap()).collect::<Vec<_>>()
@@ -452,7 +452,7 @@ fn idle_with_fifty_routers_it_needs_next_to_nothing() {
 
 /// Promise `order`.
 #[test]
-fn ten_thousand_frames_each_way_arrive_once_and_in_order() {
+fn frame_order_of_ten_thousand_in_each_direction() {
     const FRAMES: u64 = 10_000;
     for arguments in [&[], TWO_WORKERS] {
         let (mut lab, crowd) = lab(10, arguments, |scene| Crowd::new(scene, 10));
@@ -526,9 +526,9 @@ fn arrives(router: &mut Router, seq: u64) -> bool {
     router.recv_where(ARRIVES_WITHIN, |_, frame| number(frame) == Some(seq)).is_some()
 }
 
-/// Promise `wake-up` (Frames): No frame waits for the next one: whoever sleeps is woken.
+/// Promise `wake-up` (Frames): No frame waits for the next one: a sleeping worker, router or NIC is woken.
 #[test]
-fn no_single_frame_to_a_router_is_overslept() {
+fn wakeup_for_single_frame_to_router() {
     for arguments in [&[], TWO_WORKERS] {
         let (lab, mut routers) = lab(2, arguments, two_routers);
         let send = |seq| lab.station.send(&to_router(1 + (seq % 2) as u16, seq)).unwrap();
@@ -539,7 +539,7 @@ fn no_single_frame_to_a_router_is_overslept() {
 
 /// Promise `wake-up`.
 #[test]
-fn no_single_bum_frame_is_overslept() {
+fn wakeup_for_single_bum_frame() {
     for arguments in [&[], TWO_WORKERS] {
         let (lab, mut routers) = lab(2, arguments, two_routers);
         let send = |seq| lab.station.send(&to_all(seq)).unwrap();
@@ -550,7 +550,7 @@ fn no_single_bum_frame_is_overslept() {
 
 /// Promise `wake-up`.
 #[test]
-fn no_single_frame_from_a_router_is_overslept() {
+fn wakeup_for_single_frame_from_router() {
     for arguments in [&[], TWO_WORKERS] {
         let (lab, routers) = lab(2, arguments, two_routers);
         let mut station = lab.scene.station();
@@ -564,7 +564,7 @@ fn no_single_frame_from_a_router_is_overslept() {
 
 /// Promise `idle`.
 #[test]
-fn a_full_router_keeps_nobody_busy() {
+fn idle_cpu_with_full_router() {
     for arguments in [&[], TWO_WORKERS] {
         let (lab, mut routers) = lab(2, arguments, two_routers);
         let process = &lab.iou_fast.process;

@@ -1,5 +1,5 @@
 //! The netio directory and what is in it goes and comes back, disks fill up, descriptors run out: reported once, recovered
-//! from, and nobody else notices.
+//! from, and the other routers notice nothing.
 
 mod common;
 
@@ -46,10 +46,10 @@ fn wait_until_heard(station: &mut Station, netio: &Path, id: u16, seq: u64) {
     station.drain();
 }
 
-/// Promise `netio-directory` (Faults): The netio directory and what is in it may be taken away: it is made
-/// again, and nothing on the way is lost.
+/// Promise `netio-directory` (Faults): The netio directory and what is in it may be removed: it is made
+/// again, and no frame on its way is dropped.
 #[test]
-fn a_socket_file_that_is_removed_is_made_again_and_nothing_on_the_way_is_lost() {
+fn netio_socket_removed_is_made_again() {
     let (scene, iou_fast) = lab(3);
     let mut station = scene.station();
     let crowd = Crowd::new(&scene, 3);
@@ -88,7 +88,7 @@ fn a_socket_file_that_is_removed_is_made_again_and_nothing_on_the_way_is_lost() 
 
 /// Promise `netio-directory`.
 #[test]
-fn what_a_router_sent_before_its_way_was_removed_arrives() {
+fn netio_socket_removed_pending_frames_arrive() {
     let (scene, mut iou_fast) = lab(1);
     let mut station = scene.station();
     let router = Router::new(&scene.netio(), 1).unwrap();
@@ -109,7 +109,7 @@ fn what_a_router_sent_before_its_way_was_removed_arrives() {
 
 /// Promise `netio-directory`.
 #[test]
-fn the_folder_is_removed_and_made_again() {
+fn netio_directory_removed_is_made_again() {
     let (scene, iou_fast) = lab(2);
     let mut station = scene.station();
     let mut routers = [1, 2].map(|id| Router::new(&scene.netio(), id).unwrap());
@@ -119,7 +119,7 @@ fn the_folder_is_removed_and_made_again() {
         if round < 2 {
             std::fs::create_dir(scene.netio()).unwrap();
         } else {
-            // Nobody makes it: then iou-fast does, a second later.
+            // No router makes it: then iou-fast does, a second later.
             assert!(wait_until(SOON, || scene.netio().is_dir()), "{}", iou_fast.process.dump());
         }
         // Routers that still run hear the wire through the sockets that they have.
@@ -144,7 +144,7 @@ fn the_folder_is_removed_and_made_again() {
 
 /// Promise `netio-directory`.
 #[test]
-fn a_netmap_that_changes_while_the_folder_is_away_is_followed_when_it_is_back() {
+fn netio_directory_back_applies_netmap_reload() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap(&classroom(1));
     let iou_fast = scene.start(&["-i", "eth0"]);
@@ -169,7 +169,7 @@ fn a_netmap_that_changes_while_the_folder_is_away_is_followed_when_it_is_back() 
 
 /// Promise `netio-occupied`.
 #[test]
-fn a_folder_of_another_user_in_its_place_is_refused_until_it_is_gone() {
+fn netio_directory_of_other_user_is_refused() {
     let (scene, iou_fast) = lab(1);
     let mut station = scene.station();
     let old = scene.directory().join("old");
@@ -188,10 +188,10 @@ fn a_folder_of_another_user_in_its_place_is_refused_until_it_is_gone() {
     iou_fast.stop();
 }
 
-/// Promise `netio-occupied` (Faults): Whoever stands in the way there is named, once, and left alone until
-/// it goes.
+/// Promise `netio-occupied` (Faults): A user or program that occupies the netio directory or a socket in it
+/// is named once, and left alone until it goes.
 #[test]
-fn a_program_that_puts_its_socket_there_is_named_and_left_alone_until_it_goes() {
+fn netio_socket_of_other_program_is_named() {
     let (scene, iou_fast) = lab(2);
     let mut station = scene.station();
     let path = scene.netio().join("513");
@@ -213,9 +213,9 @@ fn a_program_that_puts_its_socket_there_is_named_and_left_alone_until_it_goes() 
     iou_fast.stop();
 }
 
-/// Promise `full-disk` (Faults): A full disk and a want of descriptors are said once and outlived.
+/// Promise `full-disk` (Faults): A full disk and a lack of descriptors are logged once and survived.
 #[test]
-fn a_full_disk_is_said_once_and_outlived() {
+fn netio_full_disk_is_logged_once() {
     testbed::with_own_mounts(|| {
         let scene = Scene::silent(&["eth0"], &VethOptions::default());
         let netio = scene.netio();
@@ -262,13 +262,13 @@ fn a_full_disk_is_said_once_and_outlived() {
 
 /// Promise `full-disk`.
 #[test]
-fn without_descriptors_it_goes_on_and_catches_up_when_there_are_some() {
+fn descriptors_exhausted_then_recovers() {
     goes_on_while(|process| process.take_descriptors().unwrap());
 }
 
 /// Promise `full-disk`.
 #[test]
-fn with_a_limit_below_what_is_open_already_it_goes_on_too() {
+fn descriptors_limit_below_open_ones() {
     goes_on_while(|process| process.limit_descriptors(3).unwrap());
 }
 

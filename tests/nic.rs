@@ -212,7 +212,7 @@ fn maybe_other() {
 }
 
 #[test]
-fn finds_a_nic_and_says_what_it_is() {
+fn nic_is_found_and_described() {
     let namespace = Namespace::new(2);
     namespace.ip(&["link", "set", "interface", "address", "02:00:5e:10:00:01", "mtu", "9500"]);
     namespace.ip(&["link", "property", "add", "dev", "interface", "altname", "a-name-longer-than-fifteen"]);
@@ -231,7 +231,7 @@ fn finds_a_nic_and_says_what_it_is() {
 }
 
 #[test]
-fn refuses_what_is_not_there_or_not_ethernet() {
+fn nic_missing_or_not_ethernet_is_refused() {
     let namespace = Namespace::new(1);
     namespace.inside(|| {
         for name in ["eth9", "", "interface:1", "much-too-long-for-an-interface", "../interface"] {
@@ -246,7 +246,7 @@ fn refuses_what_is_not_there_or_not_ethernet() {
 }
 
 #[test]
-fn a_bridge_is_taken_with_a_caution() {
+fn nic_bridge_gets_a_warning() {
     let namespace = Namespace::new(1);
     namespace.ip(&["link", "add", "br0", "type", "bridge"]);
     namespace.inside(|| {
@@ -270,7 +270,7 @@ fn commands(texts: &[String]) -> Vec<Vec<&str>> {
 
 /// Promise `lower-offloads`.
 #[test]
-fn what_makes_large_frames_below_a_nic_or_at_its_other_end_is_named_until_it_is_off() {
+fn lower_device_offloads_are_named() {
     let ns = Namespace::new(1);
     // A macvlan on a bridge of the interface and of a second pair, whose other end is elsewhere.
     let other = Namespace::new(1);
@@ -324,7 +324,7 @@ fn what_makes_large_frames_below_a_nic_or_at_its_other_end_is_named_until_it_is_
 
 /// Promise `lower-offloads`.
 #[test]
-fn a_tap_whose_program_may_write_segments_is_named() {
+fn tap_with_segmentation_offload_is_named() {
     let ns = Namespace::new(1);
     for (name, mode) in [("tap0", "vnet_hdr"), ("tap1", "pi")] {
         ns.ip(&["tuntap", "add", name, "mode", "tap", mode]);
@@ -349,7 +349,7 @@ fn own_addresses(namespace: &Namespace, name: &str, of: &[&str]) -> [BTreeSet<St
 
 /// Promise `host-addresses`.
 #[test]
-fn the_hosts_addresses_are_those_of_what_is_above_and_below_the_nic() {
+fn host_addresses_include_upper_and_lower_devices() {
     let ns = Namespace::new(1);
     for recipe in [
         "link add br0 address 02:00:00:00:bb:bb type bridge",
@@ -374,7 +374,7 @@ fn the_hosts_addresses_are_those_of_what_is_above_and_below_the_nic() {
 }
 
 #[test]
-fn state_follows_the_link_and_the_watch_tells() {
+fn nic_state_follows_the_link() {
     let namespace = Namespace::new(1);
     namespace.inside(|| {
         let watch = LinkWatch::new().unwrap();
@@ -413,7 +413,7 @@ fn state_follows_the_link_and_the_watch_tells() {
 }
 
 #[test]
-fn a_nic_of_the_same_name_and_number_elsewhere_is_another() {
+fn nic_identity_differs_between_namespaces() {
     let (here, elsewhere) = (Namespace::new(1), Namespace::new(1));
     let state = tempfile::tempdir().unwrap();
     let nic = here.inside(interface);
@@ -435,7 +435,7 @@ fn a_nic_of_the_same_name_and_number_elsewhere_is_another() {
 }
 
 #[test]
-fn a_nic_is_held_once() {
+fn nic_lock_is_exclusive() {
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
     namespace.inside(|| {
@@ -453,16 +453,11 @@ fn a_nic_is_held_once() {
 }
 
 #[test]
-fn another_process_that_holds_the_nic_is_named_and_its_end_frees_it() {
+fn nic_lock_names_owner_and_frees_on_exit() {
     maybe_other();
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
-    let mut other = Other::start(
-        "another_process_that_holds_the_nic_is_named_and_its_end_frees_it",
-        "lock",
-        &namespace,
-        state.path(),
-    );
+    let mut other = Other::start("nic_lock_names_owner_and_frees_on_exit", "lock", &namespace, state.path());
     namespace.inside(|| {
         let error = NicLock::take_in(&interface(), state.path()).unwrap_err();
         let expected = format!("interface is held by iou-fast, pid {}:", other.pid());
@@ -473,7 +468,7 @@ fn another_process_that_holds_the_nic_is_named_and_its_end_frees_it() {
 }
 
 #[test]
-fn offloads_are_turned_off_and_on_again() {
+fn offloads_are_turned_off_and_restored() {
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
     namespace.ethtool(&["-K", "interface", "gro", "on", "rx-vlan-stag-hw-parse", "off"]);
@@ -501,7 +496,7 @@ fn offloads_are_turned_off_and_on_again() {
 }
 
 #[test]
-fn offloads_of_a_nic_that_is_gone_leave_nothing_behind() {
+fn offloads_of_removed_nic_leave_no_record() {
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
     namespace.inside(|| {
@@ -515,19 +510,15 @@ fn offloads_of_a_nic_that_is_gone_leave_nothing_behind() {
 }
 
 #[test]
-fn after_a_kill_the_next_run_gives_back_what_the_killed_one_took() {
+fn offloads_are_restored_by_next_run_after_kill() {
     maybe_other();
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
     namespace.ethtool(&["-K", "interface", "gro", "on"]);
     let before = namespace.ethtool(&["-k", "interface"]);
     let killed = || {
-        let mut other = Other::start(
-            "after_a_kill_the_next_run_gives_back_what_the_killed_one_took",
-            "lock",
-            &namespace,
-            state.path(),
-        );
+        let mut other =
+            Other::start("offloads_are_restored_by_next_run_after_kill", "lock", &namespace, state.path());
         assert!(!namespace.is_on(VLAN) && !namespace.is_on(GRO));
         other.kill();
     };
@@ -538,7 +529,7 @@ fn after_a_kill_the_next_run_gives_back_what_the_killed_one_took() {
     namespace.inside(|| {
         let nic = interface();
         let lock = NicLock::take_in(&nic, state.path()).unwrap();
-        assert!(!namespace.is_on(VLAN), "nobody was there to turn it on");
+        assert!(!namespace.is_on(VLAN), "no process was there to turn it on");
         let offloads = Offloads::quiet(&nic, &lock, false).unwrap();
         assert!(namespace.is_on(GRO), "not in the way of a native program");
         assert!(!namespace.is_on(VLAN));
@@ -546,7 +537,7 @@ fn after_a_kill_the_next_run_gives_back_what_the_killed_one_took() {
     });
     assert_eq!(namespace.ethtool(&["-k", "interface"]), before);
 
-    // What somebody turned on, and off again of their own, after the kill is theirs. The first can be told.
+    // What the user turned on, and off again, after the kill stays so. The first can be told.
     killed();
     namespace.ethtool(&["-K", "interface", "gro", "on"]);
     namespace.inside(|| {
@@ -576,7 +567,7 @@ fn after_a_kill_the_next_run_gives_back_what_the_killed_one_took() {
 }
 
 #[test]
-fn promiscuous_while_it_lives() {
+fn promiscuous_mode_ends_with_its_owner() {
     maybe_other();
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
@@ -594,14 +585,14 @@ fn promiscuous_while_it_lives() {
         drop((one, two));
         assert!(promiscuity(0));
     });
-    let mut other = Other::start("promiscuous_while_it_lives", "lock", &namespace, state.path());
+    let mut other = Other::start("promiscuous_mode_ends_with_its_owner", "lock", &namespace, state.path());
     assert!(promiscuity(1));
     other.kill();
     soon("promiscuous mode gone with the process", || promiscuity(0));
 }
 
 #[test]
-fn attaches_natively_and_generically_and_lets_go() {
+fn xdp_attach_native_and_generic_and_detach() {
     let namespace = Namespace::new(1);
     namespace.ip(&["link", "set", "interface", "mtu", "9500"]);
     namespace.inside(|| {
@@ -624,7 +615,7 @@ fn attaches_natively_and_generically_and_lets_go() {
 }
 
 #[test]
-fn a_driver_without_native_xdp_gets_generic_only_if_that_is_allowed() {
+fn xdp_attach_falls_back_to_generic_only_if_allowed() {
     let namespace = Namespace::new(1);
     namespace.ip(&["link", "add", "br0", "type", "bridge"]);
     namespace.inside(|| {
@@ -637,7 +628,7 @@ fn a_driver_without_native_xdp_gets_generic_only_if_that_is_allowed() {
 }
 
 #[test]
-fn a_veth_with_too_few_queues_is_explained() {
+fn xdp_attach_explains_veth_with_too_few_queues() {
     let namespace = Namespace::new(4);
     namespace.ethtool(&["-L", "interface", "rx", "1"]);
     namespace.inside(|| {
@@ -652,7 +643,7 @@ fn a_veth_with_too_few_queues_is_explained() {
 }
 
 #[test]
-fn a_program_that_is_there_already_is_named_with_the_way_to_remove_it() {
+fn xdp_attach_names_attached_program_and_fix() {
     maybe_other();
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
@@ -666,12 +657,8 @@ fn a_program_that_is_there_already_is_named_with_the_way_to_remove_it() {
     };
 
     // By a link of another process: in either mode, and never answered by taking the other.
-    let mut other = Other::start(
-        "a_program_that_is_there_already_is_named_with_the_way_to_remove_it",
-        "attach",
-        &namespace,
-        state.path(),
-    );
+    let mut other =
+        Other::start("xdp_attach_names_attached_program_and_fix", "attach", &namespace, state.path());
     for choice in [XdpModeChoice::Auto, XdpModeChoice::Native, XdpModeChoice::Generic] {
         let error = refused(choice);
         let holder = format!("held by pid {} (", other.pid());
@@ -699,18 +686,13 @@ fn a_program_that_is_there_already_is_named_with_the_way_to_remove_it() {
 }
 
 #[test]
-fn starting_again_right_after_a_kill_works_every_time() {
+fn xdp_attach_right_after_kill() {
     maybe_other();
     let namespace = Namespace::new(1);
     let state = tempfile::tempdir().unwrap();
     for _ in 0..10 {
         // Killed and not waited for: it is being taken down while we start.
-        let mut other = Other::start(
-            "starting_again_right_after_a_kill_works_every_time",
-            "attach",
-            &namespace,
-            state.path(),
-        );
+        let mut other = Other::start("xdp_attach_right_after_kill", "attach", &namespace, state.path());
         other.kill();
         namespace.inside(|| {
             let nic = interface();

@@ -50,7 +50,7 @@ impl Lab {
         self.scene.silence(&["eth0"]);
     }
 
-    /// Returns when a frame has come through both ways for each router; says how long that took.
+    /// Returns when a frame has come through in both directions for each router; says how long that took.
     #[track_caller]
     fn wait_until_it_carries(&mut self) -> Duration {
         let start = Instant::now();
@@ -130,7 +130,7 @@ fn is_on(namespace: &Namespace, feature: &str) -> bool {
     line.unwrap_or_else(|| panic!("no {feature} in\n{shown}")).starts_with("on")
 }
 
-/// Frames both ways, as many as come through, while `meanwhile` runs.
+/// Frames in both directions, as many as come through, while `meanwhile` runs.
 fn while_frames_flow<T>(lab: &Lab, meanwhile: impl FnOnce(&Lab) -> T) -> T {
     let end = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -179,7 +179,7 @@ fn the_nic_is_lost_and_regained(
         });
         lab.wait_until_said(lost, round);
 
-        // More than a pseudo socket's queue holds: a router would sleep if nobody read it.
+        // More than a pseudo socket's queue holds: a router would sleep if no worker read it.
         let start = Instant::now();
         (0..UNSENT).for_each(|seq| from_router(&lab.routers[0], 1, seq));
         assert!(start.elapsed() < WAIT, "{:?}", start.elapsed());
@@ -231,30 +231,30 @@ fn remove(lab: &Lab) {
     lab.scene.host.ip("link del eth0").unwrap();
 }
 
-/// Promise `nic-replaced` (Faults): A card that is removed, renamed or moved away and comes back is taken
+/// Promise `nic-replaced` (Faults): A NIC that is removed, renamed or moved away and comes back is attached
 /// again within a second, with all that was learned.
 #[test]
-fn a_nic_that_is_removed_and_comes_back_is_taken_again() {
+fn nic_removed_and_back_is_attached_again() {
     the_nic_is_lost_and_regained(&[], VethOptions::default(), remove, Lab::make_nics, "eth0 is gone");
 }
 
 /// Promise `nic-replaced`.
 #[test]
-fn with_two_workers_and_queues_a_nic_that_comes_back_is_taken_again() {
+fn nic_removed_and_back_with_two_workers_and_queues() {
     let options = VethOptions { queues_rx: 2, queues_tx: 2, ..VethOptions::default() };
     the_nic_is_lost_and_regained(&["--cpus", "0,1"], options, remove, Lab::make_nics, "eth0 is gone");
 }
 
 /// Promise `nic-replaced`.
 #[test]
-fn in_generic_mode_a_nic_that_comes_back_is_taken_again() {
+fn nic_removed_and_back_in_generic_mode() {
     let generic = ["--xdp-mode", "generic"];
     the_nic_is_lost_and_regained(&generic, VethOptions::default(), remove, Lab::make_nics, "eth0 is gone");
 }
 
 /// Promise `nic-replaced`.
 #[test]
-fn a_nic_that_was_renamed_is_given_back_and_taken_again_under_its_name() {
+fn nic_renamed_is_detached_until_name_returns() {
     the_nic_is_lost_and_regained(
         &[],
         VethOptions::default(),
@@ -280,7 +280,7 @@ fn a_nic_that_was_renamed_is_given_back_and_taken_again_under_its_name() {
 
 /// Promise `nic-replaced`.
 #[test]
-fn a_nic_that_was_moved_to_another_namespace_is_taken_again_when_it_is_back() {
+fn nic_moved_to_namespace_and_back() {
     let elsewhere = Namespace::new("elsewhere").unwrap();
     the_nic_is_lost_and_regained(
         &[],
@@ -291,7 +291,7 @@ fn a_nic_that_was_moved_to_another_namespace_is_taken_again_when_it_is_back() {
             let given_back = wait_until(WAIT, || !link(&elsewhere, "eth0").contains("xdp"));
             assert!(given_back, "{}", link(&elsewhere, "eth0"));
             assert!(link(&elsewhere, "eth0").contains("promiscuity 0 "), "{}", link(&elsewhere, "eth0"));
-            // It took its settings along: nobody can put them back from outside.
+            // It took its settings along: they cannot be restored from outside.
             elsewhere.run("ethtool", ["-K", "eth0", "rxvlan", "on", "rx-vlan-stag-hw-parse", "on"]).unwrap();
         },
         |lab| {
@@ -305,7 +305,7 @@ fn a_nic_that_was_moved_to_another_namespace_is_taken_again_when_it_is_back() {
 
 /// Promise `nic-replaced`.
 #[test]
-fn another_nic_of_the_same_name_and_number_is_not_taken_for_the_one_before() {
+fn nic_replaced_with_same_name_and_index() {
     let mut lab = Lab::new(&[], VethOptions::default());
     for _ in 0..2 {
         let number = lab.scene.host.run("cat", ["/sys/class/net/eth0/ifindex"]).unwrap().stdout;
@@ -331,9 +331,10 @@ fn another_nic_of_the_same_name_and_number_is_not_taken_for_the_one_before() {
     lab.stop();
 }
 
-/// Promise `nic-rings` (Faults): What was in its rings is delivered, and what it took along is counted.
+/// Promise `nic-rings` (Faults): Frames in the RX ring of a removed NIC are delivered, and those in its TX
+/// ring are counted.
 #[test]
-fn what_was_in_the_rings_of_a_nic_that_goes_is_delivered() {
+fn nic_removed_rx_frames_are_delivered() {
     // More than half of what may be on its way to a worker: what was on its way in one round counts in no other.
     const FRAMES: u64 = 1500;
     const OTHERS: u64 = 100;
@@ -367,7 +368,7 @@ fn what_was_in_the_rings_of_a_nic_that_goes_is_delivered() {
 
 /// Promise `nic-rings`.
 #[test]
-fn frames_that_a_nic_takes_along_are_counted() {
+fn nic_removed_tx_frames_are_counted() {
     const FRAMES: u64 = 50;
     let elsewhere = Namespace::new("elsewhere").unwrap();
     let mut lab = Lab::new(&[], VethOptions::default());
@@ -392,7 +393,7 @@ fn frames_that_a_nic_takes_along_are_counted() {
 
 /// Promise `nic-rings`.
 #[test]
-fn frames_that_a_nic_takes_along_are_counted_also_at_the_end() {
+fn nic_removed_tx_frames_are_counted_at_shutdown() {
     const FRAMES: u64 = 50;
     let elsewhere = Namespace::new("elsewhere").unwrap();
     let mut lab = Lab::new(&[], VethOptions::default());
@@ -414,7 +415,7 @@ fn frames_that_a_nic_takes_along_are_counted_also_at_the_end() {
 
 /// Promise `nic-replaced`.
 #[test]
-fn a_broadcast_storm_does_not_keep_a_nic_from_being_taken_again() {
+fn nic_attached_again_during_broadcast_storm() {
     // Interfaces for which each broadcast is work, too many for a worker to keep up.
     const ROUTERS: u16 = 500;
     const UNITS: u16 = 8;
@@ -461,9 +462,9 @@ fn a_broadcast_storm_does_not_keep_a_nic_from_being_taken_again() {
     lab.iou_fast.stop();
 }
 
-/// Promise (Faults): A NETMAP that changes while the card is away holds when it is back.
+/// Promise (Faults): A NETMAP that changes while the NIC is away is in force when it is back.
 #[test]
-fn a_netmap_that_changes_while_the_nic_is_away_holds_when_it_is_back() {
+fn nic_back_applies_netmap_reload() {
     let wiring = |ids: [u16; 2]| ids.map(|id| format!("{id}:0/0 {}:0/0\n", 512 + id)).concat();
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap(&wiring([1, 2]));
@@ -512,10 +513,10 @@ fn a_netmap_that_changes_while_the_nic_is_away_holds_when_it_is_back() {
     assert!(summary.faults.is_empty(), "{}", summary.text);
 }
 
-/// Promise `nic-flaps` (Faults): Cards that go and come cost neither memory nor descriptors, and frames
-/// that were in their rings are found again.
+/// Promise `nic-flaps` (Faults): NICs that come and go cost neither memory nor descriptors, and frames that
+/// were in their rings are found again.
 #[test]
-fn a_nic_that_goes_and_comes_twenty_times_costs_neither_memory_nor_descriptors() {
+fn nic_flaps_leak_no_memory_or_descriptors() {
     let mut lab = Lab::new(&[], VethOptions::default());
     let cycle = |lab: &mut Lab| {
         remove(lab);
@@ -535,10 +536,10 @@ fn a_nic_that_goes_and_comes_twenty_times_costs_neither_memory_nor_descriptors()
 }
 
 /// Promise `nic-settings` (Faults): Another MTU, address or number of queues is followed; offloads that are
-/// turned on are turned off again or named with the command; a program that is taken off the card is put
-/// there again.
+/// turned on are turned off again or named with the command; an XDP program that was removed is attached
+/// again.
 #[test]
-fn an_mtu_that_changes_is_followed() {
+fn nic_mtu_change_is_applied() {
     let mut lab = Lab::new(&[], VethOptions::default());
     for mtu in [1400, 3000, 1500] {
         while_frames_flow(&lab, |lab| {
@@ -549,7 +550,7 @@ fn an_mtu_that_changes_is_followed() {
         lab.wait_until_it_carries();
         lab.assert_taken("eth0");
         let mut station = lab.scene.station();
-        // The largest both ways, and one byte more from the router, which is dropped.
+        // The largest in both directions, and one byte more from the router, which is dropped.
         let largest = plain(router_mac(1, 0, 0), STATION, 14 + mtu, 20);
         station.send(&largest).unwrap();
         assert!(lab.routers[0].recv_where(WAIT, |_, frame| frame == largest).is_some(), "{mtu}");
@@ -568,7 +569,7 @@ fn an_mtu_that_changes_is_followed() {
 
 /// Promise `nic-settings`.
 #[test]
-fn queues_that_a_nic_is_given_get_sockets() {
+fn nic_channel_increase_opens_sockets() {
     const FLOWS: u16 = 64;
     let options = VethOptions { queues_rx: 4, queues_tx: 4, ..VethOptions::default() };
     let scene = Scene::silent(&["eth0"], &options);
@@ -589,7 +590,7 @@ fn queues_that_a_nic_is_given_get_sockets() {
             channels(&lab.scene.wire, &["tx", queues]).unwrap();
         });
         lab.wait_until_said(&format!("copy, {queues} queues; forwarding goes on"), 1);
-        // Below the number of queues that have sockets the kernel lets nobody go.
+        // The kernel refuses fewer queues than have sockets.
         assert!(channels(&lab.scene.host, &["rx", "1"]).is_err());
     }
     lab.wait_until_it_carries();
@@ -618,7 +619,7 @@ fn queues_that_a_nic_is_given_get_sockets() {
 
 /// Promise `nic-settings`.
 #[test]
-fn more_queues_than_there_is_memory_for_are_said_with_what_to_do() {
+fn nic_channel_increase_beyond_memory_names_fix() {
     const MANY: u32 = 48;
     let options = VethOptions { queues_rx: MANY, queues_tx: MANY, ..VethOptions::default() };
     let scene = Scene::silent(&["eth0"], &options);
@@ -650,7 +651,7 @@ fn more_queues_than_there_is_memory_for_are_said_with_what_to_do() {
 
 /// Promise `nic-settings`.
 #[test]
-fn offloads_that_are_turned_on_are_turned_off_again_until_somebody_insists() {
+fn nic_offload_flap_damping() {
     let mut lab = Lab::new(&["--xdp-mode", "generic"], VethOptions::default());
     let turn_on = |lab: &Lab, feature: &str| {
         lab.scene.host.run("ethtool", ["-K", "eth0", feature, "on"]).unwrap();
@@ -675,16 +676,16 @@ fn offloads_that_are_turned_on_are_turned_off_again_until_somebody_insists() {
 
     turn_on(&lab, "rxvlan");
     lab.wait_until_said("`ethtool -K eth0 rx-vlan-hw-parse off`", 1);
-    assert!(is_on(&lab.scene.host, "rx-vlan-offload"), "somebody insists");
+    assert!(is_on(&lab.scene.host, "rx-vlan-offload"), "the user keeps enabling it");
     lab.wait_until_it_carries();
     let (scene, _) = lab.stop_with(&[]);
-    // What somebody wanted on is on at the end, also what was off at the start.
+    // What the user wanted on is on at the end, also what was off at the start.
     assert!(is_on(&scene.host, "rx-vlan-offload") && is_on(&scene.host, "generic-receive-offload"));
 }
 
 /// Promise `nic-settings`.
 #[test]
-fn a_program_that_is_taken_off_the_nic_is_put_there_again() {
+fn nic_xdp_program_removed_is_attached_again() {
     let mut lab = Lab::new(&[], VethOptions::default());
     // `ip link` cannot take it off, not even by force.
     assert!(lab.scene.host.ip("link set dev eth0 xdp off").is_err());
@@ -724,7 +725,7 @@ fn a_program_that_is_taken_off_the_nic_is_put_there_again() {
 
 /// Promise `nic-settings`.
 #[test]
-fn an_address_that_the_nic_is_given_is_its_own() {
+fn nic_mac_change_is_applied() {
     let mut lab = Lab::new(&[], VethOptions::default());
     // That of router 1's interface.
     let taken = router_mac(1, 0, 0);
@@ -744,7 +745,7 @@ fn an_address_that_the_nic_is_given_is_its_own() {
 
 /// Promise `nic-flaps`.
 #[test]
-fn a_queue_that_another_program_has_is_said_with_the_way_to_find_it() {
+fn nic_queue_in_use_names_way_to_find_owner() {
     let scene = Scene::new();
     scene.netmap(&classroom(1));
     let index = scene.host.run("cat", ["/sys/class/net/eth0/ifindex"]).unwrap().stdout;

@@ -92,10 +92,10 @@ fn now() -> u64 {
     time.tv_sec as u64 * 1_000_000 + time.tv_nsec as u64 / 1000
 }
 
-/// Promise `notify-ready` (The service): A service manager is told when frames flow and when the end
-/// begins, and nothing of a start that fails.
+/// Promise `notify-ready` (The service): A service manager is notified when frames flow and when shutdown
+/// begins, and of nothing by a start that fails.
 #[test]
-fn ready_is_told_once_and_stopping_at_the_end() {
+fn notify_ready_once_and_stopping() {
     let (scene, mut manager) = lab(2);
     let mut router = Router::new(&scene.netio(), 1).unwrap();
     let iou_fast = manager.start(&scene, &["-i", "eth0"], Duration::ZERO);
@@ -113,7 +113,7 @@ fn ready_is_told_once_and_stopping_at_the_end() {
 
 /// Promise `notify-ready`.
 #[test]
-fn a_start_that_fails_is_not_ready() {
+fn notify_not_ready_on_failed_start() {
     let (scene, mut manager) = lab(1);
     let mut command = scene.command(&["-i", "eth7"]);
     command.env("NOTIFY_SOCKET", scene.directory().join("notify"));
@@ -122,10 +122,10 @@ fn a_start_that_fails_is_not_ready() {
     assert_eq!(manager.hear(Duration::from_millis(100)), None);
 }
 
-/// Promise `notify-reload` (The service): It is told of each reload, and its status says which routers and
-/// NICs are up and what came of the last reload, once a second at most.
+/// Promise `notify-reload` (The service): A service manager is notified of each reload; the status says which
+/// routers and NICs are up and the result of the last reload, once per second at most.
 #[test]
-fn reloading_is_told_on_sighup_and_when_the_file_changes() {
+fn notify_reloading_on_sighup_and_file_change() {
     let (scene, mut manager) = lab(1);
     let mut iou_fast = manager.start(&scene, &["-i", "eth0"], Duration::ZERO);
     manager.wait_for(has("READY=1"));
@@ -157,7 +157,7 @@ fn reloading_is_told_on_sighup_and_when_the_file_changes() {
 
 /// Promise `notify-reload`.
 #[test]
-fn the_status_says_what_is_up_and_is_told_once_a_second_at_most() {
+fn notify_status_once_per_second_at_most() {
     let (scene, mut manager) = lab(2);
     let iou_fast = manager.start(&scene, &["-i", "eth0"], Duration::ZERO);
     manager.wait_for(status("0 of 2 routers up"));
@@ -193,10 +193,10 @@ fn the_status_says_what_is_up_and_is_told_once_a_second_at_most() {
     iou_fast.stop();
 }
 
-/// Promise `watchdog` (The service): Its watchdog gets signs of life as long as every worker gives one,
-/// idle, under load and without descriptors, and none while one stands still.
+/// Promise `watchdog` (The service): The service manager's watchdog is fed as long as every worker makes
+/// progress, idle, under load and without descriptors, and not while one is stalled.
 #[test]
-fn signs_of_life_come_until_a_worker_stands_still() {
+fn watchdog_stops_with_a_stalled_worker() {
     const LIMIT: Duration = Duration::from_secs(2);
     let (scene, mut manager) = lab(2);
     let mut iou_fast = manager.start(&scene, &["-i", "eth0", "--cpus", "0,1"], LIMIT);
@@ -234,7 +234,7 @@ fn signs_of_life_come_until_a_worker_stands_still() {
 
 /// Promise `watchdog`.
 #[test]
-fn signs_of_life_come_under_load_and_without_descriptors() {
+fn watchdog_under_load_and_without_descriptors() {
     const LIMIT: Duration = Duration::from_secs(1);
     let (scene, mut manager) = lab(1);
     let iou_fast = manager.start(&scene, &["-i", "eth0"], LIMIT);
@@ -259,7 +259,7 @@ fn signs_of_life_come_under_load_and_without_descriptors() {
 
 /// Promise `watchdog`.
 #[test]
-fn a_watchdog_of_another_process_is_not_ours() {
+fn watchdog_of_other_process_is_ignored() {
     let (scene, mut manager) = lab(1);
     let mut command = scene.command(&["-i", "eth0"]);
     command.env("NOTIFY_SOCKET", scene.directory().join("notify"));
@@ -273,7 +273,7 @@ fn a_watchdog_of_another_process_is_not_ours() {
 
 /// Promise `notify-socket`.
 #[test]
-fn an_abstract_socket_will_do() {
+fn notify_abstract_socket() {
     let (scene, _) = lab(1);
     let name = format!("iouf-notify-{}", std::process::id());
     // Abstract names belong to a network namespace.
@@ -296,11 +296,11 @@ fn an_abstract_socket_will_do() {
     Running { process }.stop();
 }
 
-/// Promise `notify-socket` (The service): A manager that does not listen, or is not there, holds nothing
-/// up; abstract sockets and labs of other users work too.
+/// Promise `notify-socket` (The service): A service manager that does not listen, or is absent, blocks
+/// nothing; abstract sockets and labs of other users work too.
 #[test]
-fn a_manager_that_does_not_listen_or_is_not_there_holds_nothing_up() {
-    // One whose queue is full: nobody reads it until the end.
+fn notify_absent_or_deaf_manager_blocks_nothing() {
+    // One whose queue is full: it is not read until the end.
     let (scene, mut manager) = lab(1);
     let full = UnixDatagram::unbound().unwrap();
     full.set_nonblocking(true).unwrap();
@@ -338,7 +338,7 @@ fn a_manager_that_does_not_listen_or_is_not_there_holds_nothing_up() {
 
 /// Promise `notify-socket`.
 #[test]
-fn another_users_lab_tells_it_too() {
+fn notify_with_lab_of_other_user() {
     let (scene, mut manager) = lab(1);
     let netio = scene.netio();
     std::os::unix::fs::chown(&netio, Some(65534), Some(65534)).unwrap();

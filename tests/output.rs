@@ -127,11 +127,11 @@ fn full_pipe() -> (File, OwnedFd) {
     (reader.into(), writer)
 }
 
-/// Promise `log-blocked` (Faults): Where the log and the output go ends nothing and delays no frame: a full
-/// disk, a terminal that is held or closed, a pipe that is not read or closed. At the end all is put back,
-/// and what somebody reads is written.
+/// Promise `log-blocked` (Faults): A log or an output that blocks (a full disk, a terminal that is held or
+/// closed, a pipe that is not read or closed) ends nothing and delays no frame. At the end the terminal and
+/// pipes are as before, and what is still read is written.
 #[test]
-fn a_log_on_a_full_disk_costs_no_frame() {
+fn log_on_full_disk_costs_no_frame() {
     let mut lab = Lab::new();
     let full = || Some(open("/dev/full"));
     let mut iou_fast = lab.start(lab.command(), Streams { stderr: full(), ..Streams::default() });
@@ -174,9 +174,9 @@ fn a_log_on_a_full_disk_costs_no_frame() {
     assert_eq!(iou_fast.wait(SOON).unwrap().code(), Some(1));
 }
 
-/// Promise `log-dropped` (Faults): What the log lost is counted in it when it takes lines again.
+/// Promise `log-dropped` (Faults): A log that takes lines again says how many it dropped.
 #[test]
-fn what_the_log_lost_is_counted_when_there_is_room_again() {
+fn log_drops_are_counted_when_space_returns() {
     testbed::with_own_mounts(|| {
         let mut lab = Lab::new();
         let disk = lab.scene.directory().join("disk");
@@ -222,7 +222,7 @@ fn what_the_log_lost_is_counted_when_there_is_room_again() {
 
 /// Promise `log-blocked`.
 #[test]
-fn a_terminal_that_is_held_or_closed_ends_nothing() {
+fn terminal_held_or_closed_is_survived() {
     let mut lab = Lab::new();
     let (terminal, programs) = Terminal::new().unwrap();
     // As a shell has it: in a session of its own, which the terminal controls.
@@ -264,7 +264,7 @@ fn a_terminal_that_is_held_or_closed_ends_nothing() {
 
 /// Promise `log-blocked`.
 #[test]
-fn a_log_that_nobody_reads_holds_no_frame_up() {
+fn log_unread_delays_no_frame() {
     let mut lab = Lab::new();
     let (mut reader, pipe) = full_pipe();
     let mut command = lab.command();
@@ -285,7 +285,7 @@ fn a_log_that_nobody_reads_holds_no_frame_up() {
     // Control is at its work, too.
     lab.restart_the_router();
 
-    // Somebody reads again: here is what was said, and how much is not.
+    // It is read again: here is what was said, and how much is missing.
     let read = std::thread::spawn(move || {
         let mut said = String::new();
         reader.read_to_string(&mut said).unwrap();
@@ -299,7 +299,7 @@ fn a_log_that_nobody_reads_holds_no_frame_up() {
     assert!(said.contains("ran for "), "the last words of the log");
     assert!(said.contains(" messages are missing here"), "{}", said.len());
 
-    // Nobody ever reads it: the end does not wait for long.
+    // It is never read: the end does not wait for long.
     let (reader, pipe) = full_pipe();
     let mut iou_fast = lab.start(lab.command(), Streams { stderr: Some(pipe), ..Streams::default() });
     iou_fast.wait_for_line(|line| line == "ready", SOON).unwrap();
@@ -312,7 +312,7 @@ fn a_log_that_nobody_reads_holds_no_frame_up() {
 
 /// Promise `log-blocked`.
 #[test]
-fn nobody_has_to_read_what_is_printed() {
+fn stdout_unread_blocks_nothing() {
     let mut lab = Lab::new();
     // iou-fast | head -1
     let (reader, pipe) = pipe_with(PipeFlags::CLOEXEC).unwrap();

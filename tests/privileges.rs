@@ -75,7 +75,7 @@ fn assert_confined(process: &Process, uids: [u32; 4], names: &[&str], bounding: 
         assert!(thread.no_new_privileges && thread.seccomp == 2, "{thread:#x?}");
         assert_eq!(thread.uids, uids, "{thread:?}");
     }
-    // Not dumpable: what is in its memory is nobody's business, not even its own user's.
+    // Not dumpable: no other process reads its memory, not even one of its own user.
     assert_eq!(fs::metadata(format!("/proc/{}/mem", process.pid())).unwrap().uid(), 0);
 }
 
@@ -124,7 +124,7 @@ fn assert_guard_confined(scene: &Scene, iou_fast: Running, uid: u32, bounding: b
     assert!(offloads().contains("rx-vlan-offload: on"), "{}", offloads());
 }
 
-/// Unicast and broadcast and multicast frames both ways, an address learned by a worker, a router that restarts: all after privileges are
+/// Unicast, broadcast and multicast frames in both directions, an address learned by a worker, a router that restarts: all after privileges are
 /// gone. `uid` runs the router. Returns the router.
 fn works(scene: &Scene, iou_fast: &Running, uid: u32, router: Router) -> Router {
     let mut station = scene.station();
@@ -174,12 +174,12 @@ fn outlives_its_nic(scene: &Scene, iou_fast: &Running, uid: u32, router: Router)
     router
 }
 
-/// Promise `capabilities` (Rights): Workers keep no capability, the control thread four, the guard one;
-/// every thread has a filter for system calls and no new privileges.
+/// Promise `capabilities` (Rights): Workers keep no capability, the control thread four, the guard one; every
+/// thread has a system call filter and no new privileges.
 ///
-/// Promise `nic-rights` (Faults): Taking a card again needs no more than the rights that are kept.
+/// Promise `nic-rights` (Faults): Attaching a NIC again needs no more than the capabilities that are kept.
 #[test]
-fn threads_of_a_lab_of_another_user_keep_only_what_they_need() {
+fn capabilities_of_threads_with_user_lab() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap("1:0/0 513:0/0\n");
     scene.give_netio(LAB);
@@ -207,7 +207,7 @@ fn threads_of_a_lab_of_another_user_keep_only_what_they_need() {
 
 /// Promise `capabilities`.
 #[test]
-fn threads_of_a_lab_of_root_keep_only_what_they_need() {
+fn capabilities_of_threads_with_root_lab() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap("1:0/0 513:0/0\n");
     let router = scene.router_of(0, 1);
@@ -217,13 +217,13 @@ fn threads_of_a_lab_of_root_keep_only_what_they_need() {
     assert_guard_confined(&scene, iou_fast, 0, false);
 }
 
-/// Names of hosts are looked up in the system's libraries, whose system calls nobody knows: a NETMAP that is read again has
+/// Names of hosts are looked up in the system's libraries, whose system calls are not known: a NETMAP that is read again has
 /// some, after privileges are gone. And its user's rights are what it is read with.
 ///
-/// Promise (Rights): With what is left routers restart and a changed NETMAP is followed, with the rights of
-/// its user.
+/// Promise (Rights): The capabilities that are kept suffice for routers that restart and for a NETMAP that
+/// changes, which is read with the rights of its user.
 #[test]
-fn a_netmap_is_read_again_with_what_is_left() {
+fn netmap_reload_with_dropped_capabilities() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.give_netio(LAB);
     scene.netmap("1:0/0 513:0/0\n2:0/0 514:0/0\n");
@@ -303,7 +303,7 @@ fn started_by_user(scene: &Scene, copy: &tempfile::TempDir) -> Running {
 ///
 /// Promise `nic-in-use`.
 #[test]
-fn a_second_user_is_told_whose_iou_fast_has_the_nic_and_not_how_to_cut_it_off() {
+fn nic_in_use_by_other_user_is_named() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap("1:0/0 513:0/0\n");
     scene.give_netio(LAB);
@@ -333,12 +333,12 @@ fn a_second_user_is_told_whose_iou_fast_has_the_nic_and_not_how_to_cut_it_off() 
     iou_fast.stop();
 }
 
-/// Promise `ordinary-user` (Rights): It runs for an ordinary user from file capabilities; with too few
-/// rights it says which.
+/// Promise `ordinary-user` (Rights): An ordinary user runs it with file capabilities; if some are missing
+/// they are named.
 ///
 /// Promise `nic-rights`.
 #[test]
-fn an_ordinary_user_runs_it_with_file_capabilities() {
+fn ordinary_user_runs_with_file_capabilities() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap("1:0/0 513:0/0\n");
     scene.give_netio(LAB);
@@ -375,7 +375,7 @@ fn an_ordinary_user_runs_it_with_file_capabilities() {
 
 /// Promise `ordinary-user`.
 #[test]
-fn without_rights_it_says_what_is_missing() {
+fn missing_capabilities_are_named() {
     let scene = Scene::new();
     scene.netmap("1:0/0 513:0/0\n");
     scene.give_netio(LAB);

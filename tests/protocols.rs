@@ -132,7 +132,7 @@ fn route(frr: &Frr, protocol: &str, prefix: &str) {
 
 /// Promise `ospf` (Protocols): OSPFv2 and OSPFv3 become Full, and their routes work.
 #[test]
-fn ospf_reaches_full_and_loopbacks_ping_each_other() {
+fn ospf_reaches_full() {
     let lan = Lan::new(1, 0..0);
     let frr = lan.start_frr(|number| vec![ospf(number)]);
     let [wire, router] = &frr[..] else { unreachable!() };
@@ -147,7 +147,7 @@ fn ospf_reaches_full_and_loopbacks_ping_each_other() {
 
 /// Promise `ospf`.
 #[test]
-fn ospfv3_reaches_full_and_loopbacks_ping_each_other() {
+fn ospfv3_reaches_full() {
     let lan = Lan::new(1, 0..0);
     let frr = lan.start_frr(|number| {
         let config = format!(
@@ -175,7 +175,7 @@ fn ospfv3_reaches_full_and_loopbacks_ping_each_other() {
 ///
 /// Promise (Protocols): IS-IS comes up with hellos padded to the MTU.
 #[test]
-fn is_is_comes_up_with_hellos_padded_to_the_mtu() {
+fn isis_up_with_padded_hellos() {
     let lan = Lan::new(1, 0..0);
     let mut station = Station::new(lan.wire(), "eth0").unwrap();
     let frr = lan.start_frr(|number| {
@@ -200,7 +200,7 @@ fn is_is_comes_up_with_hellos_padded_to_the_mtu() {
 
 /// Promise (Protocols): LDP becomes operational.
 #[test]
-fn ldp_is_operational() {
+fn ldp_operational() {
     let lan = Lan::new(1, 0..0);
     let frr = lan.start_frr(|number| {
         let config = format!(
@@ -220,9 +220,9 @@ fn ldp_is_operational() {
     lan.stop(frr);
 }
 
-/// Promise (Protocols): EIGRP neighbours exchange their routes.
+/// Promise (Protocols): EIGRP neighbors exchange their routes.
 #[test]
-fn eigrp_neighbours_exchange_routes() {
+fn eigrp_exchanges_routes() {
     let lan = Lan::new(1, 0..0);
     let frr = lan.start_frr(|_| {
         vec![("eigrpd", "router eigrp 1\n network 10.10.0.0/16\n network 10.255.0.0/16\n".into())]
@@ -240,7 +240,7 @@ fn eigrp_neighbours_exchange_routes() {
 
 /// Promise (Protocols): BFD comes up over IPv4 and IPv6.
 #[test]
-fn bfd_comes_up() {
+fn bfd_up_over_ipv4_and_ipv6() {
     let lan = Lan::new(1, 0..0);
     let frr = lan.start_frr(|number| {
         let peer = if number == WIRE { 1 } else { WIRE };
@@ -270,7 +270,7 @@ fn bfd_comes_up() {
 ///
 /// Promise (Protocols): A VRRP address answers from the wire, and from its new owner within a second.
 #[test]
-fn a_vrrp_address_answers_from_the_wire_and_moves_to_the_other_router() {
+fn vrrp_fails_over_between_routers() {
     const VIRTUAL: &str = "00:00:5e:00:01:0a";
     let mut lan = Lan::new(2, 0..0);
     for router in &lan.routers {
@@ -306,7 +306,7 @@ fn a_vrrp_address_answers_from_the_wire_and_moves_to_the_other_router() {
     let neighbour = String::from_utf8_lossy(&neighbour);
     assert!(neighbour.contains(VIRTUAL), "{neighbour}");
 
-    // The master's machine is gone. The wire keeps its ARP entry, and asks nobody. Its successor waits for three
+    // The master's machine is gone. The wire keeps its ARP entry, and does not ask again. Its successor waits for three
     // advertisements and somewhat more, 0.4 s, before it takes over.
     let strain = Strain::measure();
     let start = Instant::now();
@@ -329,7 +329,7 @@ fn a_vrrp_address_answers_from_the_wire_and_moves_to_the_other_router() {
 ///
 /// Promise `virtual-address-per-vlan`.
 #[test]
-fn one_vrrp_group_is_active_on_different_routers_in_two_vlans_and_fails_over_in_each_alone() {
+fn vrrp_group_per_vlan_fails_over_alone() {
     const VIRTUAL: &str = "00:00:5e:00:01:0a";
     const VLANS: [u16; 2] = [10, 20];
     let lan = Lan::new(2, 0..0);
@@ -412,9 +412,9 @@ fn one_vrrp_group_is_active_on_different_routers_in_two_vlans_and_fails_over_in_
 /// Both ends advertise a network of their own. Each gives itself an address in the other's, by advertisements to a group
 /// alone, and reaches the other from there by neighbour discovery.
 ///
-/// Promise (Protocols): IPv6 router advertisements and neighbour discovery work both ways.
+/// Promise (Protocols): IPv6 router advertisements and neighbour discovery work in both directions.
 #[test]
-fn ipv6_hosts_configure_themselves_by_advertisements_both_ways() {
+fn ipv6_router_advertisements_in_both_directions() {
     let lan = Lan::new(1, 0..0);
     for (_, namespace) in lan.all() {
         namespace.sysctl("net.ipv6.conf.eth0.accept_ra", "2").unwrap();
@@ -469,7 +469,7 @@ fn bfd_up(frr: &Frr, count: usize) {
 /// Promise (Protocols): Fifty simulated routers and two with FRR converge with FRR on the wire, and BFD at
 /// 3 x 50 ms stays up for a minute under load.
 #[test]
-fn among_fifty_routers_and_two_with_frr_all_converges_and_bfd_does_not_flap_for_a_minute() {
+fn bfd_does_not_flap_among_fifty_routers() {
     const MINUTE: Duration = Duration::from_secs(60);
     /// BFD's detection time less two packets: so long a pause of the machine itself may be what it detects.
     const STARVED: Duration = Duration::from_millis(50);

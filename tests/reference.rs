@@ -31,7 +31,7 @@ fn options(command: &Command) -> Vec<String> {
 
 /// Promise `reference`.
 #[test]
-fn the_reference_of_counters_is_that_of_the_code() {
+fn counters_page_matches_the_code() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/counters.md");
     let there = std::fs::read_to_string(&file).unwrap_or_default();
     assert!(
@@ -46,10 +46,10 @@ fn the_reference_of_counters_is_that_of_the_code() {
     assert!(there.lines().all(|line| line.chars().count() <= 120), "a line is too long");
 }
 
-/// Promise `reference` (The package): Manuals and completions name every command and option, and
+/// Promise `reference` (The package): Man pages and completions name every command and option, and
 /// docs/counters.md every drop reason and fault, as the code has them.
 #[test]
-fn each_command_has_a_manual_that_names_its_options() {
+fn man_page_per_command_names_its_options() {
     let pages = man::pages();
     let commands = commands();
     assert_eq!(pages.len(), commands.len());
@@ -74,7 +74,7 @@ fn each_command_has_a_manual_that_names_its_options() {
 
 /// Promise `reference`.
 #[test]
-fn completions_know_every_command_and_option() {
+fn completions_know_commands_and_options() {
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Cli::command(), "iou-fast", &mut script);

@@ -56,9 +56,9 @@ fn carries(scene: &Scene, router: &mut Router, id: u16) {
 }
 
 /// Promise `reload` (Faults): A changed NETMAP is followed while frames flow: links, interfaces and routers
-/// come and go in place, the others lose nothing.
+/// come and go, and the others drop nothing.
 #[test]
-fn links_come_and_go_while_the_others_lose_nothing() {
+fn netmap_reload_changes_links_without_drops() {
     for arguments in [&["-i", "eth0"][..], &["-i", "eth0", "--cpus", "0,1"]] {
         let scene = Scene::silent(&["eth0"], &VethOptions::default());
         scene.netmap(&wiring(&[3]));
@@ -141,7 +141,7 @@ fn links_come_and_go_while_the_others_lose_nothing() {
 
 /// Promise `reload`.
 #[test]
-fn a_router_that_joins_a_line_hears_bum_frames_and_its_neighbours_are_left_to_themselves() {
+fn netmap_reload_adds_router_to_split_horizon_group() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap("1:0/0 513:0/0\n2:0/0 514:0/0\n");
     let iou_fast = scene.start(&["-i", "eth0"]);
@@ -168,10 +168,10 @@ fn a_router_that_joins_a_line_hears_bum_frames_and_its_neighbours_are_left_to_th
     assert!(iou_fast.stop().faults.is_empty());
 }
 
-/// Promise `reload-refused` (Faults): A faulty NETMAP, and one that asks for what cannot be had, is refused
-/// whole, with its errors, and the one before stays.
+/// Promise `reload-refused` (Faults): A NETMAP that has errors or asks for something impossible is refused
+/// whole, with its errors, and the current topology stays.
 #[test]
-fn a_faulty_file_is_refused_whole_and_the_one_before_stays() {
+fn netmap_reload_keeps_topology_on_error() {
     let scene = Scene::silent(&["eth0", "eth1"], &VethOptions::default());
     let good = "1:0/0 513:0/0\n2:0/0 514:0/0\n";
     scene.netmap(good);
@@ -204,9 +204,9 @@ fn a_faulty_file_is_refused_whole_and_the_one_before_stays() {
     assert!(iou_fast.stop().faults.is_empty());
 }
 
-/// Promise (Faults): SIGHUP has the NETMAP read again.
+/// Promise (Faults): SIGHUP reloads the NETMAP.
 #[test]
-fn sighup_reads_it_again_and_ends_nothing() {
+fn netmap_reload_on_sighup() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap(&classroom(1));
     let mut iou_fast = scene.start(&["-i", "eth0"]);
@@ -224,7 +224,7 @@ fn sighup_reads_it_again_and_ends_nothing() {
 
 /// Promise `reload`.
 #[test]
-fn a_netmap_behind_a_link_is_followed_too() {
+fn netmap_reload_through_symlink() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     let file = scene.directory().join("labs/ccnp");
     std::fs::create_dir(file.parent().unwrap()).unwrap();
@@ -239,10 +239,10 @@ fn a_netmap_behind_a_link_is_followed_too() {
 
 /// Without `-p` an id only looks like one of ours: it may be that of a router that starts again.
 ///
-/// Promise (Faults): An id that a changed NETMAP shows to be a pseudo id, without `-p`, while somebody uses
-/// it is left alone, and taken when it has been free for five seconds.
+/// Promise (Faults): An id that a changed NETMAP shows to be a pseudo id, without `-p`, is left alone while
+/// another process uses it, and taken when it has been free for five seconds.
 #[test]
-fn an_inferred_id_that_somebody_uses_is_taken_when_it_has_been_free_for_a_while() {
+fn netmap_reload_takes_inferred_id_once_free() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap(&classroom(1));
     let iou_fast = scene.start(&["-i", "eth0"]);
@@ -273,7 +273,7 @@ fn an_inferred_id_that_somebody_uses_is_taken_when_it_has_been_free_for_a_while(
 
 /// Promise `reload-refused`.
 #[test]
-fn an_id_that_somebody_uses_is_a_reason_to_refuse_and_an_id_taken_out_is_free() {
+fn netmap_reload_refuses_pseudo_id_in_use() {
     let scene = Scene::silent(&["eth0"], &VethOptions::default());
     scene.netmap(&classroom(2));
     let iou_fast = scene.start(&["-i", "eth0", "-p", &pseudo_ids(2)]);

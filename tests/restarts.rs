@@ -51,29 +51,29 @@ fn restart_twenty_times(arguments: &[&str], mut leave: impl FnMut(Router)) {
     assert!(summary.faults.is_empty(), "{}", summary.text);
 }
 
-/// Promise `router-restart` (Faults): A router that comes or comes back gets frames within 100 ms of its
-/// socket, also fifty together.
+/// Promise `router-restart` (Faults): A router that starts or restarts gets frames within 100 ms of its
+/// socket, also fifty of them together.
 #[test]
-fn a_router_that_exits_and_starts_again_gets_frames_at_once() {
+fn router_exit_and_restart() {
     restart_twenty_times(&[], drop);
 }
 
 /// Promise `router-restart`.
 #[test]
-fn a_router_that_is_killed_and_starts_again_gets_frames_at_once() {
+fn router_kill_and_restart() {
     restart_twenty_times(&[], Router::crash);
 }
 
-/// Promise `router-replaced` (Faults): A router's file may be replaced while the old process hangs: its
-/// successor gets what waited.
+/// Promise `router-replaced` (Faults): A router's socket may be replaced while the old process hangs: its
+/// successor gets the backlog.
 #[test]
-fn a_router_is_replaced_while_the_old_process_still_holds_its_socket() {
+fn router_replaced_while_old_process_hangs() {
     let mut hanging = Vec::new();
     restart_twenty_times(&[], |router| hanging.push(router));
 }
 
 #[test]
-fn with_two_workers_a_router_that_starts_again_gets_frames_at_once() {
+fn router_restart_with_two_workers() {
     let mut hanging = Vec::new();
     restart_twenty_times(&["--cpus", "0,1"], |router| match hanging.len() % 2 {
         0 => hanging.push(router),
@@ -83,7 +83,7 @@ fn with_two_workers_a_router_that_starts_again_gets_frames_at_once() {
 
 /// Promise `router-replaced`.
 #[test]
-fn frames_that_wait_for_a_hanging_router_go_to_its_successor() {
+fn router_successor_gets_backlog() {
     let (scene, iou_fast) = lab(1, &[]);
     let station = scene.station();
     let mut old = Router::new(&scene.netio(), 1).unwrap();
@@ -101,7 +101,7 @@ fn frames_that_wait_for_a_hanging_router_go_to_its_successor() {
 }
 
 #[test]
-fn a_router_that_came_back_gets_the_first_frame_that_is_sent_to_it() {
+fn router_back_gets_first_frame() {
     // On a disk, as /tmp often is, a new socket file may get the inode number of the one before.
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     for arguments in [&[][..], &["--cpus", "0,1"]] {
@@ -143,7 +143,7 @@ fn start_in(scene: &Scene, directory: &Path, arguments: &[&str]) -> Running {
 ///
 /// Promise `router-gone`.
 #[test]
-fn fifty_routers_restart_together_and_cost_another_nothing() {
+fn fifty_routers_restart_together() {
     let (scene, iou_fast) = lab(51, &[]);
     let (station, strain) = (scene.station(), &Strain::measure());
     let crowd = Crowd::new(&scene, 1);
@@ -181,7 +181,7 @@ fn fifty_routers_restart_together_and_cost_another_nothing() {
 
 /// Promise `router-gone`.
 #[test]
-fn frames_to_an_absent_router_are_counted_and_keep_no_other_waiting() {
+fn router_absent_delays_no_other() {
     let (scene, iou_fast) = lab(20, &[]);
     let station = scene.station();
     let crowd = Crowd::new(&scene, 19);
@@ -199,9 +199,9 @@ fn frames_to_an_absent_router_are_counted_and_keep_no_other_waiting() {
     assert!(summary.dropped.len() == 1 && summary.faults.is_empty(), "{}", summary.text);
 }
 
-/// Promise `router-gone` (Faults): A router that goes costs the others nothing.
+/// Promise `router-gone` (Faults): A router that stops costs the others nothing.
 #[test]
-fn a_router_that_restarts_a_hundred_times_while_frames_flow_costs_the_others_nothing() {
+fn router_restarts_a_hundred_times() {
     let (scene, iou_fast) = lab(10, &[]);
     let (station, strain) = (scene.station(), Strain::measure());
     let crowd = Crowd::new(&scene, 9);
@@ -254,7 +254,7 @@ fn the_nic_goes_and_comes_back(
         let lines = |text: String, wanted: &str| text.lines().filter(|line| line.contains(wanted)).count();
         assert!(wait_until(SOON, || lines(iou_fast.process.stderr(), down) == round));
 
-        // More than a pseudo socket's queue holds: a router would sleep if nobody read it.
+        // More than a pseudo socket's queue holds: a router would sleep if no worker read it.
         let start = Instant::now();
         for seq in 0..UNSENT {
             from_router(&routers[0], 1, seq);
@@ -295,10 +295,10 @@ fn the_nic_goes_and_comes_back(
     assert!(summary.faults.is_empty(), "{}", summary.text);
 }
 
-/// Promise `nic-down` (Faults): While the card is down or has no carrier routers do not block, and
-/// forwarding resumes by itself within a second.
+/// Promise `nic-down` (Faults): While the NIC is down or has no carrier routers do not block, and forwarding
+/// resumes by itself within a second.
 #[test]
-fn while_the_nic_is_down_routers_do_not_block_and_it_comes_back_by_itself() {
+fn nic_down_blocks_no_router_and_recovers() {
     the_nic_goes_and_comes_back(
         |scene| drop(scene.host.ip("link set eth0 down").unwrap()),
         |scene| drop(scene.host.ip("link set eth0 up").unwrap()),
@@ -309,7 +309,7 @@ fn while_the_nic_is_down_routers_do_not_block_and_it_comes_back_by_itself() {
 
 /// Promise `nic-down`.
 #[test]
-fn while_the_cable_is_out_routers_do_not_block_and_it_comes_back_by_itself() {
+fn carrier_lost_blocks_no_router_and_recovers() {
     the_nic_goes_and_comes_back(
         |scene| drop(scene.wire.ip("link set eth0 down").unwrap()),
         |scene| drop(scene.wire.ip("link set eth0 up").unwrap()),
@@ -320,7 +320,7 @@ fn while_the_cable_is_out_routers_do_not_block_and_it_comes_back_by_itself() {
 
 /// Promise `nic-down`.
 #[test]
-fn the_nic_goes_down_in_the_midst_of_traffic() {
+fn nic_down_during_traffic() {
     let (scene, mut iou_fast) = lab(1, &[]);
     let mut station = scene.station();
     let mut router = Router::new(&scene.netio(), 1).unwrap();
@@ -347,7 +347,7 @@ fn the_nic_goes_down_in_the_midst_of_traffic() {
 
 /// Promise `stopped`.
 #[test]
-fn stopped_and_continued_it_goes_on_where_it_was() {
+fn sigstop_and_sigcont() {
     let (scene, mut iou_fast) = lab(5, &[]);
     let mut station = scene.station();
     let crowd = Crowd::new(&scene, 5);
@@ -391,7 +391,7 @@ fn stopped_and_continued_it_goes_on_where_it_was() {
 
 /// Promise `stopped`.
 #[test]
-fn stopped_for_so_long_that_its_rings_overflow_it_recovers() {
+fn sigstop_until_rings_overflow() {
     let (scene, mut iou_fast) = lab(2, &["--cpus", "0,1"]);
     let station = scene.station();
     let crowd = Crowd::new(&scene, 2);
@@ -419,10 +419,10 @@ fn stopped_for_so_long_that_its_rings_overflow_it_recovers() {
     iou_fast.stop();
 }
 
-/// Promise `stopped` (Faults): Stopped and continued, or with one worker that stands still, it goes on
-/// where it was; a clock that is set changes no frame's fate.
+/// Promise `stopped` (Faults): After SIGSTOP and SIGCONT, or with one stalled worker, forwarding goes on
+/// where it was; setting the clock changes no frame's fate.
 #[test]
-fn stopped_for_three_seconds_under_traffic_it_goes_on_within_one() {
+fn sigstop_for_three_seconds_under_traffic() {
     let (scene, mut iou_fast) = lab(2, &["--cpus", "0,1"]);
     let (station, mut heard) = (scene.station(), scene.station());
     let mut routers = [1, 2].map(|id| scene.deep_router(id));
@@ -449,7 +449,7 @@ fn stopped_for_three_seconds_under_traffic_it_goes_on_within_one() {
 
 /// Promise `stopped`.
 #[test]
-fn a_worker_that_stands_still_leaves_the_other_its_chunks() {
+fn stalled_worker_leaves_the_other_its_chunks() {
     // More than the fill ring of the queue that they share.
     const FRAMES: u64 = 6000;
     let (scene, iou_fast) = lab(2, &["--cpus", "0,1"]);

@@ -36,10 +36,10 @@ fn analyze(arguments: &[&str], unit: &Path) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }
 
-/// Promise `systemd` (The service): systemd understands the unit, and the service is exposed no more than
-/// its work needs.
+/// Promise `systemd` (The service): systemd accepts the unit, and the service is exposed no more than its
+/// work needs.
 #[test]
-fn systemd_understands_the_unit() {
+fn systemd_verifies_the_unit() {
     let directory = tempfile::tempdir().unwrap();
     let unit = instance(directory.path());
     // It would look for the manual, which is not installed here.
@@ -53,7 +53,7 @@ fn systemd_understands_the_unit() {
 
 /// Promise `systemd`.
 #[test]
-fn the_service_is_exposed_no_more_than_it_must_be() {
+fn systemd_exposure_of_the_unit() {
     let directory = tempfile::tempdir().unwrap();
     let unit = instance(directory.path());
     let within =
@@ -65,7 +65,7 @@ fn the_service_is_exposed_no_more_than_it_must_be() {
 
 /// Promise `systemd`.
 #[test]
-fn the_service_tells_systemd_and_is_reloaded_by_sighup() {
+fn systemd_notify_and_reload_in_the_unit() {
     let unit = unit();
     for line in
         ["Type=notify", "NotifyAccess=main", "ExecReload=/bin/kill -HUP $MAINPID", "Restart=on-failure"]

@@ -96,7 +96,7 @@ fn arp_request(id: u8, host: u8) -> Vec<u8> {
 }
 
 #[test]
-fn answers_counts_and_leaves_nothing_behind() {
+fn sim_answers_counts_and_cleans_up() {
     let directory = directory(3);
     let forwarder = UnixDatagram::bind(directory.path().join("netio/1001")).unwrap();
     forwarder.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -132,7 +132,7 @@ fn answers_counts_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_id_in_use_is_refused_and_its_holder_named() {
+fn sim_refuses_id_in_use_and_names_owner() {
     let directory = directory(3);
     let sim = Sim::start(directory.path(), &["--ids", "2"]);
     let message = failure(&command(directory.path(), &["--ids", "1-3"]).output().unwrap());
@@ -144,7 +144,7 @@ fn an_id_in_use_is_refused_and_its_holder_named() {
 }
 
 #[test]
-fn starts_again_after_a_kill() {
+fn sim_restarts_after_kill() {
     let directory = directory(1);
     for _ in 0..3 {
         let sim = Sim::start(directory.path(), &["--ids", "1"]);
@@ -156,7 +156,7 @@ fn starts_again_after_a_kill() {
 }
 
 #[test]
-fn a_sink_tells_what_it_received() {
+fn sim_sink_reports_what_it_received() {
     let directory = directory(2);
     let mut sim = Sim::start(directory.path(), &["--ids", "1-2", "--sink"]);
     let sender = UnixDatagram::unbound().unwrap();
@@ -177,7 +177,7 @@ fn a_sink_tells_what_it_received() {
 }
 
 #[test]
-fn a_thousand_routers_in_one_process_idle() {
+fn sim_thousand_routers_idle() {
     let directory = directory(1000);
     let forwarder = UnixDatagram::bind(directory.path().join("netio/1001")).unwrap();
     forwarder.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -196,7 +196,7 @@ fn a_thousand_routers_in_one_process_idle() {
 }
 
 #[test]
-fn mistakes_on_the_command_line_are_explained() {
+fn sim_explains_command_line_mistakes() {
     let directory = directory(2);
     let run = |arguments: &[&str]| command(directory.path(), arguments).output().unwrap();
     assert!(failure(&run(&["--ids", "1-3"])).contains("router 3 has no interface in NETMAP"));

@@ -15,7 +15,7 @@ const STATION: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const WAIT: Duration = Duration::from_secs(5);
 const NO_TAG: &[Tag] = &[];
 
-/// A user id that nobody has, and the one after it; others for each test process.
+/// An unused user id, and the one after it; others for each test process.
 fn unused_uid() -> u32 {
     4_294_000_000 + std::process::id() % 400_000 * 2
 }
@@ -31,7 +31,7 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 }
 
 /// `iou-fast` in the scene's namespace with these arguments alone, and the scene's directory for its state. Under the
-/// laxest umask: what nobody else may write to must not depend on it.
+/// laxest umask: what only the user may write to must not depend on it.
 fn bare(scene: &Scene, arguments: &[&str]) -> Command {
     let mut command = barest(scene, arguments);
     command.arg("--state-dir").arg(scene.directory().join("state"));
@@ -93,7 +93,7 @@ mod command_line {
     }
 
     #[test]
-    fn help_teaches_with_examples() {
+    fn help_has_examples() {
         let (success, help, _) = output(&["--help"]);
         assert!(success);
         let examples = help.split("Examples:").nth(1).expect("examples");
@@ -106,7 +106,7 @@ mod command_line {
 
     /// Promise (The package): `iou-fast --version` names the commit that it was built from.
     #[test]
-    fn version_is_the_package_s_with_the_commit_that_it_was_built_from() {
+    fn version_names_the_commit() {
         let said = output(&["--version"]).1;
         let version = concat!("iou-fast ", env!("CARGO_PKG_VERSION"));
         let repository = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -129,14 +129,14 @@ mod command_line {
     }
 
     #[test]
-    fn without_a_nic_it_says_which_option_is_missing() {
+    fn missing_nic_option_is_named() {
         let (success, _, error) = output(&[]);
         assert!(!success);
         assert_says(&error, &["--interface <IFACE[=ENDPOINTS]>"]);
     }
 
     #[test]
-    fn what_cannot_be_understood_is_repeated() {
+    fn invalid_option_value_is_quoted() {
         for (arguments, said) in [
             (&["-i", "eth0", "-c", "3-2"][..], "\"3-2\" is no CPU"),
             (&["-i", "eth0", "-p", "20,x"], "-p \"x\": this is not a number"),
@@ -150,9 +150,9 @@ mod command_line {
     }
 }
 
-/// Promise `refused` (The start): What does not exist is refused with what does.
+/// Promise `refused` (The start): An object that does not exist is refused, with those that do.
 #[test]
-fn what_does_not_exist_is_refused_with_what_does() {
+fn missing_objects_are_refused_with_those_that_exist() {
     let scene = Scene::with_nics(&["eth0", "eth7"], &VethOptions::default());
     scene.netmap("1:0/0 513:0/0\n2:0/0 514:0/3\n");
     let cpus: Vec<String> =
@@ -178,7 +178,7 @@ fn what_does_not_exist_is_refused_with_what_does() {
 }
 
 #[test]
-fn a_cpu_that_is_not_allowed_is_refused_with_those_that_are() {
+fn cpu_not_allowed_is_refused() {
     let cpus: Vec<usize> = core_affinity::get_core_ids().unwrap().iter().map(|core| core.id).collect();
     let [first, second, ..] = cpus[..] else { panic!("this test needs two CPUs") };
     let scene = Scene::new();
@@ -194,7 +194,7 @@ fn a_cpu_that_is_not_allowed_is_refused_with_those_that_are() {
 }
 
 #[test]
-fn workers_are_pinned_to_the_cpus_asked_for() {
+fn workers_are_pinned_to_cpus() {
     let cpus: Vec<usize> = core_affinity::get_core_ids().unwrap().iter().map(|core| core.id).collect();
     let [first, second, ..] = cpus[..] else { panic!("this test needs two CPUs") };
     let scene = Scene::new();
@@ -223,16 +223,16 @@ fn workers_are_pinned_to_the_cpus_asked_for() {
 }
 
 #[test]
-fn a_netmap_that_is_not_there_is_named_with_the_way_to_name_another() {
+fn netmap_missing_names_file_and_option() {
     let scene = Scene::new();
     let error = scene.refused(&["-i", "eth0"]);
     assert_says(&error, &[scene.netmap_file().to_str().unwrap(), "No such file", "-n FILE", "NETIO_NETMAP"]);
     assert_eq!(names(&scene.netio()), set(&[]));
 }
 
-/// Promise (The start): A faulty NETMAP is shown line by line, with the place and the text.
+/// Promise (The start): Each error of a NETMAP is shown with its line, its column and the text.
 #[test]
-fn every_faulty_line_is_shown_with_its_place_and_text() {
+fn netmap_errors_show_line_and_text() {
     let scene = Scene::new();
     scene.netmap(
         "# a lab\r\n1:0/0 513:0/0\r\n\t2:0/16 513:0/1\r\n/* off\r\n3:9 */ 3:0/0 banana\r\n0:0/0 513:1/0",
@@ -253,7 +253,7 @@ fn every_faulty_line_is_shown_with_its_place_and_text() {
 
 /// `-n`, else NETIO_NETMAP, else ./NETMAP. Each names another router, so that the one read shows.
 #[test]
-fn the_netmap_is_the_option_s_else_the_environment_s_else_the_folder_s() {
+fn netmap_from_option_environment_or_directory() {
     let scene = Scene::new();
     let write = |name: &str, text: &str| std::fs::write(scene.directory().join(name), text).unwrap();
     write("NETMAP", "1:0/0 513:0/0\n");
@@ -278,7 +278,7 @@ fn the_netmap_is_the_option_s_else_the_environment_s_else_the_folder_s() {
     }
 }
 
-/// Netio directories of users that nobody is. They go when this is dropped.
+/// Netio directories of unused user ids. They go when this is dropped.
 struct Directories(Vec<PathBuf>);
 
 impl Drop for Directories {
@@ -291,12 +291,12 @@ impl Drop for Directories {
 
 /// Promise (The start): The netio directory is that of the user who runs the routers.
 #[test]
-fn the_netio_folder_is_that_of_the_user_who_runs_the_routers() {
+fn netio_directory_of_the_routers_user() {
     let scene = Scene::new();
     scene.netmap("1:0/0 513:0/0\n");
     let (uid, other) = (unused_uid(), unused_uid() + 1);
     let [directory, elsewhere] = [uid, other].map(|uid| PathBuf::from(format!("/tmp/netio{uid}")));
-    let _folders = Directories(vec![directory.clone(), elsewhere.clone()]);
+    let _directories = Directories(vec![directory.clone(), elsewhere.clone()]);
     std::fs::create_dir(&elsewhere).unwrap();
     let _router = UnixDatagram::bind(elsewhere.join("1")).unwrap();
 
@@ -326,7 +326,7 @@ fn the_netio_folder_is_that_of_the_user_who_runs_the_routers() {
 
     let mut command = bare(&scene, &["-i", "eth0"]);
     assert_says(&refused(command.env("SUDO_UID", "root")), &["SUDO_UID is \"root\"", "--uid"]);
-    // A directory of somebody else: nothing is put there.
+    // A directory of another user: nothing is put there.
     std::os::unix::fs::chown(&directory, Some(other), None).unwrap();
     let error = refused(&mut bare(&scene, &["-i", "eth0", "--uid", &uid.to_string()]));
     assert_says(
@@ -345,7 +345,7 @@ fn wild(scene: &Scene, name: &str) {
 }
 
 #[test]
-fn pseudo_ids_are_inferred_where_the_file_shows_them() {
+fn pseudo_ids_are_inferred() {
     let scene = Scene::new();
     for (name, id, links) in [
         ("article-1", "20", &["eth0: router 10:1/0 via 20:0/0, MAC aa:bb:cc:00:0a:01"][..]),
@@ -383,7 +383,7 @@ fn pseudo_ids_are_inferred_where_the_file_shows_them() {
 
 /// Promise `pseudo-ids`.
 #[test]
-fn where_the_file_does_not_show_them_it_asks_for_them() {
+fn pseudo_ids_not_inferable_are_asked_for() {
     let scene = Scene::new();
     for (name, said, option, bound) in [
         (
@@ -425,9 +425,9 @@ fn where_the_file_does_not_show_them_it_asks_for_them() {
     assert_eq!(names(&scene.netio()), set(&[]));
 }
 
-/// Promise `pseudo-ids` (The start): An id that a router may use is never taken.
+/// Promise `pseudo-ids` (The start): An id that a router may use is never taken as a pseudo id.
 #[test]
-fn an_id_that_a_router_uses_is_never_taken() {
+fn pseudo_id_of_router_is_never_taken() {
     let scene = Scene::new();
     scene.netmap("1:0/0 513:0/0\n");
     let me = std::process::id();
@@ -470,7 +470,7 @@ fn latencies(line: &str) -> Vec<f64> {
 
 /// Promise `accounting`.
 #[test]
-fn it_prints_the_links_and_what_it_got_and_at_the_end_what_happened() {
+fn start_prints_links_and_summary_at_exit() {
     let scene = Scene::new();
     // Only our own frames, to count them exactly.
     for namespace in [&scene.host, &scene.wire] {
@@ -510,7 +510,7 @@ fn it_prints_the_links_and_what_it_got_and_at_the_end_what_happened() {
         let stdout = process.stdout();
         let end = stdout.strip_prefix(start).expect("the same start");
         let lines: Vec<&str> = end.lines().collect();
-        let [to_routers, to_nics, between, dropped, faults, chunks, books] = lines[..] else {
+        let [to_routers, to_nics, between, dropped, faults, chunks, accounting] = lines[..] else {
             panic!("{end}")
         };
         assert!(to_routers.starts_with("to routers: 3 frames, 1674 bytes, latency "), "{end}");
@@ -526,18 +526,18 @@ fn it_prints_the_links_and_what_it_got_and_at_the_end_what_happened() {
         let (found, all) = Summary::read(&stdout).chunks;
         assert_eq!(chunks, format!("chunks: {found} of {all} accounted for"));
         assert!(all > 0 && found == all, "{end}");
-        assert_eq!(books, "accounting: balanced");
+        assert_eq!(accounting, "accounting: balanced");
         assert_eq!(names(&scene.netio()), set(&["1"]));
     }
 }
 
 #[test]
-fn endpoints_on_other_hosts_are_reported_and_the_rest_works() {
+fn endpoints_on_other_hosts_are_reported() {
     let scene = Scene::new();
     // A way to a name server that never answers: a look-up takes seconds.
     scene.host.ip("addr add 198.51.100.1/24 dev eth0").unwrap();
     scene.host.ip("route add default via 198.51.100.2").unwrap();
-    // 192.0.2.1 (TEST-NET-1, RFC 5737) is nobody's.
+    // 192.0.2.1 (TEST-NET-1, RFC 5737) is no host's.
     scene.netmap(
         "1:0/0@lab 501:0/0@lab\n\
          2:0/0@192.0.2.1 501:0/1\n\
@@ -584,9 +584,10 @@ fn endpoints_on_other_hosts_are_reported_and_the_rest_works() {
     assert_says(&error, &["nothing would be on eth0", "1:0/0 is on host 192.0.2.1: remote"]);
 }
 
-/// Promise (The start): Pseudo ids are locked as IOU does it, and who comes second is told who holds them.
+/// Promise (The start): Pseudo ids are locked as IOU locks them, and a second process is told which one holds
+/// the lock.
 #[test]
-fn pseudo_ids_are_locked_as_iou_does_it_and_a_second_one_is_refused() {
+fn pseudo_ids_are_locked_as_by_iou() {
     let scene = Scene::with_nics(&["eth0", "eth1"], &VethOptions::default());
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n3:0/0 503:0/0\n");
     let mut router = Router::new(&scene.netio(), 1).unwrap();
@@ -611,7 +612,7 @@ fn pseudo_ids_are_locked_as_iou_does_it_and_a_second_one_is_refused() {
 }
 
 #[test]
-fn a_program_without_a_lock_that_answers_at_a_pseudo_id_is_left_alone() {
+fn pseudo_id_socket_in_use_without_lock_is_left_alone() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n2:0/0 502:0/0\n");
     let path = scene.netio().join("502");
@@ -636,7 +637,7 @@ fn a_program_without_a_lock_that_answers_at_a_pseudo_id_is_left_alone() {
 
 /// Promise `kill-9`.
 #[test]
-fn what_a_killed_run_left_is_replaced() {
+fn sockets_of_killed_run_are_replaced() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n");
     let mut router = Router::new(&scene.netio(), 1).unwrap();
@@ -684,9 +685,9 @@ fn time_to_ready(routers: u16) -> Duration {
     times[times.len() / 2]
 }
 
-/// Promise (The start): It is ready at once, with fifty routers and with a thousand.
+/// Promise (The start): The start is ready at once, with fifty routers and with a thousand.
 #[test]
-fn it_is_ready_at_once_with_fifty_routers_and_with_a_thousand() {
+fn start_is_ready_at_once_with_a_thousand_routers() {
     let fifty = time_to_ready(50);
     assert!(fifty < Duration::from_millis(300), "{fifty:?}");
     let thousand = time_to_ready(1000);
@@ -695,7 +696,7 @@ fn it_is_ready_at_once_with_fifty_routers_and_with_a_thousand() {
 
 /// Promise `sizes`.
 #[test]
-fn what_was_got_is_said_and_carries_frames_with_and_without_tags() {
+fn xdp_modes_are_printed_and_carry_vlan_tags() {
     let scene = Scene::new();
     scene.netmap("1:0/1 501:0/0\n");
     let mut router = Router::new(&scene.netio(), 1).unwrap();
@@ -723,7 +724,7 @@ fn what_was_got_is_said_and_carries_frames_with_and_without_tags() {
 
 /// Promise `refused`.
 #[test]
-fn a_mode_that_the_nic_cannot_do_is_refused() {
+fn xdp_mode_not_supported_is_refused() {
     let scene = Scene::new();
     scene.netmap("1:0/0 501:0/0\n");
     for options in [&["--copy-mode", "zero-copy"][..], &["--copy-mode", "zero-copy", "--xdp-mode", "generic"]]

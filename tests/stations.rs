@@ -85,8 +85,8 @@ impl Lan {
         }
     }
 
-    /// Router `id` speaks as `mac`, which is the host's or another router's, to the wire and to everybody, and is heard by
-    /// nobody.
+    /// Router `id` speaks as `mac`, which is the host's or another router's, to the wire, to another router and as broadcast, and no
+    /// frame arrives.
     fn speak_in_vain(&mut self, id: u16, mac: [u8; 6], tags: &[Tag]) {
         for to in [GATEWAY, BROADCAST, router_mac(3, 0, 0)] {
             let frame = self.frame(to, mac, tags);
@@ -108,7 +108,7 @@ impl Lan {
         self.end_with_spoofed(0);
     }
 
-    /// The same, but for `spoofed` frames that spoke as somebody else, of which the log tells once.
+    /// The same, but for `spoofed` frames with another sender's address, of which the log tells once.
     fn end_with_spoofed(mut self, spoofed: u64) {
         for router in &mut self.routers {
             router.hear_nothing();
@@ -130,10 +130,10 @@ impl Lan {
 const VLAN_10: &[Tag] = &[Tag::vlan(10)];
 const VLAN_20: &[Tag] = &[Tag::vlan(20)];
 
-/// Promise (Addresses): A router is reached by the address patterns of its images before it has said a
-/// word.
+/// Promise (Addresses): A router is reached by the addresses that its image derives from its id before it has
+/// sent a frame.
 #[test]
-fn a_router_is_reached_by_its_address_pattern_before_it_has_said_a_word() {
+fn static_address_reaches_silent_router() {
     let scene = Scene::silent(&["eth0"], &VethOptions { mtu: 1508, ..VethOptions::default() });
     scene.netmap("300:1/2 501:0/0\n");
     scene.give_netio(70000);
@@ -161,9 +161,9 @@ fn a_router_is_reached_by_its_address_pattern_before_it_has_said_a_word() {
     assert_eq!(summary.to_routers.0, 12);
 }
 
-/// Promise (Addresses): Any other address is reached from the first answer on.
+/// Promise (Addresses): Any other address of a router is reached from its first answer on.
 #[test]
-fn a_virtual_address_is_reached_from_the_first_answer_on() {
+fn virtual_address_is_learned_from_first_answer() {
     let mut lan = Lan::new();
     lan.reaches_host(HSRP, &[]);
     lan.speak(2, HSRP, &[]);
@@ -183,7 +183,7 @@ fn a_virtual_address_is_reached_from_the_first_answer_on() {
 }
 
 #[test]
-fn routers_reach_each_others_learned_addresses_directly() {
+fn learned_addresses_work_between_routers() {
     let mut lan = Lan::new();
     lan.speak(2, HSRP, VLAN_10);
     let frame = lan.frame(HSRP, router_mac(1, 0, 0), VLAN_10);
@@ -196,10 +196,10 @@ fn routers_reach_each_others_learned_addresses_directly() {
     lan.end();
 }
 
-/// Promise `virtual-address-per-vlan` (Addresses): One virtual address may be active on different routers
-/// in different VLANs at once.
+/// Promise `virtual-address-per-vlan` (Addresses): One virtual address can be active on different routers in
+/// different VLANs at the same time.
 #[test]
-fn one_virtual_address_is_active_on_different_routers_in_different_vlans() {
+fn virtual_address_per_vlan() {
     let mut lan = Lan::new();
     let (q, r): (&[Tag], &[Tag]) =
         (&[Tag::new(0x88a8, 100), Tag::vlan(7)], &[Tag::new(0x88a8, 100), Tag::vlan(8)]);
@@ -219,7 +219,7 @@ fn one_virtual_address_is_active_on_different_routers_in_different_vlans() {
 
 /// Promise `failover` (Addresses): A failover is followed: from router to router, to the wire, and back.
 #[test]
-fn a_failover_from_router_to_router_is_followed() {
+fn failover_between_routers() {
     let mut lan = Lan::new();
     for id in [1, 2, 1] {
         lan.speak(id, HSRP, &[]);
@@ -236,7 +236,7 @@ fn a_failover_from_router_to_router_is_followed() {
 
 /// Promise `failover`.
 #[test]
-fn a_failover_to_a_router_on_the_wire_is_followed_and_back() {
+fn failover_to_wire_and_back() {
     let mut lan = Lan::new();
     lan.speak(1, HSRP, &[]);
     lan.reaches(1, HSRP, &[]);
@@ -253,7 +253,7 @@ fn a_failover_to_a_router_on_the_wire_is_followed_and_back() {
 }
 
 #[test]
-fn a_routers_own_address_that_speaks_from_the_wire_is_there_until_the_router_speaks() {
+fn static_address_moves_to_wire_until_router_sends() {
     let mut lan = Lan::new();
     let mac = router_mac(1, 0, 0);
     for _ in 0..10 {
@@ -270,7 +270,7 @@ fn a_routers_own_address_that_speaks_from_the_wire_is_there_until_the_router_spe
 /// Promise `switch-loop` (Addresses): A looped switch image captures neither the gateway nor another
 /// router's address.
 #[test]
-fn a_switch_image_that_sends_everything_back_does_not_capture_the_gateway() {
+fn loop_does_not_capture_the_gateway() {
     let mut lan = Lan::new();
     let looped = |lan: &mut Lan| {
         let frame = lan.frame(BROADCAST, GATEWAY, &[]);
@@ -297,7 +297,7 @@ fn a_switch_image_that_sends_everything_back_does_not_capture_the_gateway() {
 
 /// Promise `switch-loop`.
 #[test]
-fn a_switch_image_that_sends_everything_back_does_not_capture_another_routers_address() {
+fn loop_does_not_capture_router_address() {
     let mut lan = Lan::new();
     for _ in 0..10 {
         // Router 2 is active; router 1, the image with a loop, sends its hello back.
@@ -317,7 +317,7 @@ fn a_switch_image_that_sends_everything_back_does_not_capture_another_routers_ad
 
 /// Promise `failover`.
 #[test]
-fn a_takeover_from_the_wire_is_followed_at_once_though_both_say_hello() {
+fn failover_from_wire_while_both_send_hellos() {
     let mut lan = Lan::new();
     for _ in 0..2 {
         // Active on the wire: its hello reaches the routers. The next one is router 1's.
@@ -335,10 +335,9 @@ fn a_takeover_from_the_wire_is_followed_at_once_though_both_say_hello() {
     lan.end();
 }
 
-/// Promise `spoofed` (Addresses): Frames that speak as the host or as another router go nowhere and are
-/// counted.
+/// Promise `spoofed` (Addresses): Frames whose source is the host or another router are dropped and counted.
 #[test]
-fn the_nics_own_address_is_no_routers() {
+fn spoofed_nic_address_is_dropped() {
     let mut lan = Lan::new();
     let nic = lan.scene.host.mac("eth0").unwrap();
     for tags in [&[][..], VLAN_10] {
@@ -355,7 +354,7 @@ fn the_nics_own_address_is_no_routers() {
 
 /// Promise `spoofed`.
 #[test]
-fn the_address_of_another_router_is_nobody_elses() {
+fn spoofed_router_address_is_dropped() {
     let mut lan = Lan::new();
     let mac = router_mac(2, 0, 0);
     for tags in [&[][..], VLAN_10] {
@@ -379,7 +378,7 @@ fn the_address_of_another_router_is_nobody_elses() {
 
 /// Promise `spoofed`.
 #[test]
-fn a_routers_frame_that_a_switch_image_with_a_loop_sends_back_goes_no_further() {
+fn loop_of_switch_image_is_cut() {
     let mut lan = Lan::new();
     for _ in 0..5 {
         let hello = lan.frame(BROADCAST, router_mac(2, 0, 0), &[]);
@@ -394,9 +393,9 @@ fn a_routers_frame_that_a_switch_image_with_a_loop_sends_back_goes_no_further() 
     lan.end_with_spoofed(5);
 }
 
-/// Promise (Addresses): An address that a wire sends back is the router's again with its next frame.
+/// Promise (Addresses): An address whose frame the wire sends back is the router's again with its next frame.
 #[test]
-fn a_wire_that_sends_a_routers_frame_back_has_its_address_until_it_says_so_again() {
+fn loop_on_wire_has_address_until_router_sends() {
     let mut lan = Lan::new();
     let mac = router_mac(1, 0, 0);
     // The same bytes each time, as an ARP request that is repeated.
@@ -418,9 +417,9 @@ fn a_wire_that_sends_a_routers_frame_back_has_its_address_until_it_says_so_again
     lan.end();
 }
 
-/// Promise (Addresses): What is no station is never learned.
+/// Promise (Addresses): A source that is no unicast address is never learned.
 #[test]
-fn a_group_address_or_none_at_all_as_source_is_never_learned() {
+fn multicast_or_zero_source_is_never_learned() {
     let mut lan = Lan::new();
     lan.speak(1, [0; 6], &[]);
     lan.reaches_host([0; 6], &[]);

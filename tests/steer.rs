@@ -33,7 +33,7 @@ use testbed::{Namespace, Tag, VethOptions};
 
 /// The NIC's own address.
 const NIC: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
-/// An unknown address on the wire.
+/// An unknown host on the wire.
 const WIRE: [u8; 6] = [0x00, 0x1b, 0x21, 0, 0, 0x02];
 /// Another one, with the U/L bit set as in the addresses that routers make.
 const STRANGER: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x03];
@@ -284,7 +284,7 @@ fn frame(dst: [u8; 6], src: [u8; 6], tags: &[Tag], len: usize) -> Vec<u8> {
     testbed::frame(dst, src, tags, ETHERTYPE, len, len as u64)
 }
 
-/// Such a frame of 100 bytes from a station that nobody knows.
+/// Such a frame of 100 bytes from an unknown host.
 fn to(dst: [u8; 6], tags: &[Tag]) -> Vec<u8> {
     frame(dst, WIRE, tags, 100)
 }
@@ -326,7 +326,7 @@ fn c_name(variant: &impl std::fmt::Debug) -> String {
 }
 
 #[test]
-fn the_layout_is_that_of_the_header_file() {
+fn layout_matches_btf() {
     let bench = Bench::new(1);
     let btf = bench.steering.object().btf().unwrap().expect("the object has BTF");
 
@@ -397,7 +397,7 @@ fn the_layout_is_that_of_the_header_file() {
 }
 
 #[test]
-fn the_numbers_are_those_of_the_header_file() {
+fn constants_match_the_header_file() {
     let bench = Bench::new(1);
     let btf = bench.steering.object().btf().unwrap().expect("the object has BTF");
     let named = |prefix: &str, variant: &dyn std::fmt::Debug, n: usize| {
@@ -466,7 +466,7 @@ fn the_numbers_are_those_of_the_header_file() {
 // ---- Unicast ----
 
 #[test]
-fn passes_everything_until_it_is_live() {
+fn passes_everything_until_live() {
     let mut bench = Bench::new(1);
     bench.predict(pattern(1), &entry(1, 0));
     bench.learn(HSRP, 0, 0, &entry(1, 0));
@@ -488,7 +488,7 @@ fn passes_everything_until_it_is_live() {
 }
 
 #[test]
-fn every_pattern_is_steered_in_every_vlan_with_its_tags_in_place() {
+fn static_address_is_steered_in_every_vlan() {
     let bench = Bench::new(2);
     let entry = entry(ROUTER, 1);
     let tagged: [&[Tag]; 8] = [
@@ -513,7 +513,7 @@ fn every_pattern_is_steered_in_every_vlan_with_its_tags_in_place() {
 }
 
 #[test]
-fn header_bytes_are_exact() {
+fn steered_iou_header_is_exact() {
     let bench = Bench::new(1);
     // The published capture: NETMAP `1:0/1 501:0/0`.
     let header = Header([0x01, 0xf5, 0x00, 0x01, 0x00, 0x10, 0x01, 0x00]);
@@ -528,7 +528,7 @@ fn header_bytes_are_exact() {
 }
 
 #[test]
-fn a_learned_station_is_in_its_vlan_only() {
+fn dynamic_address_is_per_vlan() {
     let bench = Bench::new(1);
     let (plain, ten, double) = (entry(1, 0), entry(2, 0), entry(3, 0));
     let vlan = Tag::vlan;
@@ -559,7 +559,7 @@ fn a_learned_station_is_in_its_vlan_only() {
 }
 
 #[test]
-fn a_priority_tag_is_no_vlan_and_priority_bits_do_not_matter() {
+fn priority_tag_is_no_vlan() {
     let bench = Bench::new(1);
     let (plain, ten, double) = (entry(1, 0), entry(2, 0), entry(3, 0));
     bench.learn(HSRP, 0, 0, &plain);
@@ -574,7 +574,7 @@ fn a_priority_tag_is_no_vlan_and_priority_bits_do_not_matter() {
 }
 
 #[test]
-fn a_tag_that_is_cut_off_is_none() {
+fn truncated_vlan_tag_is_ignored() {
     let bench = Bench::new(1);
     let (plain, ten) = (entry(1, 0), entry(2, 0));
     bench.learn(HSRP, 0, 0, &plain);
@@ -587,7 +587,7 @@ fn a_tag_that_is_cut_off_is_none() {
 }
 
 #[test]
-fn learned_goes_before_predicted() {
+fn dynamic_entry_precedes_static() {
     let bench = Bench::new(1);
     bench.predict(pattern(1), &entry(1, 0));
     bench.learn(pattern(1), 10, 0, &entry(2, 0));
@@ -597,10 +597,10 @@ fn learned_goes_before_predicted() {
 }
 
 #[test]
-fn unknown_unicast_and_the_nics_own_pass_untouched() {
+fn unknown_unicast_and_nic_address_pass_untouched() {
     let mut bench = Bench::new(2);
     bench.predict(pattern(1), &entry(1, 0));
-    // Not even if somebody dynamic_entries the NIC's own address.
+    // Not even if the NIC's own address becomes a dynamic entry.
     bench.learn(NIC, 0, 0, &entry(1, 0));
     bench.predict(NIC, &entry(1, 0));
     bench.shared().bum_workers.store(0b11, SeqCst);
@@ -616,7 +616,7 @@ fn unknown_unicast_and_the_nics_own_pass_untouched() {
 }
 
 #[test]
-fn unknown_unicast_is_copied_for_the_port_that_asked_for_it() {
+fn unknown_unicast_is_copied_to_flood_port() {
     let mut bench = Bench::new(3);
     bench.predict(pattern(1), &entry(1, 0));
     bench.shared().flood_worker.store(2, SeqCst);
@@ -644,7 +644,7 @@ fn unknown_unicast_is_copied_for_the_port_that_asked_for_it() {
 }
 
 #[test]
-fn a_frame_above_the_bound_is_dropped_whole() {
+fn frame_above_limit_is_dropped_whole() {
     let bench = Bench::new(1);
     bench.predict(pattern(1), &entry(1, 0));
     for len in [14, 15, 60, 1514, 3500, 3520, 3521, MAX_STEERED - 1, MAX_STEERED] {
@@ -656,7 +656,7 @@ fn a_frame_above_the_bound_is_dropped_whole() {
 }
 
 #[test]
-fn where_frames_may_take_several_chunks_the_bound_is_four_of_them() {
+fn frame_limit_is_four_chunks() {
     let mut bench = Bench::with(2, true);
     bench.predict(pattern(1), &entry(1, 0));
     bench.shared().largest.store(MAX_LARGE as u32, SeqCst);
@@ -684,7 +684,7 @@ fn where_frames_may_take_several_chunks_the_bound_is_four_of_them() {
 ///
 /// Promise `jumbo-whole`.
 #[test]
-fn large_frames_take_their_chunks_from_the_credits() {
+fn large_frames_take_in_flight_credits() {
     for head in [0, HEAD] {
         large_frames_in_a_credits(head);
     }
@@ -718,7 +718,7 @@ fn large_frames_in_a_credits(head: usize) {
 }
 
 #[test]
-fn a_paused_or_down_router_gets_nothing_until_it_is_ready() {
+fn paused_or_down_router_gets_nothing() {
     let bench = Bench::new(1);
     for router in [0, 1, ROUTER, 65534] {
         bench.predict(pattern(router), &entry(router, 0));
@@ -746,7 +746,7 @@ fn a_paused_or_down_router_gets_nothing_until_it_is_ready() {
 
 /// Promise `early-drop`.
 #[test]
-fn what_a_worker_has_not_taken_is_bounded_by_its_share() {
+fn in_flight_credits_bound_a_worker() {
     let bench = Bench::new(2);
     for worker in 0..2 {
         bench.predict(pattern(worker), &entry(worker, worker));
@@ -782,7 +782,7 @@ fn what_a_worker_has_not_taken_is_bounded_by_its_share() {
 }
 
 #[test]
-fn without_a_socket_it_is_dropped_and_counted() {
+fn missing_xsk_socket_drop_is_counted() {
     let mut bench = Bench::without_sockets(1, 2, false);
     bench.predict(pattern(1), &entry(1, 0));
     bench.predict(pattern(2), &entry(2, 1));
@@ -796,7 +796,7 @@ fn without_a_socket_it_is_dropped_and_counted() {
 }
 
 #[test]
-fn queue_and_worker_choose_the_socket() {
+fn queue_and_worker_select_the_socket() {
     const QUEUES: usize = 4;
     const WORKERS: usize = 3;
     let (nic, wire) = (Namespace::new("NIC").unwrap(), Namespace::new("wire").unwrap());
@@ -835,7 +835,7 @@ fn queue_and_worker_choose_the_socket() {
 // ---- Broadcast and multicast frames ----
 
 #[test]
-fn bum_frames_pass_and_every_worker_concerned_gets_a_copy() {
+fn bum_frames_are_copied_to_workers() {
     for (workers, masks) in [(2, &[0b00_u64, 0b01, 0b10, 0b11][..]), (3, &[0b101, 0b110, 0b111])] {
         let mut bench = Bench::new(workers);
         for mask in masks {
@@ -871,7 +871,7 @@ fn bum_frames_pass_and_every_worker_concerned_gets_a_copy() {
 }
 
 #[test]
-fn bits_of_workers_that_are_none_do_nothing() {
+fn bum_bits_of_absent_workers_are_ignored() {
     let mut bench = Bench::new(2);
     bench.shared().bum_workers.store(u64::MAX, SeqCst);
     let group = to(BROADCAST, UNTAGGED);
@@ -881,7 +881,7 @@ fn bits_of_workers_that_are_none_do_nothing() {
 }
 
 #[test]
-fn a_full_ring_costs_copies_but_never_the_hosts_frame() {
+fn full_ring_buffer_costs_copies_not_the_host_frame() {
     // The kernel fills a ring buffer to one byte less than its size.
     for (len, record) in [(60, 2048), (COPY_SMALL + 1, 16384)] {
         let mut bench = Bench::new(2);
@@ -904,7 +904,7 @@ fn a_full_ring_costs_copies_but_never_the_hosts_frame() {
 }
 
 #[test]
-fn exclusive_redirects_bum_frames_to_their_owner() {
+fn exclusive_redirects_bum_frames_to_owner() {
     let mut bench = Bench::with(3, true);
     bench.predict(pattern(1), &entry(1, 0));
     bench.shared().bum_workers.store(0b111, SeqCst);
@@ -942,13 +942,13 @@ fn exclusive_redirects_bum_frames_to_their_owner() {
         Drop,
         &[(Count::Bum, 1), (Count::BumCopies, 1), (Count::NoRing, 1)],
     );
-    // Without routers on the LAN nobody wants them.
+    // Without routers on the LAN no worker wants them.
     bench.shared().bum_workers.store(0, SeqCst);
     bench.expect(&to(BROADCAST, UNTAGGED), Pass, &[(Count::Bum, 1)]);
 }
 
 #[test]
-fn loads_and_copies_with_one_two_and_sixty_four_workers() {
+fn loads_with_one_two_and_64_workers() {
     for exclusive in [false, true] {
         for workers in [1, 2, 64] {
             let mut bench = Bench::with(workers, exclusive);
@@ -978,7 +978,7 @@ fn ready(epoll: BorrowedFd<'_>, ms: i64) -> bool {
 }
 
 #[test]
-fn only_a_worker_that_sleeps_is_woken() {
+fn only_sleeping_worker_is_woken() {
     let mut bench = Bench::new(3);
     bench.shared().bum_workers.store(0b111, SeqCst);
     bench.shared().flood_worker.store(1, SeqCst);
@@ -1009,7 +1009,7 @@ fn only_a_worker_that_sleeps_is_woken() {
 }
 
 #[test]
-fn copies_keep_content_and_order_while_the_ring_goes_round() {
+fn copies_keep_order_across_ring_wrap() {
     let mut bench = Bench::new(1);
     bench.shared().bum_workers.store(1, SeqCst);
     // 20 MB through a ring of 1 MB; lengths and batches share no common period with it or each other.
@@ -1051,7 +1051,7 @@ fn copies_keep_content_and_order_while_the_ring_goes_round() {
 // ---- Stations that move ----
 
 #[test]
-fn a_learned_station_that_speaks_from_the_wire_is_there() {
+fn dynamic_address_moves_to_wire() {
     let mut bench = Bench::new(1);
     bench.shared().bum_workers.store(1, SeqCst);
     bench.learn(HSRP, 0, 0, &entry(1, 0));
@@ -1090,7 +1090,7 @@ fn a_learned_station_that_speaks_from_the_wire_is_there() {
 }
 
 #[test]
-fn a_predicted_address_that_speaks_from_the_wire_is_there_in_every_vlan() {
+fn static_address_moves_to_wire_in_every_vlan() {
     let mut bench = Bench::new(1);
     for (router, dst, tags) in [
         (1, STRANGER, UNTAGGED),
@@ -1117,7 +1117,7 @@ fn a_predicted_address_that_speaks_from_the_wire_is_there_in_every_vlan() {
 }
 
 #[test]
-fn a_station_known_both_ways_moves_both_ways() {
+fn static_and_dynamic_address_move_together() {
     let mut bench = Bench::new(1);
     let mac = pattern(1);
     bench.predict(mac, &entry(1, 0));
@@ -1129,7 +1129,7 @@ fn a_station_known_both_ways_moves_both_ways() {
 }
 
 #[test]
-fn an_address_without_the_local_bit_is_never_looked_for_among_patterns() {
+fn static_lookup_needs_the_local_bit() {
     let mut bench = Bench::new(1);
     // No router has such a pattern; entered all the same, it shows that there is no look-up.
     bench.predict(WIRE, &entry(1, 0));
@@ -1139,7 +1139,7 @@ fn an_address_without_the_local_bit_is_never_looked_for_among_patterns() {
 }
 
 #[test]
-fn stations_move_on_when_nobody_reads_of_it() {
+fn address_moves_with_full_report_ring() {
     let mut bench = Bench::new(1);
     // A record takes 24 bytes of the ring.
     let room = (MOVES_RING - 1) / 24;
@@ -1360,9 +1360,9 @@ fn tell(bench: &Bench, model: &Model) {
     }
 }
 
-/// Promise (Frames): The XDP program decides about any frame as its description in Rust does.
+/// Promise (Frames): The XDP program decides about any frame as its model in Rust does.
 #[test]
-fn it_decides_about_any_frame_as_the_model_does() {
+fn xdp_program_matches_the_model() {
     let workers = usize::from(MODEL_WORKERS);
     for exclusive in [false, true] {
         let bench = std::cell::RefCell::new(Bench::with(workers, exclusive));

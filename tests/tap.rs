@@ -92,7 +92,7 @@ fn run(program: &str, arguments: &[&str]) -> String {
 }
 
 #[test]
-fn the_kernel_of_a_namespace_is_the_router() {
+fn tap_kernel_is_the_router() {
     let namespace = Namespace::new("one");
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("NETMAP"), "7:0/1 2:0/0\n").unwrap();
@@ -119,7 +119,7 @@ fn the_kernel_of_a_namespace_is_the_router() {
 }
 
 #[test]
-fn jumbo_frames_from_kernel_to_kernel() {
+fn tap_jumbo_frames() {
     let namespaces = [Namespace::new("a"), Namespace::new("b")];
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("NETMAP"), "1:0/0 2:0/0\n").unwrap();
@@ -138,7 +138,7 @@ fn jumbo_frames_from_kernel_to_kernel() {
 
 /// A bridge behind two TAP devices is an L2 image: what enters one interface leaves the other, tags and all.
 #[test]
-fn frames_of_all_tags_and_sizes_pass_whole_both_ways() {
+fn tap_passes_all_tags_and_sizes() {
     let namespace = Namespace::new("l2");
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("NETMAP"), "3:0/0 9:0/0\n3:0/1 9:0/1\n").unwrap();
@@ -177,7 +177,7 @@ fn frames_of_all_tags_and_sizes_pass_whole_both_ways() {
 }
 
 #[test]
-fn several_interfaces_several_devices() {
+fn tap_device_per_interface() {
     let namespace = Namespace::new("many");
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("NETMAP"), "3:1/0 9:0/0\n3:0/1 9:0/1\n3:0/0 9:0/2\n").unwrap();
@@ -197,7 +197,7 @@ fn several_interfaces_several_devices() {
 }
 
 #[test]
-fn a_device_taken_away_ends_it_with_a_reason() {
+fn tap_removed_exits_with_reason() {
     let namespace = Namespace::new("gone");
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("NETMAP"), "3:0/0 9:0/0\n").unwrap();

@@ -96,10 +96,10 @@ fn data(len: usize) -> Vec<u8> {
     .collect()
 }
 
-/// Promise `tcp` (Protocols): TCP runs both ways with the far end's default offloads, also beside busy
-/// routers.
+/// Promise `tcp` (Protocols): TCP runs in both directions with the far end's default offloads, also beside
+/// busy routers.
 #[test]
-fn tcp_both_ways_with_the_far_ends_default_offloads() {
+fn tcp_with_default_offloads_in_both_directions() {
     let lan = Lan::new(ONE, &[]);
     for (wire, router) in [("10.10.100.9", "10.10.100.1"), ("fd00:10::100:9", "fd00:10::100:1")] {
         carry(&lan.scene.wire, (&lan.router, router), 4 << 20);
@@ -128,7 +128,7 @@ fn iperf3(client: &Namespace, server: (&Namespace, &str), options: &[&str]) -> f
 ///
 /// Promise `tcp`.
 #[test]
-fn iperf3_both_ways_also_while_other_routers_are_busy() {
+fn iperf3_beside_busy_routers() {
     let others: String = (11..31).map(|id| format!("{id}:0/0 600:{}/{}\n", id / 16, id % 16)).collect();
     let lan = Lan::new(&format!("{ONE}{others}"), &[]);
     let mut simulated = lan.scene.simulate("11-30", &[]);
@@ -173,10 +173,10 @@ fn iperf3_both_ways_also_while_other_routers_are_busy() {
 /// Native XDP on a veth has the kernel turn the far end's segmentation off. With generic XDP that is the user's to do:
 /// the start says so, and how.
 ///
-/// Promise (Protocols): Where an offload of the far end stands in the way, the start says which, and the
-/// command.
+/// Promise (Protocols): Where an offload of the far end breaks TCP, the start names it and the command that
+/// turns it off.
 #[test]
-fn in_generic_mode_the_start_says_which_offload_stands_in_the_way() {
+fn offload_warning_in_generic_mode() {
     let lan = Lan::new(ONE, &["--xdp-mode", "generic"]);
     let said = lan.iou_fast.process.stderr();
     assert!(said.contains("ethtool -K PEER tso off tx-udp-segmentation off"), "{said}");
@@ -191,11 +191,11 @@ fn in_generic_mode_the_start_says_which_offload_stands_in_the_way() {
 /// A macvlan has no native XDP, and a generic program comes behind GRO of the NIC below, and behind segments that the
 /// NIC's other end does not cut: the start names both, each with the command that helps, and says so once.
 ///
-/// Promise `lower-offloads` (Protocols): Where an interface below the card or at its other end makes frames
-/// above the MTU, the start names it and the command, and with that TCP runs; where none does, it names
-/// none.
+/// Promise `lower-offloads` (Protocols): Where a lower device of the NIC or the other end of its veth makes
+/// frames above the MTU, the start names it and the command that stops it, and with that TCP runs; where none
+/// does, it names none.
 #[test]
-fn on_a_macvlan_the_start_names_what_is_below_it_and_the_commands_that_help() {
+fn offload_warning_names_lower_device_of_macvlan() {
     let scene = Scene::new();
     scene.host.ip("link add mv0 link eth0 type macvlan mode passthru").unwrap();
     scene.host.ip("link set mv0 up").unwrap();
@@ -236,10 +236,10 @@ fn on_a_macvlan_the_start_names_what_is_below_it_and_the_commands_that_help() {
 
 /// DHCP, mDNS, LDP and RIP go to groups. The router's kernel drops a datagram whose checksum is wrong.
 ///
-/// Promise `checksums` (Frames): Checksums that a virtual card left unfinished are completed, and no valid
+/// Promise `checksums` (Frames): Checksums that a virtual NIC left unfinished are completed, and no valid
 /// packet is changed.
 #[test]
-fn udp_to_a_group_arrives_with_a_valid_checksum() {
+fn udp_checksum_completed_to_multicast() {
     for arguments in [&[][..], &["--exclusive"]] {
         let lan = Lan::new(TWO, arguments);
         let [v4, v6] = ["0.0.0.0:6767", "[::]:6768"]
@@ -280,7 +280,7 @@ fn udp_to_a_group_arrives_with_a_valid_checksum() {
 ///
 /// Promise `checksums`.
 #[test]
-fn udp_to_an_unknown_station_arrives_with_a_valid_checksum() {
+fn udp_checksum_completed_to_unknown_unicast() {
     let lan = Lan::new(TWO, &["--flood-unknown", "2:0/0"]);
     let mut switch = Router::new(&lan.scene.netio(), 2).unwrap();
     lan.scene.wire.ip("neigh add 10.10.100.77 lladdr 02:00:00:00:00:77 dev eth0").unwrap();

@@ -1,7 +1,7 @@
 //! NETMAP files: read, written again, pseudo ids inferred, hosts classified, a plan made. Input: the file.
 //!
-//! Promise `hostile-input` (Memory): No input makes a reader of it fail, lose a frame or touch memory that
-//! is not its own: NETMAPs, datagrams, frames, rings, control input, what is learned.
+//! Promise `hostile-input` (Memory): No input makes its reader fail, lose a frame or touch memory that is not
+//! its own: NETMAPs, datagrams, frames, rings, control input, learned addresses.
 #![no_main]
 
 use iou_fast::iou::lock::Holder;

@@ -522,8 +522,8 @@ mod tests {
     proptest! {
         /// Bounded, and consistent with its index by port, whatever happens.
         ///
-        /// Promise `fdb-bound` (Addresses): The table of addresses is bounded, and a router displaces only
-        /// its own.
+        /// Promise `fdb-bound` (Addresses): The FDB is bounded, and a router that floods addresses displaces
+        /// only its own.
         #[test]
         fn dynamic_entries_stay_bounded(events in prop::collection::vec((0u8..40, 0u32..3, 0u8..4, 0u64..60), 0..600)) {
             let mut fdb = Fdb::new(NIC, 2000);

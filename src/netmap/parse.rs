@@ -430,8 +430,7 @@ mod tests {
 
         /// Bytes of the grammar's own alphabet get further in than random ones.
         ///
-        /// Promise `netmap-text` (The start): No text makes the NETMAP's reader fail otherwise than by an
-        /// error.
+        /// Promise `netmap-text` (The start): No text makes the NETMAP reader fail other than by an error.
         #[test]
         fn no_text_panics(text in "[0-9:/@#*. \t\r\na\u{fc}-]{0,80}") {
             match Netmap::parse(text.as_bytes(), Path::new("NETMAP")) {

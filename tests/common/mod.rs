@@ -248,12 +248,12 @@ pub struct Strain {
 }
 
 impl Strain {
-    const NAP: Duration = Duration::from_millis(5);
+    const PAUSE: Duration = Duration::from_millis(5);
 
     /// Measures from now on: how much later than asked a sleeping thread runs, on each CPU, for a hypervisor may take one
     /// away and leave the others.
     pub fn measure() -> Self {
-        const NAP: Duration = Strain::NAP;
+        const PAUSE: Duration = Strain::PAUSE;
         let (waited, end) = (Arc::<[AtomicU64; 2]>::default(), Arc::<AtomicBool>::default());
         let allowed = rustix::thread::sched_getaffinity(None).unwrap();
         for cpu in (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)) {
@@ -265,8 +265,8 @@ impl Strain {
                 let _ = rustix::thread::sched_setaffinity(None, &only);
                 while !ended.load(Relaxed) {
                     let start = std::time::Instant::now();
-                    std::thread::sleep(NAP);
-                    let late = start.elapsed().saturating_sub(NAP).as_micros() as u64;
+                    std::thread::sleep(PAUSE);
+                    let late = start.elapsed().saturating_sub(PAUSE).as_micros() as u64;
                     shared[0].fetch_add(if late > 1000 { late } else { 0 }, Relaxed);
                     shared[1].fetch_max(late, Relaxed);
                 }
@@ -287,7 +287,7 @@ impl Strain {
         let time = start.elapsed();
         if time >= limit {
             // Who measures may have been kept waiting as well, and says so when it runs.
-            std::thread::sleep(Self::NAP * 4);
+            std::thread::sleep(Self::PAUSE * 4);
         }
         (Took { time, strain: self.sum() - before }, result)
     }
@@ -495,7 +495,7 @@ impl Running {
     }
 }
 
-/// Whether process `pid` does anything still: it is there, and not only as a number that nobody has asked for.
+/// Whether process `pid` does anything still: it is there, and not only as a zombie that is not reaped yet.
 pub fn runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The state follows the name, which is in brackets.

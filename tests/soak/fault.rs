@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Duration;
 use testbed::{Process, Router, Signal};
 
-/// Something that goes wrong for a while. NICs are named by their index in [`CARDS`], routers by their id.
+/// Something that goes wrong for a while. NICs are named by their index in [`NICS`], routers by their id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Fault {
     /// A router ends, and starts again.
@@ -44,7 +44,7 @@ pub(crate) enum Fault {
     MoreQueues(usize),
     /// An offload that iou-fast turned off is turned on.
     OffloadOn(usize),
-    /// Somebody takes the XDP program off a NIC.
+    /// Another program takes the XDP program off a NIC.
     ProgramDetached(usize),
     /// The NETMAP has a link more.
     NetmapChanged,
@@ -55,12 +55,12 @@ pub(crate) enum Fault {
     /// Only the lock of that socket's id is removed.
     LockRemoved(u16),
     /// The netio directory is removed with all that is in it, and made again; routers start again later.
-    FolderRemoved,
+    DirectoryRemoved,
     /// The disk is full when the socket that a router sends to is to be made again.
     DiskFull(u16),
     /// iou-fast may open nothing more, and a router starts again.
     NoDescriptors(u16),
-    /// A wire sends from and to addresses that nobody knows.
+    /// A wire sends from and to unknown addresses.
     StrangersOnTheWire(usize),
     /// A router speaks as very many stations.
     StrangersBehind(u16),
@@ -70,12 +70,12 @@ pub(crate) enum Fault {
     RouterStorms(u16),
     /// A router sends what is no frame, too long, or not its own.
     BadDatagrams(u16),
-    /// Not drawn: nobody read, or iou-fast got no CPU, for the machine was busy.
+    /// Not drawn: the test did not read, or iou-fast got no CPU, because the machine was busy.
     Starved,
 }
 
 use Fault::{
-    AllRestart, BadDatagrams, DiskFull, Ended, FileRemoved, FolderRemoved, Hangup, Killed, LockRemoved,
+    AllRestart, BadDatagrams, DirectoryRemoved, DiskFull, Ended, FileRemoved, Hangup, Killed, LockRemoved,
     MoreQueues, NetmapChanged, NetmapFaulty, NicDown, NicRemoved, NicRenamed, NoCarrier, NoDescriptors,
     OffloadOn, ProgramDetached, RouterHangs, RouterReplaced, RouterRestarts, RouterStorms, SecondOnCard,
     SecondOnIds, SmallMtu, Starved, Stopped, Storm, StrangersBehind, StrangersOnTheWire,
@@ -87,7 +87,7 @@ impl Fault {
         let router = |random: &mut Random| 1 + random.below(ROUTERS.into()) as u16;
         let nic = |random: &mut Random| random.below(NICS.len() as u64) as usize;
         let mut kinds = vec![AllRestart, Stopped, SecondOnIds, Hangup, NetmapChanged, NetmapFaulty];
-        kinds.push(FolderRemoved);
+        kinds.push(DirectoryRemoved);
         let of_routers = [
             RouterRestarts,
             RouterReplaced,
@@ -176,7 +176,7 @@ impl Fault {
             RouterRestarts(id) | RouterReplaced(id) | RouterHangs(id) | StrangersBehind(id)
             | RouterStorms(id) | BadDatagrams(id) | FileRemoved(id) | LockRemoved(id) | DiskFull(id)
             | NoDescriptors(id) => Concern::Router(id),
-            AllRestart | FolderRemoved | Starved => Concern::Routers,
+            AllRestart | DirectoryRemoved | Starved => Concern::Routers,
             Stopped | Killed | Ended | SecondOnIds | Hangup | NetmapChanged | NetmapFaulty => {
                 Concern::Process
             }
@@ -204,7 +204,7 @@ impl Fault {
             RouterRestarts(id) | RouterReplaced(id) | RouterHangs(id) | NoDescriptors(id) => {
                 to == End::Router(id)
             }
-            AllRestart | FolderRemoved | Storm(_) | RouterStorms(_) | Starved => !to.is_wire(),
+            AllRestart | DirectoryRemoved | Storm(_) | RouterStorms(_) | Starved => !to.is_wire(),
             Stopped => flow.from.is_wire(),
             Killed | Ended => true,
             _ => false,
@@ -256,7 +256,7 @@ impl Fault {
             // It may be away already.
             FileRemoved(id) => drop(fs::remove_file(soak.pseudo(id))),
             LockRemoved(id) => drop(fs::remove_file(soak.pseudo(id).with_extension("lck"))),
-            FolderRemoved => {
+            DirectoryRemoved => {
                 fs::remove_dir_all(soak.scene.netio()).unwrap();
                 fs::create_dir(soak.scene.netio()).unwrap();
             }
@@ -316,7 +316,7 @@ impl Fault {
             }
             RouterHangs(id) => soak.members[index(id)].reads = true,
             AllRestart => (1..=ROUTERS).for_each(|id| soak.come(id)),
-            FolderRemoved => (1..=ROUTERS).for_each(|id| {
+            DirectoryRemoved => (1..=ROUTERS).for_each(|id| {
                 soak.leave(id);
                 soak.come(id);
             }),
@@ -414,7 +414,7 @@ impl Soak {
         self.scene.host.run("ethtool", arguments).unwrap();
     }
 
-    /// Any address that nobody has.
+    /// Any unused address.
     fn stranger(&mut self) -> [u8; 6] {
         let [a, b, c, d, e, ..] = self.random.any().to_be_bytes();
         [0x52, a, b, c, d, e]
@@ -585,7 +585,7 @@ impl Soak {
 }
 
 #[test]
-fn what_is_wrong_with_one_nic_costs_the_other_nothing() {
+fn fault_on_one_nic_costs_the_other_nothing() {
     let to = |from, to| Flow { from, to: Some(to) };
     let (wires, routers) = ([0, 1].map(End::Wire), [1, ROUTERS].map(End::Router));
     for fault in [NicDown(1), NicRemoved(1), NicRenamed(1), MoreQueues(1), ProgramDetached(1)] {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{NICS, ROUTERS, nic_of};
 
-/// In a frame's number: nobody counts it.
+/// In a frame's number: it is not counted.
 pub(crate) const NOISE: u64 = 1 << 63;
 const TO_SHIFT: u32 = 40;
 const FROM_SHIFT: u32 = 48;
@@ -168,7 +168,7 @@ impl Ledger {
 }
 
 #[test]
-fn a_ledger_knows_what_is_missing_doubled_or_late() {
+fn ledger_finds_missing_doubled_and_late_frames() {
     let mut ledger = Ledger::default();
     let flow = Flow { from: End::Wire(1), to: Some(End::Router(7)) };
     let numbers = [(); 4].map(|()| ledger.next(flow));

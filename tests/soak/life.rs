@@ -1,7 +1,7 @@
 //! From a start of iou-fast to its end: what is missing of its time, and what it has counted.
 
 use super::common::Summary;
-use super::{NICS, ON_A_CARD};
+use super::{NICS, ROUTERS_PER_NIC};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
@@ -23,7 +23,7 @@ const REASONS: [&str; 8] = [
 const FAULTS: [&str; 4] = ["fill-ring-empty", "rx-ring-full", "rx-dropped", "no-ring"];
 
 /// Routers on a NIC that a worker has at most, of two.
-const OF_A_WORKER: u64 = ON_A_CARD.div_ceil(2);
+const OF_A_WORKER: u64 = ROUTERS_PER_NIC.div_ceil(2);
 
 /// How many frames to routers it has counted as lost. One copy that found no room is one for all routers of a worker.
 fn counted(summary: &Summary) -> u64 {
@@ -72,7 +72,7 @@ impl Life {
     /// What is missing is among what it counted, or never reached its NIC.
     pub(crate) fn check(&self) {
         let Some(counted) = self.counted else { return };
-        let wire = self.lost_on_the_wire * ON_A_CARD;
+        let wire = self.lost_on_the_wire * ROUTERS_PER_NIC;
         println!("{} missing, {counted} counted, {wire} may be lost on the wire", self.missing);
         assert!(
             self.missing <= counted + wire,
@@ -130,7 +130,7 @@ fn dropped(text: &str, interface: &str) -> Option<u64> {
 
 /// Promise `soak`.
 #[test]
-fn only_what_a_numbered_frame_can_be_lost_for_is_counted() {
+fn drop_reasons_of_numbered_frames() {
     let text = "dropped: router-full 1, router-down 20, multicast-overflow 2, too-long 1000, wrong-id 1000, above-mtu 1000, \
                 nic-down 1000, spoofed 1000\nfaults: no-ring 300, tx-ring-full 1000, lost-wakeup 1000\n";
     assert_eq!(counted(&Summary::read(text)), 1 + 20 + 2 * OF_A_WORKER + 300);
@@ -141,7 +141,7 @@ fn only_what_a_numbered_frame_can_be_lost_for_is_counted() {
 }
 
 #[test]
-fn what_a_wire_drops_is_found() {
+fn wire_drops_are_found() {
     let text = "Inter-|   Receive  |  Transmit\n face |bytes packets errs drop fifo frame compressed multicast|bytes ...\n\
                 \x20 lo:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0\n\
                 \x20eth0:    1234      16    1    2    3     4          5         6     1096      13    7   77    9     1       2          3\n";

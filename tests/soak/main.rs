@@ -29,7 +29,7 @@ pub(crate) const NICS: [&str; 2] = ["eth0", "eth1"];
 /// Routers of the lab, 1 to this, as many on each NIC.
 pub(crate) const ROUTERS: u16 = 10;
 /// Routers on a NIC.
-pub(crate) const ON_A_CARD: u64 = ROUTERS as u64 / NICS.len() as u64;
+pub(crate) const ROUTERS_PER_NIC: u64 = ROUTERS as u64 / NICS.len() as u64;
 /// RX queues that a NIC can have; it has one at first.
 pub(crate) const MAX_QUEUES: u32 = 4;
 /// The station on each wire.
@@ -46,7 +46,7 @@ const TAG: Tag = Tag::vlan(7);
 const BEFORE: Duration = Duration::from_millis(500);
 /// How long after a fault everything works again, on a machine that is busy with other things.
 pub(crate) const AFTER: Duration = Duration::from_millis(1500);
-/// Nobody read, or iou-fast waited for a CPU, for so long that frames may be stale or find no room.
+/// The test did not read, or iou-fast waited for a CPU, for so long that frames may be stale or find a full queue.
 const STALL: Duration = Duration::from_millis(300);
 /// Without a fault for this long, memory and descriptors are compared, and every flow must flow.
 pub(crate) const CALM: Duration = Duration::from_millis(3500);
@@ -57,7 +57,7 @@ const FILES: u32 = 300;
 
 /// The NIC on whose LAN a router is. Its split_horizon in number are there, too: on each NIC both workers have routers.
 pub(crate) const fn nic_of(id: u16) -> usize {
-    (id as usize - 1) / ON_A_CARD as usize
+    (id as usize - 1) / ROUTERS_PER_NIC as usize
 }
 
 /// A time in which a fault was there.
@@ -233,7 +233,7 @@ impl Soak {
         (self.waited, self.looked) = (Duration::ZERO, Instant::now());
     }
 
-    /// Ends it as a user does: the books balance, and nothing is left.
+    /// Ends it as a user does: the accounting balances, and nothing is left.
     fn stop_iou_fast(&mut self) {
         let Some(running) = self.iou_fast.take() else { return };
         let summary = running.stop();
@@ -304,9 +304,9 @@ impl Soak {
 
     /// Another router on the same NIC.
     fn split_horizon(&mut self, id: u16) -> u16 {
-        let all = ON_A_CARD as u16;
+        let all = ROUTERS_PER_NIC as u16;
         let (first, own) = ((id - 1) / all * all, (id - 1) % all);
-        first + 1 + (own + 1 + self.random.below(ON_A_CARD - 1) as u16) % all
+        first + 1 + (own + 1 + self.random.below(ROUTERS_PER_NIC - 1) as u16) % all
     }
 
     /// Since `from` the machine was busy with other things. What was about to recover from a fault has until now for it.
@@ -357,7 +357,7 @@ impl Soak {
         let to = flow.to.map_or(if number.is_multiple_of(2) { BROADCAST } else { OSPF }, mac);
         let frame = tagged(to, mac(flow.from), tags(flow), len, number);
         let sent = match flow.from {
-            // While the NIC is down there is nobody to take it.
+            // While the NIC is down it has no receiver.
             End::Wire(nic) => self.stations[nic].send(&frame).is_ok(),
             End::Router(id) => self.try_send(id, &frame),
         };
@@ -377,7 +377,7 @@ impl Soak {
     fn receive(&mut self) {
         let since = self.received.elapsed();
         if since > STALL {
-            self.log.say(&format!("nobody read for {since:?}"));
+            self.log.say(&format!("the test did not read for {since:?}"));
             self.starved(self.received);
         }
         (0..NICS.len()).for_each(|nic| self.listen(nic));
@@ -448,7 +448,7 @@ impl Soak {
             self.look_at_the_wires();
             // One for many is missing at each.
             self.wire_excused[nic] += 1;
-            if self.wire_excused[nic] <= self.losses.undisturbed(nic) * ON_A_CARD {
+            if self.wire_excused[nic] <= self.losses.undisturbed(nic) * ROUTERS_PER_NIC {
                 return;
             }
         }
@@ -583,7 +583,7 @@ fn tags(flow: Flow) -> &'static [Tag] {
     if flow.is_tagged() { &[TAG] } else { &[] }
 }
 
-/// A frame that nobody counts, of `len` bytes.
+/// A frame that is not counted, of `len` bytes.
 fn noise(to: [u8; 6], from: [u8; 6], len: usize, number: u64) -> Vec<u8> {
     common::plain(to, from, len, NOISE | number & 0xffff_ffff)
 }
@@ -620,11 +620,11 @@ impl Soak {
     }
 }
 
-/// Promise `soak` (Faults): All faults at random, each kind in two minutes: each frame is delivered once,
-/// or its loss is explained and counted; memory and descriptors stay flat. Only the clock steps elsewhere,
-/// in a virtual machine: it would step for everybody here.
+/// Promise `soak` (Faults): Under all faults at random, each kind within two minutes, each frame is delivered
+/// once or its drop is explained and counted; memory and descriptors stay flat. Only the clock is set
+/// elsewhere, in a virtual machine, because it is the whole machine's.
 #[test]
-fn all_faults_at_random_and_every_frame_is_accounted_for() {
+fn soak_all_faults_every_frame_accounted_for() {
     let variable = |name: &str, default: u64| {
         std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
     };

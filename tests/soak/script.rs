@@ -180,7 +180,7 @@ mod tests {
 
     /// Promise `soak-seed` (Faults): The soak's seed alone says which faults come, and when.
     #[test]
-    fn a_seed_is_one_script_and_another_seed_another() {
+    fn seed_determines_the_script() {
         for seed in 0..50 {
             assert_eq!(script(seed, TWO_MINUTES), script(seed, TWO_MINUTES));
             assert_ne!(script(seed, TWO_MINUTES), script(seed + 1, TWO_MINUTES));
@@ -189,7 +189,7 @@ mod tests {
 
     /// Promise `soak-seed`.
     #[test]
-    fn every_kind_of_fault_comes_in_two_minutes() {
+    fn every_fault_occurs_in_two_minutes() {
         for seed in 0..200 {
             let script = script(seed, TWO_MINUTES);
             let missing = left_out(&script);
@@ -201,7 +201,7 @@ mod tests {
 
     /// Promise `soak-seed`.
     #[test]
-    fn what_excludes_each_other_is_never_together_and_calm_is_calm() {
+    fn exclusive_faults_never_overlap() {
         for seed in 0..200 {
             let mut active: Vec<Fault> = Vec::new();
             let mut quiet = Duration::ZERO;

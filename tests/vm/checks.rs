@@ -3,8 +3,8 @@
 //! Promise `soak` by `cargo xtask test --vm=zero-copy`.
 //!
 //! Promise by `cargo xtask test --vm=zero-copy` (Other kernels and drivers): With zero-copy frames of every
-//! size and bursts arrive whole both ways, it is killed and starts again, the card goes down and up, a VLAN
-//! sub-interface and two queues work, the clock is set.
+//! size and bursts arrive whole in both directions; the program is killed and starts again, the NIC goes down
+//! and up, a VLAN sub-interface and two queues work, the clock is set.
 //!
 //! Promise by `cargo xtask test --vm=oldest` (Other kernels and drivers): Linux 6.1 runs the lab.
 //!
@@ -34,8 +34,8 @@ macro_rules! checks {
 /// Native XDP and zero-copy: virtio-net from Linux 6.13.
 const ZERO_COPY: &[Check] = checks![
     zero_copy_is_got,
-    frames_of_every_size_arrive_whole_both_ways,
-    bursts_arrive_whole_both_ways,
+    every_frame_size_passes_in_both_directions,
+    bursts_arrive_whole_in_both_directions,
     a_burst_waits_for_the_nic,
     the_host_keeps_its_network,
     a_burst_just_before_the_end_arrives,
@@ -50,8 +50,8 @@ const ZERO_COPY: &[Check] = checks![
 
 /// Linux 6.1: native XDP on virtio-net, without zero-copy.
 const OLDEST: &[Check] = checks![
-    frames_of_every_size_arrive_whole_both_ways,
-    bursts_arrive_whole_both_ways,
+    every_frame_size_passes_in_both_directions,
+    bursts_arrive_whole_in_both_directions,
     a_burst_waits_for_the_nic,
     the_host_keeps_its_network,
     a_burst_just_before_the_end_arrives,
@@ -135,7 +135,7 @@ impl Line {
         frames.len() as u64
     }
 
-    /// A few frames both ways, unicast and to everybody.
+    /// A few frames in both directions, unicast and broadcast.
     #[track_caller]
     fn talk(&mut self) {
         for to in [router_mac(ROUTER, 0, 0), BROADCAST] {
@@ -152,7 +152,7 @@ impl Line {
     }
 }
 
-/// Routers 2 to 16 behind the same pseudo instance. What one sends and nobody has read is charged to its own socket,
+/// Routers 2 to 16 behind the same pseudo instance. What one sends and is not read is charged to its own socket,
 /// whose default is 208 KiB: some 270 of the smallest frames. Together they fill any ring.
 struct Crowd {
     line: Line,
@@ -192,7 +192,7 @@ fn zero_copy_is_got() {
     }
 }
 
-fn frames_of_every_size_arrive_whole_both_ways() {
+fn every_frame_size_passes_in_both_directions() {
     let mut line = Line::new(Pair::Hub);
     let iou_fast = line.start_native();
     let (mut to_router, mut from_router) = (0, 0);
@@ -224,7 +224,7 @@ fn frames_of_every_size_arrive_whole_both_ways() {
 }
 
 /// More at once than the NIC's own rings hold, 256 in QEMU.
-fn bursts_arrive_whole_both_ways() {
+fn bursts_arrive_whole_in_both_directions() {
     const FRAMES: u64 = 1000;
     let mut line = Line::new(Pair::Hub);
     let iou_fast = line.start_native();
@@ -328,7 +328,7 @@ fn killed_it_starts_again_at_once() {
     iou_fast.stop();
 }
 
-/// Both ways, also for frames that lie in a queue meanwhile: by the clock these are a year old then, or of next year.
+/// In both directions, also for frames that lie in a queue meanwhile: by the clock these are a year old then, or of next year.
 fn the_clock_is_set_and_nothing_stops() {
     const YEAR: i64 = 365 * 24 * 3600;
     let mut line = Line::new(Pair::Hub);
@@ -372,7 +372,7 @@ fn the_nic_goes_down_and_up() {
     let lost = summary.drops("nic-down") + summary.drops("nic-refused");
     let all: u64 = summary.dropped.iter().map(|(_, count)| count).sum();
     assert_eq!(lost, all, "{}", summary.text);
-    // Every frame of the router's is in the books.
+    // Every frame of the router's is counted.
     assert_eq!(summary.to_nics.0 + lost, 4 * 4 + 300, "{}", summary.text);
 }
 
@@ -444,7 +444,7 @@ fn two_queues_serve_two_workers() {
     }
     let statistics = scene.host.run("ethtool", ["-S", "eth0"]).unwrap().stdout;
     let statistics = String::from_utf8_lossy(&statistics);
-    // Both queues, both ways: what the XDP program redirected, and what was sent.
+    // Both queues, in both directions: what the XDP program redirected, and what was sent.
     for counter in ["rx0_xdp_redirects", "rx1_xdp_redirects", "tx0_xdp_tx", "tx1_xdp_tx"] {
         let mut words =
             statistics.split_whitespace().skip_while(|word| word.trim_end_matches(':') != counter);

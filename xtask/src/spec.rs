@@ -699,7 +699,7 @@ mod tests {
         }
     }
 
-    /// Promise (The project's tasks): This file is checked.
+    /// Promise (The project's tasks): This file is current, and each test in it ran and passed.
     #[test]
     fn a_promise_needs_a_test_that_is_there_and_has_passed() {
         let directory = workspace(&[

@@ -219,8 +219,8 @@ mod tests {
     proptest! {
         /// Chunk conservation: after any sequence of steps of either side, every chunk is in exactly one place.
         ///
-        /// Promise `chunks` (Memory): A frame is in one place at a time, and none is lost, whatever either
-        /// side of a ring does.
+        /// Promise `chunks` (Memory): A frame is in one place at a time, and none disappears, whatever either
+        /// end of a ring does.
         #[test]
         fn no_chunk_is_lost_or_doubled(steps in prop::collection::vec((0u8..8, 0usize..6), 0..300)) {
             const CHUNKS: usize = 12;
