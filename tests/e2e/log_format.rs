@@ -1,8 +1,6 @@
 //! `--log-format`: what a person and what a program reads of the same events.
 
-mod common;
-
-use common::{SOON, Scene};
+use crate::common::{SOON, Scene};
 use serde_json::{Map, Value};
 use testbed::{Router, VethOptions, wait_until};
 

@@ -1,8 +1,8 @@
 //! Which station is behind which router interface: MAC patterns, what is learned, what moves, what is never learned.
 
-mod common;
-
-use common::{ARRIVAL, BROADCAST, Listener, Running, SILENCE, Scene, header, plain, router_mac, tagged};
+use crate::common::{
+    ARRIVAL, BROADCAST, Listener, Running, SILENCE, Scene, header, plain, router_mac, tagged,
+};
 use testbed::{Router, Station, Tag, VethOptions, wait_until};
 
 const GATEWAY: [u8; 6] = [0, 0x11, 0x22, 0x33, 0x44, 0x55];
@@ -85,8 +85,8 @@ impl Lan {
         }
     }
 
-    /// Router `id` speaks as `mac`, which is the host's or another router's, to the wire, to another router and as broadcast, and no
-    /// frame arrives.
+    /// Router `id` speaks as `mac`, which is the host's or another router's, to the wire, to another router and as
+    /// broadcast, and no frame arrives.
     fn speak_in_vain(&mut self, id: u16, mac: [u8; 6], tags: &[Tag]) {
         for to in [GATEWAY, BROADCAST, router_mac(3, 0, 0)] {
             let frame = self.frame(to, mac, tags);

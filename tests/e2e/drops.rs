@@ -2,8 +2,8 @@
 //! stands in the summary under its reason.
 //!
 //! Elsewhere:
-//! - Faults are forced in tests/faults.rs.
-//! - `too-large`: tests/jumbo.rs, `jumbo_above_limit_is_dropped_and_counted`.
+//! - Faults are forced in tests/e2e/measured/faults.rs.
+//! - `too-large`: tests/e2e/jumbo.rs, `jumbo_above_limit_is_dropped_and_counted`.
 //!
 //! What cannot be provoked from outside:
 //! - `no-chunk`: the bound of the backlogs leaves a reserve of chunks for whatever the sockets and rings can hold at once
@@ -11,9 +11,7 @@
 //! - `bad-descriptor`: the kernel writes none; `af_xdp::umem`, `the_kernel_cannot_give_back_what_it_was_not_given`, and
 //!   `af_xdp::ring`, `an_invalid_index_of_the_other_side_stays_within_the_ring`.
 
-mod common;
-
-use common::{ARRIVAL, BROADCAST, Listener, Running, Scene, Summary, header, plain, tagged};
+use crate::common::{ARRIVAL, BROADCAST, Listener, Running, Scene, Summary, header, plain, tagged};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 use testbed::{Router, Signal, Tag, VethOptions};

@@ -1,5 +1,5 @@
 //! The unit of the service. Nothing here starts systemd: what it makes of the unit is asked of `systemd-analyze`, and
-//! tests/notify.rs plays its part for the program.
+//! tests/e2e/notify.rs plays its part for the program.
 //!
 //! Shown by hand with systemd 252 as process 1 of namespaces of its own, network included, and the package installed there:
 //! for an ordinary user and for root, start, reload, the status with a faulty NETMAP, no warning of short queues, a restart

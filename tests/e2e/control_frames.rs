@@ -1,8 +1,6 @@
 //! Control frames of switch images: spanning tree, CDP and their like, to the wire or not.
 
-mod common;
-
-use common::{ARRIVAL, BROADCAST, Listener, Running, Scene, header, plain, router_mac};
+use crate::common::{ARRIVAL, BROADCAST, Listener, Running, Scene, header, plain, router_mac};
 use testbed::{Router, Station, VethOptions};
 
 const R1: [u8; 6] = router_mac(1, 0, 0);

@@ -1,9 +1,7 @@
 //! TCP and UDP from real kernels, with offloads as they come by default: the kernel at the wire's end of a veth pair
 //! leaves checksums, and the cutting of large segments, to a NIC that is none.
 
-mod common;
-
-use common::{Running, Scene, Summary};
+use crate::common::{Running, Scene, Summary};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -143,7 +141,9 @@ fn iperf3_beside_busy_routers() {
         let flood = scope.spawn(|| {
             let station = lan.scene.station();
             let frames: Vec<_> = (11..=30)
-                .map(|id| common::plain(common::router_mac(id, 0, 0), [2, 0, 0, 0, 0, 9], 500, 0))
+                .map(|id| {
+                    crate::common::plain(crate::common::router_mac(id, 0, 0), [2, 0, 0, 0, 0, 9], 500, 0)
+                })
                 .collect();
             while !end.load(Relaxed) {
                 station.send_batch(&frames).unwrap();
@@ -222,8 +222,8 @@ fn offload_warning_names_lower_device_of_macvlan() {
     // Which it says as well: the kernel has taken tags out before the program sees the frame.
     assert!(said.contains("sees no VLAN tags"), "{said}");
     let mut spy = Router::new(&lan.scene.netio(), 2).unwrap();
-    let [mac, station] = [common::router_mac(2, 0, 0), lan.scene.wire.mac("eth0").unwrap()];
-    let sent = common::tagged(mac, station, &[testbed::Tag::vlan(10)], 100, 1);
+    let [mac, station] = [crate::common::router_mac(2, 0, 0), lan.scene.wire.mac("eth0").unwrap()];
+    let sent = crate::common::tagged(mac, station, &[testbed::Tag::vlan(10)], 100, 1);
     let got = wait_for(|| {
         lan.scene.station().send(&sent).unwrap();
         spy.recv_where(TRY, |_, frame| frame.starts_with(&sent[..12]))

@@ -1,13 +1,11 @@
 //! The netio directory and what is in it goes and comes back, disks fill up, descriptors run out: reported once, recovered
 //! from, and the other routers notice nothing.
 
-mod common;
-
-use common::crowd::{
+use crate::common::crowd::{
     Crowd, WAIT, classroom, from_router, number, pseudo_ids, wait_until_all_connected, wait_until_connected,
     while_frames_flow,
 };
-use common::{Running, SOON, Scene, header, plain, router_mac};
+use crate::common::{Running, SOON, Scene, header, plain, router_mac};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
@@ -36,7 +34,7 @@ fn wait_for(iou_fast: &Running, text: &str) {
 #[track_caller]
 fn wait_until_heard(station: &mut Station, netio: &Path, id: u16, seq: u64) {
     let socket = UnixDatagram::unbound().unwrap();
-    let frame = plain(common::crowd::STATION, router_mac(id, 0, 0), 64, seq);
+    let frame = plain(crate::common::crowd::STATION, router_mac(id, 0, 0), 64, seq);
     let datagram = [&header(512 + id, 0, id, 0)[..], &frame].concat();
     let heard = wait_until(WAIT, || {
         let _ = socket.send_to(&datagram, netio.join((512 + id).to_string()));
@@ -123,7 +121,7 @@ fn netio_directory_removed_is_made_again() {
             assert!(wait_until(SOON, || scene.netio().is_dir()), "{}", iou_fast.process.dump());
         }
         // Routers that still run hear the wire through the sockets that they have.
-        station.send(&common::crowd::to_router(1, 77)).unwrap();
+        station.send(&crate::common::crowd::to_router(1, 77)).unwrap();
         assert!(routers[0].recv_where(WAIT, |_, frame| number(frame) == Some(77)).is_some());
         wait_until_heard(&mut station, &scene.netio(), 1, round * 10 + 3);
         for (router, id) in routers.iter_mut().zip([1, 2]) {

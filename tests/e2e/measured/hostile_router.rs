@@ -1,9 +1,7 @@
 //! Routers that misbehave: one floods, speaks under another's name, or makes addresses up; the others keep their share.
 
-mod common;
-
-use common::crowd::{Crowd, lost_on_the_wire, send_paced};
-use common::{BROADCAST, Listener, Running, SOON, Scene, header, plain, router_mac};
+use crate::common::crowd::{Crowd, lost_on_the_wire, send_paced};
+use crate::common::{BROADCAST, Listener, Running, SOON, Scene, header, plain, router_mac};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -287,7 +285,7 @@ fn address_moving_between_routers_fills_no_log() {
     send(&socket, &lab.scene, 2, &plain(STATION, router_mac(2, 0, 0), 64, 9999));
     send(&socket, &lab.scene, 3, &plain(STATION, router_mac(3, 0, 0), 64, 9999));
     for _ in 0..2 {
-        wire.recv_where(SOON, |frame| common::crowd::number(frame) == Some(9999)).unwrap();
+        wire.recv_where(SOON, |frame| crate::common::crowd::number(frame) == Some(9999)).unwrap();
     }
     let log = lab.iou_fast.process.stderr();
     let moved = log.lines().filter(|line| line.contains(" moved from ")).count();

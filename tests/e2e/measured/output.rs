@@ -1,10 +1,8 @@
 //! Where the log and what is printed go matters to no frame: a disk is full, a terminal held or gone, a pipe not read or
 //! closed.
 
-mod common;
-
-use common::crowd::{number, wait_until_connected};
-use common::{ARRIVAL, BROADCAST, SOON, Scene, Strain, Summary, header, plain, router_mac};
+use crate::common::crowd::{number, wait_until_connected};
+use crate::common::{ARRIVAL, BROADCAST, SOON, Scene, Strain, Summary, header, plain, router_mac};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::fs::File;
@@ -15,7 +13,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use testbed::{Process, Router, Signal, Station, Streams, Terminal, VethOptions, wait_until};
 
-const STATION: [u8; 6] = common::crowd::STATION;
+const STATION: [u8; 6] = crate::common::crowd::STATION;
 
 /// Router 1 behind 513 on eth0, of which an offload has to be put back at the end.
 struct Lab {

@@ -1,11 +1,9 @@
 //! Faults, which must not happen, brought about by force: each is counted, under its name and among no others, and all
 //! goes on. Root opens what a running `iou-fast` shares with its XDP program, and breaks the rules there.
 
-mod common;
-
-use common::crowd::{from_router, number, to_all, to_router};
-use common::tables::Tables;
-use common::{Listener, Running, SOON, Scene, Summary};
+use crate::common::crowd::{from_router, number, to_all, to_router};
+use crate::common::tables::Tables;
+use crate::common::{Listener, Running, SOON, Scene, Summary};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use testbed::{Router, Signal, VethOptions, wait_until};
@@ -104,8 +102,8 @@ fn fault_missing_xsk_socket_is_counted() {
     assert_eq!(summary.faults, [("no-ring".to_string(), 3)], "{}", summary.text);
 }
 
-/// Sends a broadcast or multicast frame to the worker, which sleeps, but says that it is awake: the XDP program does not wake it. Returns
-/// how late router 1 got it.
+/// Sends a broadcast or multicast frame to the worker, which sleeps, but says that it is awake: the XDP program does not
+/// wake it. Returns how late router 1 got it.
 fn send_unnoticed(scene: &Scene, tables: &Tables, router: &mut Router, seq: u64) -> Duration {
     let (station, frame) = (scene.station(), to_all(seq));
     let asleep = &tables.shared.asleep[0];

@@ -1,8 +1,6 @@
 //! L1 keepalives: the interface of a router started with `-l` follows the carrier of its NIC.
 
-mod common;
-
-use common::{SOON, Scene};
+use crate::common::{SOON, Scene};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 use testbed::{Process, VethOptions, wait_until};

@@ -1,9 +1,7 @@
 //! Frames that are larger than a chunk of UMEM, on NICs whose MTU has them; and frames that are a little larger than the
 //! MTU of their NIC: MPLS labels, QinQ.
 
-mod common;
-
-use common::{
+use crate::common::{
     ARRIVAL, BROADCAST, Listener, Running, SOON, Scene, Summary, header, plain, router_mac, tagged,
 };
 use iou_fast::ether::Mac;

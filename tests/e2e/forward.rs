@@ -1,8 +1,6 @@
 //! Frames through the real program, from the wire to routers, back, and between routers.
 
-mod common;
-
-use common::{
+use crate::common::{
     ARRIVAL, BROADCAST, Listener, Scene, header, is_test_frame, plain, router_mac, tagged, udp, udp_number,
 };
 use std::collections::BTreeMap;

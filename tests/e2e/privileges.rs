@@ -1,9 +1,7 @@
 //! What every thread may do once all is up, as `/proc` tells, and that forwarding and recovery need no more.
 
-mod common;
-
-use common::users::{LAB, STRANGER, as_user};
-use common::{ARRIVAL, BROADCAST, Listener, Running, SOON, Scene, header, plain, router_mac, runs};
+use crate::common::users::{LAB, STRANGER, as_user};
+use crate::common::{ARRIVAL, BROADCAST, Listener, Running, SOON, Scene, header, plain, router_mac, runs};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
@@ -124,8 +122,8 @@ fn assert_guard_confined(scene: &Scene, iou_fast: Running, uid: u32, bounding: b
     assert!(offloads().contains("rx-vlan-offload: on"), "{}", offloads());
 }
 
-/// Unicast, broadcast and multicast frames in both directions, an address learned by a worker, a router that restarts: all after privileges are
-/// gone. `uid` runs the router. Returns the router.
+/// Unicast, broadcast and multicast frames in both directions, an address learned by a worker, a router that restarts: all
+/// after privileges are gone. `uid` runs the router. Returns the router.
 fn works(scene: &Scene, iou_fast: &Running, uid: u32, router: Router) -> Router {
     let mut station = scene.station();
     let conversation = |router: &mut Router, station: &mut testbed::Station, number: u64| {

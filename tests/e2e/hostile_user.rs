@@ -1,10 +1,8 @@
 //! Another local user, and the lab's own user where root works for him: neither gets in, reads along, breaks anything,
 //! or has root write where he may not.
 
-mod common;
-
-use common::users::{LAB, STRANGER, as_user};
-use common::{ARRIVAL, Listener, Running, SILENCE, SOON, Scene, header, plain, router_mac};
+use crate::common::users::{LAB, STRANGER, as_user};
+use crate::common::{ARRIVAL, Listener, Running, SILENCE, SOON, Scene, header, plain, router_mac};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::io::Errno;
 use std::fs;

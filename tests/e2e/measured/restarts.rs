@@ -1,13 +1,13 @@
 //! Routers come and go at any time, hang, are killed and replaced; the NIC goes down and comes back; the
 //! program itself is stopped and continued.
 
-mod common;
-
-use common::crowd::{
+use crate::common::crowd::{
     Crowd, WAIT, classroom, cpu_share, from_router, number, pseudo_ids, send_paced, to_router,
     wait_until_all_connected, wait_until_connected, while_frames_flow,
 };
-use common::{BROADCAST, Running, SOON, Scene, Strain, Took, assert_each_within, header, plain, router_mac};
+use crate::common::{
+    BROADCAST, Running, SOON, Scene, Strain, Took, assert_each_within, header, plain, router_mac,
+};
 use std::path::Path;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};

@@ -1,8 +1,6 @@
 //! `iou-fast clean`: what a crash left is removed and named, what runs is left alone.
 
-mod common;
-
-use common::{SOON, Scene};
+use crate::common::{SOON, Scene};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;

@@ -1,13 +1,11 @@
 //! Under load: bursts, routers that do not read, storms, many routers on two CPUs, and nothing to do at all.
 
-mod common;
-
-use common::crowd::{
+use crate::common::crowd::{
     Crowd, classroom, cpu_share, from_router, lost_on_the_wire, number, pseudo_ids, send_paced, thread_times,
     to_all, to_router,
 };
-use common::tables::Tables;
-use common::{BROADCAST, Running, SOON, Scene, router_mac};
+use crate::common::tables::Tables;
+use crate::common::{BROADCAST, Running, SOON, Scene, router_mac};
 use iou_fast::steer::layout::Count;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
