@@ -24,7 +24,7 @@ say "apt install ./iou-fast_*.deb"
 apt-get --quiet --yes install ./iou-fast_*.deb
 say "iou-fast --version"
 iou-fast --version
-iou-fast --version | grep -q "$(echo "$commit" | cut -c 1-8)" || fail "it does not name the commit $commit"
+iou-fast --version | grep -q "($(echo "$commit" | cut -c 1-7))" || fail "it does not name the commit $commit"
 say "iou-fast lab"
 iou-fast lab
 
