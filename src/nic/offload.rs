@@ -146,9 +146,9 @@ impl Offloads {
     /// [`Error::Gone`], [`Error::Query`].
     pub fn turned_on(&self) -> Result<Vec<StillOn>, Error> {
         let known = |name: &String| self.still_on.iter().any(|still| still.feature == *name);
-        let off = plan(&self.features()?, &self.turned_off, self.generic_mode).off;
+        let on = plan(&self.features()?, &self.turned_off, self.generic_mode).off;
         let interface = &self.nic.name;
-        Ok(off
+        Ok(on
             .into_iter()
             .filter(|name| !known(name))
             .map(|feature| {

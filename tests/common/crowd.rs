@@ -301,7 +301,8 @@ impl Member {
         for _ in 0..32 {
             let Some((_, frame)) = router.recv(Duration::ZERO) else { break };
             if let Some(seq) = number(&frame) {
-                let got = Got { at: Instant::now(), seq, group: frame[0] & 1 == 1 };
+                let multicast = frame[0] & 1 == 1;
+                let got = Got { at: Instant::now(), seq, group: multicast };
                 self.got.lock().unwrap().push(got);
                 self.count.fetch_add(1, Relaxed);
             }

@@ -276,11 +276,11 @@ fn lock_directory_writable_by_others_is_refused() {
     fs::create_dir(&state).unwrap();
     mode(&state, 0o777);
     let said = scene.refused(&LAB_OPTIONS);
-    assert!(said.contains("nobody else may write to"), "{said}");
+    assert!(said.contains("no other user may write to"), "{said}");
     mode(&state, 0o755);
     chown(&state, Some(LAB), None).unwrap();
     let said = scene.refused(&LAB_OPTIONS);
-    assert!(said.contains("nobody else may write to"), "{said}");
+    assert!(said.contains("no other user may write to"), "{said}");
     fs::remove_dir(&state).unwrap();
     symlink("/etc", &state).unwrap();
     let said = scene.refused(&LAB_OPTIONS);

@@ -502,9 +502,9 @@ impl Soak {
         }
         for nic in NICS {
             let features = self.scene.host.run("ethtool", ["-k", nic]).unwrap().stdout;
-            let off = String::from_utf8_lossy(&features).contains("rx-vlan-offload: off");
+            let is_off = String::from_utf8_lossy(&features).contains("rx-vlan-offload: off");
             let left_on = running.process.stderr().contains("keeps being re-enabled");
-            assert!(off || left_on, "{nic}: rx-vlan-offload is on\n{}", self.dump());
+            assert!(is_off || left_on, "{nic}: rx-vlan-offload is on\n{}", self.dump());
         }
         let now = Instant::now();
         self.windows.retain(|window| window.to.is_none_or(|end| now < end + Duration::from_secs(20)));

@@ -51,7 +51,6 @@ const GIVEN_UP: &[(&str, &str)] = &[
     ("group frame", "broadcast or multicast frame"),
     ("group frames", "broadcast and multicast frames"),
     ("predicted", "static (FDB entry)"),
-    ("loss", "drop"),
     ("nobody", "a subject that exists"),
     ("somebody", "a subject that exists"),
 ];
