@@ -136,7 +136,7 @@ fn drop_nic_down_counted_while_routers_are_read() {
     other.hear_this(&between);
 
     scene.host.ip("link set eth0 up").unwrap();
-    iou_fast.process.wait_for_line(|line| line.contains("eth0 is up"), ARRIVAL).unwrap();
+    iou_fast.process.wait_for_line(|line| line.contains("eth0: up"), ARRIVAL).unwrap();
     let mut station = scene.station();
     let good = plain(STATION, R1, 60, 6001);
     router.send(501, FROM_1, &good).unwrap();

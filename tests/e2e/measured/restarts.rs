@@ -303,7 +303,7 @@ fn nic_down_blocks_no_router_and_recovers() {
         |scene| drop(scene.host.ip("link set eth0 down").unwrap()),
         |scene| drop(scene.host.ip("link set eth0 up").unwrap()),
         "eth0: down",
-        "eth0 is up",
+        "eth0: up",
     );
 }
 
@@ -314,7 +314,7 @@ fn carrier_lost_blocks_no_router_and_recovers() {
         |scene| drop(scene.wire.ip("link set eth0 down").unwrap()),
         |scene| drop(scene.wire.ip("link set eth0 up").unwrap()),
         "eth0: carrier lost",
-        "eth0 is up",
+        "eth0: up",
     );
 }
 
