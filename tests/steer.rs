@@ -666,17 +666,17 @@ fn frame_limit_is_four_chunks() {
         for tags in [UNTAGGED, &[Tag::new(0x88a8, 5), Tag::vlan(6)]] {
             bench.expect_steered(&frame(pattern(1), WIRE, tags, len), &entry(1, 0));
         }
-        let multicast = frame(OSPF, WIRE, UNTAGGED, len);
+        let bum = frame(OSPF, WIRE, UNTAGGED, len);
         let counts = [(Count::Bum, 1), (Count::BumCopies, 1), (Count::BumSteered, 1)];
-        let run = bench.expect(&multicast, Redirect, &counts);
-        run.is_steered(&multicast, STAMP_BUM, Header([0; 8]));
-        bench.expect_copy(1, &run, CopyKind::Bum, &multicast);
+        let run = bench.expect(&bum, Redirect, &counts);
+        run.is_steered(&bum, STAMP_BUM, Header([0; 8]));
+        bench.expect_copy(1, &run, CopyKind::Bum, &bum);
     }
     for len in [MAX_LARGE + 1, 16384] {
         bench.expect(&frame(pattern(1), WIRE, UNTAGGED, len), Drop, &[(Count::TooLarge, 1)]);
     }
-    let multicast = frame(OSPF, WIRE, UNTAGGED, MAX_LARGE + 1);
-    bench.expect(&multicast, Pass, &[(Count::Bum, 1), (Count::BumCopies, 2)]);
+    let bum = frame(OSPF, WIRE, UNTAGGED, MAX_LARGE + 1);
+    bench.expect(&bum, Pass, &[(Count::Bum, 1), (Count::BumCopies, 2)]);
 }
 
 /// A credits's share is one of chunks: a frame that takes three of them counts as three. With zero-copy the head is in front of
@@ -844,11 +844,11 @@ fn bum_frames_are_copied_to_workers() {
             let counted = [(Count::Bum, 1), (Count::BumCopies, copies)];
             for len in [14, 15, 60, 1514, 2023, 2024, 2025, 3520, 3521, 4096, 9014, COPY_LARGE] {
                 for dst in [BROADCAST, OSPF, [0x33, 0x33, 0, 0, 0, 1]] {
-                    let multicast = frame(dst, WIRE, UNTAGGED, len);
-                    let run = bench.expect(&multicast, Pass, &counted);
+                    let bum = frame(dst, WIRE, UNTAGGED, len);
+                    let run = bench.expect(&bum, Pass, &counted);
                     for worker in 0..workers {
                         if mask >> worker & 1 == 1 {
-                            bench.expect_copy(worker, &run, CopyKind::Bum, &multicast);
+                            bench.expect_copy(worker, &run, CopyKind::Bum, &bum);
                         } else {
                             bench.expect_no_copy(worker);
                         }
@@ -874,10 +874,10 @@ fn bum_frames_are_copied_to_workers() {
 fn bum_bits_of_absent_workers_are_ignored() {
     let mut bench = Bench::new(2);
     bench.shared().bum_workers.store(u64::MAX, SeqCst);
-    let group = to(BROADCAST, UNTAGGED);
-    let run = bench.expect(&multicast, Pass, &[(Count::Bum, 1), (Count::BumCopies, 2)]);
-    bench.expect_copy(0, &run, CopyKind::Bum, &multicast);
-    bench.expect_copy(1, &run, CopyKind::Bum, &multicast);
+    let bum = to(BROADCAST, UNTAGGED);
+    let run = bench.expect(&bum, Pass, &[(Count::Bum, 1), (Count::BumCopies, 2)]);
+    bench.expect_copy(0, &run, CopyKind::Bum, &bum);
+    bench.expect_copy(1, &run, CopyKind::Bum, &bum);
 }
 
 #[test]
@@ -887,18 +887,18 @@ fn full_ring_buffer_costs_copies_not_the_host_frame() {
         let mut bench = Bench::new(2);
         bench.shared().bum_workers.store(0b11, SeqCst);
         let room = (COPY_RING as usize - 1) / record;
-        let multicast = frame(BROADCAST, WIRE, UNTAGGED, len);
+        let bum = frame(BROADCAST, WIRE, UNTAGGED, len);
         for _ in 0..room {
-            bench.expect(&multicast, Pass, &[(Count::Bum, 1), (Count::BumCopies, 2)]);
+            bench.expect(&bum, Pass, &[(Count::Bum, 1), (Count::BumCopies, 2)]);
         }
         assert_eq!(bench.take(1).len(), room);
         let counted = [(Count::Bum, 1), (Count::CopyRingFull, 1), (Count::BumCopies, 1)];
         for _ in 0..10 {
-            bench.expect(&multicast, Pass, &counted);
+            bench.expect(&bum, Pass, &counted);
         }
         assert_eq!(bench.take(0).len(), room);
         assert_eq!(bench.take(1).len(), 10);
-        bench.expect(&multicast, Pass, &[(Count::Bum, 1), (Count::BumCopies, 2)]);
+        bench.expect(&bum, Pass, &[(Count::Bum, 1), (Count::BumCopies, 2)]);
         assert_eq!(bench.take(0).len(), 1);
     }
 }
@@ -911,15 +911,15 @@ fn exclusive_redirects_bum_frames_to_owner() {
     for owner in 0..3_usize {
         bench.shared().bum_owner.store(owner as u32, SeqCst);
         for len in [14, 60, 1514, 3520, 3521, MAX_STEERED] {
-            let multicast = frame(OSPF, WIRE, UNTAGGED, len);
+            let bum = frame(OSPF, WIRE, UNTAGGED, len);
             let counted = [(Count::Bum, 1), (Count::BumCopies, 2), (Count::BumSteered, 1)];
-            let run = bench.expect(&multicast, Redirect, &counted);
-            run.is_steered(&multicast, STAMP_BUM, Header([0; 8]));
+            let run = bench.expect(&bum, Redirect, &counted);
+            run.is_steered(&bum, STAMP_BUM, Header([0; 8]));
             for worker in 0..3 {
                 if worker == owner {
                     bench.expect_no_copy(worker);
                 } else {
-                    bench.expect_copy(worker, &run, CopyKind::Bum, &multicast);
+                    bench.expect_copy(worker, &run, CopyKind::Bum, &bum);
                 }
             }
         }
@@ -956,13 +956,13 @@ fn loads_with_one_two_and_64_workers() {
             bench.shared().bum_workers.store(all, SeqCst);
             let last = workers - 1;
             bench.shared().bum_owner.store(last as u32, SeqCst);
-            let multicast = frame(BROADCAST, WIRE, &[Tag::vlan(7)], 1518);
+            let bum = frame(BROADCAST, WIRE, &[Tag::vlan(7)], 1518);
             let (verdict, copies) = if exclusive { (Redirect, last) } else { (Pass, workers) };
             let steered = (Count::BumSteered, u64::from(exclusive));
             let counted = [(Count::Bum, 1), (Count::BumCopies, copies as u64), steered];
-            let run = bench.expect(&multicast, verdict, &counted);
+            let run = bench.expect(&bum, verdict, &counted);
             for worker in 0..copies {
-                bench.expect_copy(worker, &run, CopyKind::Bum, &multicast);
+                bench.expect_copy(worker, &run, CopyKind::Bum, &bum);
             }
             bench.predict(pattern(1), &entry(1, last as u16));
             bench.expect_steered(&to(pattern(1), UNTAGGED), &entry(1, 0));

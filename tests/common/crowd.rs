@@ -162,7 +162,7 @@ pub struct Got {
     /// Its number.
     pub seq: u64,
     /// To everybody.
-    pub group: bool,
+    pub bum: bool,
 }
 
 /// What a router of a crowd is doing and has got.
@@ -239,7 +239,7 @@ impl Crowd {
 
     /// The numbers of the frames to router `id` alone.
     pub fn numbers(&self, id: u16) -> Vec<u64> {
-        self.got(id).iter().filter(|got| !got.group).map(|got| got.seq).collect()
+        self.got(id).iter().filter(|got| !got.bum).map(|got| got.seq).collect()
     }
 
     /// How many frames router `id` has got so far.
@@ -301,8 +301,7 @@ impl Member {
         for _ in 0..32 {
             let Some((_, frame)) = router.recv(Duration::ZERO) else { break };
             if let Some(seq) = number(&frame) {
-                let multicast = frame[0] & 1 == 1;
-                let got = Got { at: Instant::now(), seq, group: multicast };
+                let got = Got { at: Instant::now(), seq, bum: frame[0] & 1 == 1 };
                 self.got.lock().unwrap().push(got);
                 self.count.fetch_add(1, Relaxed);
             }

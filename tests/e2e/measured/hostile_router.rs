@@ -132,7 +132,7 @@ impl Lab {
                 .collect()
         };
         let group = |id: u16| -> Vec<u64> {
-            let got = self.crowd.got(id).into_iter().filter(|got| got.group && got.seq < FLOODED);
+            let got = self.crowd.got(id).into_iter().filter(|got| got.bum && got.seq < FLOODED);
             got.map(|got| got.seq).collect()
         };
         let all =
@@ -168,13 +168,8 @@ impl Lab {
 
     /// The longest time without a frame for router `id` alone, which gets some every few milliseconds.
     fn delays(&self, id: u16) -> Duration {
-        let times: Vec<Instant> = self
-            .crowd
-            .got(id)
-            .iter()
-            .filter(|got| !got.group && got.seq < FLOODED)
-            .map(|got| got.at)
-            .collect();
+        let times: Vec<Instant> =
+            self.crowd.got(id).iter().filter(|got| !got.bum && got.seq < FLOODED).map(|got| got.at).collect();
         times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 }
