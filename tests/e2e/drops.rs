@@ -292,10 +292,12 @@ fn router_paused_at_backlog_limit_and_accounting_balances() {
 
     let summary = iou_fast.stop();
     let drops = |why| usize::try_from(summary.drops(why)).unwrap();
-    let [full, paused, stale] = ["router-full", "router-paused", "stale"].map(drops);
+    // On a machine that is busy with other tests the worker may be late: what exceeds its credits is `worker-busy`.
+    let [full, paused, stale, busy] = ["router-full", "router-paused", "stale", "worker-busy"].map(drops);
     assert!(full > 0 && paused > 0, "{}", summary.text);
-    assert_eq!(numbers.len() + full + paused + stale, sent, "{}", summary.text);
-    assert_eq!(summary.dropped.iter().map(|(_, count)| count).sum::<u64>(), (full + paused + stale) as u64);
+    let all = full + paused + stale + busy;
+    assert_eq!(numbers.len() + all, sent, "{}", summary.text);
+    assert_eq!(summary.dropped.iter().map(|(_, count)| count).sum::<u64>(), all as u64);
     assert_eq!(summary.to_routers.0 as usize, numbers.len() + 3, "{}", summary.text);
     assert!(summary.faults.is_empty(), "{}", summary.text);
 }
