@@ -66,7 +66,7 @@ impl Lan {
         let wanted: HashSet<PortId> = ports.iter().map(|port| port.id).collect();
         let known: HashSet<PortId> = self.ports().keys().copied().collect();
         let failed =
-            |error: Error| tracing::warn!("{}: the XDP program is not up to date: {error}", self.nic);
+            |error: Error| tracing::warn!(nic = self.nic, "the XDP program is not up to date: {error}");
         for port in known.difference(&wanted) {
             self.ports.write().unwrap_or_else(PoisonError::into_inner).remove(port);
             let (dynamic, static_macs) = fdb.retire(*port);
@@ -86,7 +86,7 @@ impl Lan {
             if fdb.add_static(mac, port.id) {
                 self.tables.insert_static(mac, &entry(port))?;
             } else {
-                tracing::warn!("{}: {mac} is not steered to {}", self.nic, self.name(port.id));
+                tracing::warn!(nic = self.nic, "{mac} is not steered to {}", self.name(port.id));
             }
         }
         Ok(())
@@ -97,13 +97,13 @@ impl Lan {
         let mut fdb = self.lock();
         self.tables.shared.nic_mac.store(mac_word(mac), Ordering::Relaxed);
         for (address, is_static) in fdb.set_nic(mac) {
-            tracing::warn!("{}: {mac}, which a router used, is its own address now", self.nic);
+            tracing::warn!(nic = self.nic, "{mac}, which a router used, is the NIC's own address now");
             let removed = match is_static {
                 true => self.tables.remove_static(address.mac),
                 false => self.tables.remove_dynamic(&address),
             };
             if let Err(error) = removed {
-                tracing::warn!("{}: {mac} stays in the XDP program's tables: {error}", self.nic);
+                tracing::warn!(nic = self.nic, "{mac} stays in the XDP program's tables: {error}");
             }
         }
         self.generation.fetch_add(1, Ordering::Release);
@@ -115,9 +115,9 @@ impl Lan {
         let gone = fdb.set_host(addresses);
         for address in &gone {
             let Self { nic, tables, .. } = self;
-            tracing::warn!("{nic}: {}, which a router used, is this host's own address now", address.mac);
+            tracing::warn!(nic, "{}, which a router used, is this host's own address now", address.mac);
             if let Err(error) = tables.remove_dynamic(address) {
-                tracing::warn!("{nic}: {} stays in the XDP program's tables: {error}", address.mac);
+                tracing::warn!(nic, "{} stays in the XDP program's tables: {error}", address.mac);
             }
         }
         if !gone.is_empty() {
@@ -182,7 +182,7 @@ impl Lan {
             .map_or(Ok(()), |old| self.tables.remove_dynamic(&old))
             .and_then(|()| self.tables.insert_dynamic(&address, &entry(&to)));
         if let Err(error) = written {
-            tracing::warn!("{}: {} cannot be steered: {error}", self.nic, address.mac);
+            tracing::warn!(nic = self.nic, "{} cannot be steered: {error}", address.mac);
         }
         self.generation.fetch_add(1, Ordering::Release);
         learned
@@ -223,9 +223,9 @@ impl Lan {
     pub fn warn_of_spanning_tree(&self, port: PortId) {
         if !self.warned_of_spanning_tree.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "{}: {} speaks spanning tree, and so to the wire: a switch with BPDU guard will take this server's port \
+                nic = self.nic,
+                "{} speaks spanning tree, and so to the wire: a switch with BPDU guard will take this server's port \
                  down. Keep it inside with --block stp, or every switch's talk with --block all",
-                self.nic,
                 self.name(port)
             );
         }

@@ -194,7 +194,7 @@ impl Worker {
         self.close_nic(lan, Close::Detached);
         if let Some(Err(error)) = sockets.map(|sockets| self.attach(lan, sockets)) {
             let nic = &*self.nics[lan].lan.nic;
-            tracing::error!(nic, "{nic}: a worker cannot use its sockets: {error}");
+            tracing::error!(nic, "a worker cannot use its sockets: {error}");
         }
     }
 

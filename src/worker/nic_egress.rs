@@ -251,7 +251,7 @@ impl NicEgress {
                 Err(error) => {
                     if let Some(suppressed) = self.kick_errors.ask(clock::monotonic()) {
                         let nic = &*self.lan.nic;
-                        tracing::warn!(nic, "{nic}: cannot send: {error} ({suppressed} times before it)");
+                        tracing::warn!(nic, "cannot send: {error} ({suppressed} times before it)");
                     }
                     break;
                 }

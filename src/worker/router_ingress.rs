@@ -211,17 +211,17 @@ fn learn(lan: &Lan, source: &mut Source, station: Address, frame: &[u8], now: u6
         Learned::Known => {}
         Learned::New { .. } => {
             let nic = &*lan.nic;
-            tracing::debug!(nic, "{nic}: {} is behind {}", station.mac, lan.name(port));
+            tracing::debug!(nic, "{} is behind {}", station.mac, lan.name(port));
         }
         Learned::Moved { from, .. } => {
             if let Some(more) = lan.may_report(now) {
                 let (nic, from, to) = (&*lan.nic, lan.name(from), lan.name(port));
-                tracing::info!(nic, "{nic}: {} moved from {from} to {to}{more}", station.mac);
+                tracing::info!(nic, "{} moved from {from} to {to}{more}", station.mac);
             }
         }
         Learned::Refused(why) => {
             let nic = &*lan.nic;
-            tracing::debug!(nic, "{nic}: {} is not learned: {}", station.mac, explain(why));
+            tracing::debug!(nic, "{} is not learned: {}", station.mac, explain(why));
             match why {
                 // Neither says anything of the port's next frame, a moment later.
                 Refusal::Echo | Refusal::RateLimited => return Ok(()),

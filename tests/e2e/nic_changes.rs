@@ -660,7 +660,7 @@ fn nic_mac_change_is_applied() {
     lab.scene.host.ip("link set eth0 down").unwrap();
     lab.scene.host.ip("link set eth0 address aa:bb:cc:00:01:00").unwrap();
     lab.scene.host.ip("link set eth0 up").unwrap();
-    lab.wait_until_said("which a router used, is its own address now", 1);
+    lab.wait_until_said("which a router used, is the NIC's own address now", 1);
     let (mut host, station) = (lab.scene.host_station(), lab.scene.station());
     let sent = plain(taken, STATION, 64, 3);
     assert!(wait_until(WAIT, || {
