@@ -7,11 +7,11 @@ export DEBIAN_FRONTEND=noninteractive
 say() { echo "-- $*"; }
 fail() { echo "FAILED: $*" >&2; exit 1; }
 
-# Every file but those in which apt, dpkg and the C library note what is installed, and apt's downloads.
+# Every file but those in which apt, dpkg, the C library and `umount` keep notes, and apt's downloads.
 files() {
     find / /run /tmp -xdev \( \
         -path /proc -o -path /sys -o -path /dev -o -path /var/cache/apt -o -path /var/cache/debconf \
-        -o -path /var/cache/ldconfig -o -path /var/lib/apt -o -path /var/lib/dpkg -o -path /var/log \
+        -o -path /var/cache/ldconfig -o -path /var/lib/apt -o -path /var/lib/dpkg -o -path /var/log -o -path /run/mount \
         -o -path '/root/*' -o -path '/tmp/before' -o -path '/tmp/after' \) -prune -o -print | sort
 }
 
