@@ -335,7 +335,9 @@ fn start_waits_for_working_guard() {
     let hold = |text: &str| {
         std::fs::write(&lock, text).unwrap();
         let file = std::fs::File::open(&lock).unwrap();
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+        // A child that another test just starts has the descriptor, and with it the lock, until it runs its program.
+        let take = || rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
+        assert!(wait_until(SOON, take), "the lock stays held");
         file
     };
     let held = hold("1234\n");

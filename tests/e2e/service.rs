@@ -67,9 +67,12 @@ fn systemd_exposure_of_the_unit() {
 #[test]
 fn systemd_notify_and_reload_in_the_unit() {
     let unit = unit();
-    for line in
-        ["Type=notify", "NotifyAccess=main", "ExecReload=/bin/kill -HUP $MAINPID", "Restart=on-failure"]
-    {
+    for line in [
+        "Type=notify",
+        "NotifyAccess=main",
+        "ExecReload=/bin/sh -c \"kill -HUP $MAINPID\"",
+        "Restart=on-failure",
+    ] {
         assert!(unit.lines().any(|other| other == line), "{line}");
     }
     assert!(unit.lines().any(|line| line.starts_with("WatchdogSec=")));

@@ -12,7 +12,8 @@ mount -t sysfs -o nosuid,nodev,noexec sysfs sys
 mount -t devpts -o newinstance,ptmxmode=666,mode=620,gid=5 devpts dev/pts
 mount -t tmpfs -o nosuid,nodev tmpfs dev/shm
 mount -t tmpfs -o nosuid,nodev,mode=755 tmpfs run
-mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs tmp
+# Not nosuid: tests give a program there capabilities.
+mount -t tmpfs -o nodev,mode=1777 tmpfs tmp
 if [ -n "$toolchain" ]; then
     mkdir -p opt/rust
     mount --bind "$toolchain" opt/rust
