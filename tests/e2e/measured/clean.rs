@@ -117,7 +117,8 @@ fn clean_leaves_running_lab_alone() {
 
     let pids = std::fs::read_to_string(format!("{directory}/pids")).unwrap();
     for pid in pids.lines() {
-        testbed::run("kill", ["-9", pid]).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
     }
     let (code, said) = outcome(&mut clean(&scene));
     assert_eq!(code, Some(0), "{said}");
