@@ -1,4 +1,4 @@
-//! The time between two signs of life. These run one at a time.
+//! The time between two messages. These run one at a time.
 
 use super::*;
 
@@ -63,5 +63,49 @@ fn watchdog_under_load_and_without_descriptors() {
         manager.hear(Duration::ZERO);
     }
     iou_fast.process.give_descriptors().unwrap();
+    iou_fast.stop();
+}
+
+/// Promise `notify-reload`.
+#[test]
+fn notify_status_once_per_second_at_most() {
+    let (scene, mut manager) = lab(2);
+    let iou_fast = manager.start(&scene, &["-i", "eth0"], Duration::ZERO);
+    manager.wait_for(status("0 of 2 routers up"));
+    let router = Router::new(&scene.netio(), 2).unwrap();
+    manager.wait_for(status("1 of 2 routers up"));
+
+    // One that comes and goes for five seconds; that it has gone is seen when a frame is for it.
+    let station = scene.station();
+    let before = manager.heard.len();
+    let (start, mut times) = (Instant::now(), 0);
+    while start.elapsed() < Duration::from_secs(5) {
+        let other = Router::new(&scene.netio(), 1).unwrap();
+        manager.hear(Duration::from_millis(300));
+        drop(other);
+        station.send(&to_router(1, 1)).unwrap();
+        manager.hear(Duration::from_millis(300));
+        times += 1;
+    }
+    // A machine that is busy with other tests takes longer, and hears late.
+    let most = start.elapsed().as_secs() as usize + 2;
+    let told: Vec<_> = manager.heard[before..].iter().map(|(time, _)| *time).collect();
+    let gone = iou_fast.process.stderr().matches("router 1 disconnected").count();
+    assert!(
+        times > 6 && gone > 5 && (2..=most).contains(&told.len()),
+        "{gone} {:#?}",
+        &manager.heard[before..]
+    );
+    assert!(told.windows(2).all(|pair| pair[1] - pair[0] > Duration::from_millis(500)), "{told:?}");
+
+    drop(router);
+    scene.host.ip("link set eth0 down").unwrap();
+    manager.wait_for(status("0 of 1 NICs up (eth0 down)"));
+    scene.host.ip("link set eth0 up").unwrap();
+    manager.wait_for(status("1 of 1 NICs up"));
+    scene.wire.ip("link set eth0 down").unwrap();
+    manager.wait_for(status("0 of 1 NICs up (eth0 no carrier)"));
+    scene.host.ip("link delete eth0").unwrap();
+    manager.wait_for(status("0 of 1 NICs up (eth0 away)"));
     iou_fast.stop();
 }
