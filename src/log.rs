@@ -54,7 +54,7 @@ pub fn line(level: tracing::Level, text: &str) {
     output::log(&formatted(level, text));
 }
 
-/// What [`line`] writes.
+/// What [`line()`] writes.
 fn formatted(level: tracing::Level, text: &str) -> String {
     if !JSON.load(Ordering::Relaxed) {
         return format!("{text}\n");
